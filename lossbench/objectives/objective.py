@@ -1,0 +1,249 @@
+"""The contract between an objective and the rest of lossbench."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+from jaxtyping import Array, Float
+
+from lossbench.objectives import losses, registry
+from lossbench.objectives.heads import OutputLayer
+
+Hparams = Mapping[str, Mapping[str, Any]]
+
+
+@flax.struct.dataclass
+class Objective:
+  """What a model is trained for, from the output layer to the probabilities.
+
+  In training the stages run in this order:
+
+    features -> output layer (linear or cosine, dropout)    `output_layer`
+             -> logits, normalised if asked                 `seen_logits`
+             -> margin; smoothed targets; loss; penalties   `loss_terms`
+
+  and in evaluation `log_probs` turns the same raw logits into
+  log-probabilities, with no margin, dropout or smoothing.
+
+  An objective is a pytree: its part names are static, its hyperparameters are
+  leaves. Passed to a jitted function as an argument, one compilation serves
+  all values of the hyperparameters.
+
+  Attributes:
+    parts: names of the registered parts, as written.
+    hparams: part name -> hyperparameter name -> value.
+  """
+
+  parts: tuple[str, ...] = flax.struct.field(pytree_node=False)
+  hparams: Hparams
+
+  @property
+  def name(self) -> str:
+    return '+'.join(self.parts)
+
+  def _filling(self, stage: str):
+    """Yields (stage function, hyperparameters, name) of parts that fill it."""
+    for name in self.parts:
+      stage_fn = getattr(registry.get_part(name), stage)
+      if stage_fn is not None:
+        yield stage_fn, self.hparams[name], name
+
+  @property
+  def _loss_part(self) -> registry.Part:
+    named = (registry.get_part(name) for name in self.parts)
+    with_loss = [part for part in named if part.loss_fn is not None]
+    # Regularisers, margins and normalisations alone stand on softmax.
+    return with_loss[0] if with_loss else registry.get_part('softmax')
+
+  def _head_hparam(self, flag: str, hparam: str, default):
+    for name in self.parts:
+      if getattr(registry.get_part(name), flag):
+        return self.hparams[name][hparam]
+    return default
+
+  def output_layer(
+    self, *, num_classes: int, kernel_stddev: float = 0.01
+  ) -> OutputLayer:
+    """The output layer's module, a map from features [B, M] to logits [B, K]."""
+    parts = [registry.get_part(name) for name in self.parts]
+    return OutputLayer(
+      num_classes=num_classes,
+      cosine=any(part.cosine_head for part in parts),
+      use_bias=not any(part.margin_fn for part in parts),
+      bias_init=self._loss_part.bias_init_fn(num_classes),
+      kernel_stddev=kernel_stddev,
+      temperature=self._head_hparam('cosine_head', 'temperature', 1.0),
+      keep_prob=self._head_hparam('dropout_head', 'keep_prob', None),
+    )
+
+  def seen_logits(self, logits: Float[Array, 'b k']) -> Float[Array, 'b k']:
+    """The logits that the loss really sees: normalised and tempered."""
+    for logits_fn, hparams, _ in self._filling('logits_fn'):
+      logits = logits_fn(logits, **hparams)
+    return logits
+
+  def log_probs(self, logits: Float[Array, 'b k']) -> Float[Array, 'b k']:
+    """Natural log of the class probabilities; rows sum to 1 after exp.
+
+    Softmax of the logits that the loss sees, or the loss's own map (sigmoid:
+    normalised over classes). For squared error it is a softmax of outputs that
+    were never trained to be log-odds: say so where its calibration is shown.
+    """
+    return self._loss_part.log_probs_fn(self.seen_logits(logits))
+
+  def loss_terms(
+    self,
+    logits: Float[Array, 'b k'],
+    targets: Float[Array, 'b k'],
+    kernel: Float[Array, 'm k'] | None = None,
+  ) -> dict[str, jax.Array]:
+    """The addends of the training loss by name.
+
+    Args:
+      logits: [B, K] raw outputs of the output layer.
+      targets: [B, K]; rows are distributions, one-hot or soft.
+      kernel: [M, K] of the output layer; None leaves its penalty out.
+
+    Returns:
+      Name -> [B] per-example terms, and [] for a penalty on the kernel. The
+      first is the loss itself, under the name of the part it comes from.
+
+    Raises:
+      ValueError: if the shapes of logits and targets disagree.
+    """
+    losses.check_shapes(logits, targets)
+    factor = self._loss_factor()
+    seen = self.seen_logits(logits)
+    loss_logits, loss_targets, loss_factor = seen, targets, factor
+    for margin_fn, hparams, _ in self._filling('margin_fn'):
+      loss_logits = margin_fn(loss_logits, targets, **hparams)
+    for targets_fn, hparams, _ in self._filling('targets_fn'):
+      loss_targets = targets_fn(loss_targets, **hparams)
+    for scale_fn, hparams, _ in self._filling('scale_fn'):
+      loss_factor = loss_factor * scale_fn(**hparams)
+    loss_part = self._loss_part
+    loss_hparams = self.hparams.get(loss_part.name, {})
+    loss = loss_part.loss_fn(loss_logits, loss_targets, **loss_hparams)
+    terms = {loss_part.name: loss_factor * loss}
+    for penalty_fn, hparams, name in self._filling('penalty_fn'):
+      terms[name] = factor * penalty_fn(seen, **hparams)
+    if kernel is not None:
+      for penalty_fn, hparams, name in self._filling('kernel_penalty_fn'):
+        terms[name] = factor * penalty_fn(kernel, **hparams)
+    return terms
+
+  def per_example_loss(
+    self, logits: Float[Array, 'b k'], targets: Float[Array, 'b k']
+  ) -> Float[Array, 'b']:
+    """The training loss of every example, without the penalty on the kernel."""
+    return sum(self.loss_terms(logits, targets).values())
+
+  def _loss_factor(self):
+    if not any(registry.get_part(p).scale_by_temperature for p in self.parts):
+      return 1.0
+    # At most one part has a temperature: the others are refused beside it.
+    (temperature,) = (
+      hparams['temperature']
+      for hparams in self.hparams.values()
+      if 'temperature' in hparams
+    )
+    return temperature
+
+
+def create_objective(spec: str, hparams: Hparams | None = None) -> Objective:
+  """Builds the objective that `spec` names.
+
+  Args:
+    spec: names of parts joined by '+', e.g. 'sigmoid+dropout'. Where no part
+      brings a loss, it is softmax cross-entropy.
+    hparams: part name -> hyperparameter name -> value, exactly those that the
+      parts declare.
+
+  Returns:
+    The objective.
+
+  Raises:
+    ValueError: if a part is unknown or named twice, the combination makes no
+      mathematical sense, or a hyperparameter is missing, unknown or out of
+      range.
+  """
+  hparams = {} if hparams is None else hparams
+  names = tuple(name.strip() for name in spec.split('+'))
+  parts = [registry.get_part(name) for name in names]
+  _refuse_nonsense(spec, parts)
+  unused = set(hparams) - set(names)
+  if unused:
+    raise ValueError(
+      f'Objective {spec!r} has no part {sorted(unused)[0]!r}, but '
+      f'hyperparameters for it were given: {dict(hparams[sorted(unused)[0]])}.'
+    )
+  checked = {
+    p.name: _checked_hparams(p, hparams.get(p.name, {})) for p in parts
+  }
+  return Objective(parts=names, hparams=checked)
+
+
+def _checked_hparams(part, given):
+  for name in given:
+    if name not in part.hparams:
+      raise ValueError(
+        f'Objective {part.name!r} has no hyperparameter {name!r}. '
+        f'Known: {", ".join(part.hparams) or "none"}.'
+      )
+  for name, interval in part.hparams.items():
+    if name not in given:
+      raise ValueError(
+        f'Objective {part.name!r} needs {name!r}, a number in {interval.text}.'
+      )
+    if float(given[name]) not in interval:
+      raise ValueError(
+        f'{part.name}.{name} must be in {interval.text}; got {given[name]}.'
+      )
+  return {name: float(given[name]) for name in part.hparams}
+
+
+def _refuse_nonsense(spec, parts):
+  """Raises ValueError with the reason where parts contradict each other."""
+
+  def named(condition):
+    return [part.name for part in parts if condition(part)]
+
+  def refuse(reason):
+    raise ValueError(f'Objective {spec!r} is refused: {reason}')
+
+  names = [part.name for part in parts]
+  repeated = sorted({name for name in names if names.count(name) > 1})
+  if repeated:
+    refuse(f'{repeated[0]!r} is named twice.')
+  loss_names = named(lambda part: part.loss_fn)
+  if len(loss_names) > 1:
+    refuse(
+      f'{" and ".join(loss_names)} are both losses; name one. (A sigmoid over '
+      "cosine logits is 'sigmoid+cosine'.)"
+    )
+  cosine = named(lambda part: part.cosine_head)
+  if len(cosine) > 1:
+    refuse(f'{" and ".join(cosine)} both bring the cosine output layer.')
+  normalizing = named(lambda part: part.logits_fn)
+  if normalizing and cosine:
+    refuse(
+      f'{normalizing[0]} would cancel the scale of the logits that the '
+      f'temperature of {cosine[0]} sets.'
+    )
+  penalties = named(lambda part: part.penalty_fn)
+  if normalizing and penalties:
+    refuse(
+      f'{normalizing[0]} fixes the norm of the logits, so {penalties[0]} '
+      'would only add a constant.'
+    )
+  margins = named(lambda part: part.margin_fn)
+  regressions = named(lambda part: part.regression)
+  if margins and regressions:
+    refuse(
+      f'{regressions[0]} draws logits to fixed values, which the margin of '
+      f'{margins[0]} would only displace.'
+    )
+  scaled = named(lambda part: part.scale_by_temperature)
+  if scaled and not named(lambda part: 'temperature' in part.hparams):
+    refuse('there is no temperature to scale the loss by.')

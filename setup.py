@@ -1,0 +1,47 @@
+"""Packaging of lossbench; constraints.txt pins what was tested."""
+
+import pathlib
+import re
+
+import setuptools
+
+_HERE = pathlib.Path(__file__).parent
+_VERSION = re.search(
+  r"__version__ = '(.+)'", (_HERE / 'lossbench/__init__.py').read_text()
+).group(1)
+
+setuptools.setup(
+  name='lossbench',
+  version=_VERSION,
+  description='What the training objective does to an image classifier.',
+  long_description=(_HERE / 'README.md').read_text(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['lossbench', 'lossbench.*']),
+  install_requires=[
+    'absl-py>=2.1',
+    'clu>=0.0.12',
+    'flax>=0.12',
+    'importlib_resources>=6.4',  # imported by TFDS 4.9.10 but not declared
+    'jax>=0.10',
+    'jaxtyping>=0.3',
+    'ml_collections>=1.1',
+    'numpy>=2.0',
+    'optax>=0.2.8',  # optax.tree.norm
+    'orbax-checkpoint>=0.12',
+    'rich>=13.0',
+    'scikit-learn>=1.5',  # holds the images of the digits data set
+    'scipy>=1.13',
+    'tensorboard>=2.20',  # imported by clu, no longer a need of tensorflow
+    'tensorflow-cpu>=2.20; platform_machine == "x86_64"',
+    'tensorflow>=2.20; platform_machine != "x86_64"',
+    'tensorflow-datasets>=4.9.9',
+  ],
+  extras_require={
+    'tpu': ['jax[tpu]>=0.10'],
+    'cuda': ['jax[cuda13]>=0.10'],
+    'report': ['matplotlib>=3.9', 'pandas>=2.2'],
+    'test': ['pillow>=10.0', 'pytest>=8.0', 'pytest-xdist>=3.6', 'ruff>=0.12'],
+  },
+)

@@ -1,0 +1,48 @@
+"""Four virtual CPU devices, strict rank promotion, small shared data."""
+
+import atexit
+import os
+import pathlib
+import shutil
+import tempfile
+
+# Before jax is imported, and inherited by the subprocesses of tests.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=4'
+os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+# Compilation is most of the suite's time; equal programs compile once.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _CACHE_DIR = tempfile.mkdtemp(prefix='lossbench-xla-')
+  atexit.register(shutil.rmtree, _CACHE_DIR, ignore_errors=True)
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE_DIR
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.2'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+REAL_DATA = ROOT.parent / 'shared' / 'data' / 'tfds'
+
+
+@pytest.fixture(scope='session')
+def root() -> pathlib.Path:
+  """The checkout."""
+  return ROOT
+
+
+@pytest.fixture(scope='session')
+def digits_dir(tmp_path_factory) -> str:
+  """A TFDS directory that holds the digits data set."""
+  from lossbench.data import datasets
+
+  data_dir = str(tmp_path_factory.mktemp('tfds'))
+  datasets.open_dataset('digits', data_dir=data_dir)
+  return data_dir
+
+
+@pytest.fixture(scope='session')
+def real_data_dir() -> str:
+  """A TFDS directory with CIFAR-10 and samples of ImageNet and Caltech-101."""
+  if not REAL_DATA.is_dir():
+    pytest.skip(f'real images are not there: {REAL_DATA}')
+  return str(REAL_DATA)
