@@ -116,7 +116,7 @@ def temper(log_probs: ArrayLike, temperature: ArrayLike) -> jax.Array:
     )
   if not isinstance(temperature, jax.Array):
     _check_temperatures(temperature=temperature)
-  return log_softmax(jnp.asarray(log_probs, jnp.float32), 1.0 / temperature)
+  return _tempered(jnp.asarray(log_probs, jnp.float32), 1.0 / temperature)
 
 
 def fit_temperature(
@@ -351,6 +351,13 @@ class ExpectedCalibrationError(accumulators.Accumulator):
     )
 
 
+def _tempered(log_probs, inverse_temperature):
+  # Subtract, then scale. The other way round XLA contracts the product and the
+  # difference in log_softmax to a fused multiply-add, and the top is not 0.
+  shifted = log_probs - jnp.max(log_probs, axis=1, keepdims=True)
+  return log_softmax(shifted * inverse_temperature)
+
+
 def _scorable(log_probs, labels):
   """[N] bool: the row is a distribution (or NaN) and its label a class."""
   accuracy.check_scores_and_labels(log_probs, labels)
@@ -423,7 +430,7 @@ def _check_values(rows, labels, *, num_classes):
 @jax.jit
 def _slope_per_example(log_probs, labels, inverse_temperature):
   """d NLL_n / d (1/T) = sum_k p_k (z_k - z_label), [N]."""
-  probs = jnp.exp(log_softmax(log_probs, inverse_temperature))
+  probs = jnp.exp(_tempered(log_probs, inverse_temperature))
   label_score = jnp.take_along_axis(log_probs, labels[:, None], axis=1)
   # Differences to the label's score do not cancel when p_label is close to 1;
   # an impossible class (-inf) has p = 0 and no say.
