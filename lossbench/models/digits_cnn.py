@@ -1,0 +1,53 @@
+"""A small batch-normalised CNN for 8 x 8 digits: the quickest real model."""
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lossbench.models.image_size import check_image_size
+
+
+class DigitsCnn(nn.Module):
+  """Three 3 x 3 convolutions with batch normalisation, then average pooling.
+
+  Endpoints: block1 [B, H, W, w], block2 [B, H, W, 2w], block3 [B, H/2, W/2,
+  4w], all after ReLU, and features [B, 4w], the average pool of block3.
+
+  Attributes:
+    width: w, channels of the first block.
+    dtype: of the computation; parameters and statistics stay float32.
+  """
+
+  min_image_size: ClassVar[int] = 4
+
+  width: int = 32
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+    check_image_size(self, images)
+    endpoints = {}
+    x = images.astype(self.dtype)
+    for block, (widen, stride) in enumerate([(1, 1), (2, 1), (4, 2)], start=1):
+      x = nn.Conv(
+        widen * self.width,
+        (3, 3),
+        strides=stride,
+        padding=1,
+        use_bias=False,
+        kernel_init=nn.initializers.he_normal(),
+        dtype=self.dtype,
+        name=f'conv{block}',
+      )(x)
+      x = nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        dtype=self.dtype,
+        name=f'bn{block}',
+      )(x)
+      x = nn.relu(x)
+      endpoints[f'block{block}'] = x
+    endpoints['features'] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+    return endpoints

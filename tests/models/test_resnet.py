@@ -1,0 +1,251 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lossbench.models.resnet import ResNet
+
+STAGE_SIZES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+def trace(model, *, image_size, batch_size=2):
+  """Names in forward order, and shapes of endpoints and variables."""
+  names = []
+
+  def forward(key, images):
+    endpoints, variables = model.init_with_output(key, images, train=True)
+    names.extend(endpoints)
+    return endpoints, variables
+
+  images = jax.ShapeDtypeStruct(
+    (batch_size, image_size, image_size, 3), jnp.float32
+  )
+  return names, *jax.eval_shape(forward, jax.random.key(0), images)
+
+
+# The `num_params` of torchvision's weights, docs.pytorch.org/vision/stable/
+# models.html; they include the output layer of 1000 classes.
+@pytest.mark.parametrize(
+  ('depth', 'num_params'),
+  [
+    (18, 11_689_512),
+    (34, 21_797_672),
+    (50, 25_557_032),
+    (101, 44_549_160),
+    (152, 60_192_808),
+  ],
+)
+def test_parameter_count_is_the_published_one(depth, num_params):
+  _, endpoints, variables = trace(ResNet(depth), image_size=224)
+  num_backbone = sum(x.size for x in jax.tree.leaves(variables['params']))
+  num_features = endpoints['features'].shape[-1]
+  assert num_backbone + num_features * 1000 + 1000 == num_params
+
+
+@pytest.mark.parametrize(('depth', 'expansion'), [(18, 1), (50, 4), (101, 4)])
+def test_endpoints_at_224(depth, expansion):
+  names, endpoints, variables = trace(ResNet(depth), image_size=224)
+  assert set(variables) == {'params', 'batch_stats'}
+  expected = {
+    f'stage{stage}_block{block}': (
+      2,
+      *2 * (56 // 2 ** (stage - 1),),
+      expansion * 64 * 2 ** (stage - 1),
+    )
+    for stage, num_blocks in enumerate(STAGE_SIZES[depth], start=1)
+    for block in range(1, num_blocks + 1)
+  }
+  expected['features'] = (2, expansion * 512)
+  assert names == list(expected)
+  assert {name: x.shape for name, x in endpoints.items()} == expected
+
+
+def test_strides_are_in_the_3x3_convolution():
+  # Endpoints and parameters of v1 and v1.5 have the same shapes.
+  def forward(key):
+    _, variables = ResNet(50).init_with_output(
+      key,
+      jnp.zeros((1, 224, 224, 3)),
+      train=False,
+      capture_intermediates=True,
+      mutable=True,
+    )
+    return variables['intermediates']['stage2_block1']
+
+  block = jax.eval_shape(forward, jax.random.key(0))
+  sizes = [block[f'conv{i}']['__call__'][0].shape[1] for i in (1, 2, 3)]
+  assert sizes == [56, 28, 28]
+
+
+def test_kernels_start_with_variance_one_over_fan_in():
+  @jax.jit  # which initialises only what is returned
+  def init(key):
+    variables = ResNet().init(key, jnp.zeros((1, 32, 32, 3)), train=False)
+    return variables['params']['stage4_block2']['conv2']['kernel']
+
+  kernel = init(jax.random.key(0))
+  assert np.var(kernel) == pytest.approx(1 / (9 * 512), rel=0.01)
+  # Truncated at two standard deviations of the untruncated normal.
+  assert np.abs(kernel).max() < 2.3 / np.sqrt(9 * 512)
+
+
+def test_bfloat16_is_for_the_computation_only():
+  _, endpoints, variables = trace(
+    ResNet(50, width=4, dtype=jnp.bfloat16), image_size=32
+  )
+  assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
+  assert endpoints.pop('features').dtype == jnp.float32
+  assert all(x.dtype == jnp.bfloat16 for x in endpoints.values())
+
+
+@pytest.mark.parametrize(('height', 'width'), [(31, 64), (64, 31)])
+def test_too_small_images_are_named(height, width):
+  with pytest.raises(ValueError, match=f'at least 32 .*got {height} x {width}'):
+    jax.eval_shape(
+      lambda key: ResNet().init(
+        key, jnp.zeros((1, height, width, 3)), train=False
+      ),
+      jax.random.key(0),
+    )
+
+
+def test_unknown_depth_lists_the_known():
+  with pytest.raises(
+    ValueError, match=r'depth 51\. Known: 18, 34, 50, 101, 152'
+  ):
+    trace(ResNet(51), image_size=224)
+
+
+class NaiveResNet:
+  """He et al. 2016, table 1, strides moved to the 3 x 3; NumPy float64."""
+
+  def __init__(self, variables, *, depth, train):
+    self.params = flatten_dict(jax.tree.map(np.float64, variables['params']))
+    self.stats = flatten_dict(
+      jax.tree.map(np.float64, variables['batch_stats'])
+    )
+    self.new_stats = dict(self.stats)
+    self.bottleneck = depth >= 50
+    self.stage_sizes = STAGE_SIZES[depth]
+    self.train = train
+
+  def conv(self, x, *path, stride):
+    kernel = self.params[*path, 'kernel']
+    size = kernel.shape[0]
+    pad = (size - 1) // 2
+    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    patches = np.lib.stride_tricks.sliding_window_view(
+      x, (size, size), axis=(1, 2)
+    )[:, ::stride, ::stride]  # [B, H, W, C, size, size]
+    return np.tensordot(patches, kernel, axes=((4, 5, 3), (0, 1, 2)))
+
+  def bn(self, x, *path):
+    mean, var = self.stats[*path, 'mean'], self.stats[*path, 'var']
+    if self.train:
+      running_mean, running_var = mean, var
+      mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+      self.new_stats[*path, 'mean'] = 0.9 * running_mean + 0.1 * mean
+      self.new_stats[*path, 'var'] = 0.9 * running_var + 0.1 * var
+    scale, bias = self.params[*path, 'scale'], self.params[*path, 'bias']
+    return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+  def block(self, x, name, *, stride):
+    strides = (1, stride, 1) if self.bottleneck else (stride, 1)
+    y = x
+    for i, conv_stride in enumerate(strides, start=1):
+      # ReLU between the convolutions; x itself is non-negative already.
+      y = self.conv(np.maximum(y, 0), name, f'conv{i}', stride=conv_stride)
+      y = self.bn(y, name, f'bn{i}')
+    if (name, 'conv_shortcut', 'kernel') in self.params:
+      x = self.conv(x, name, 'conv_shortcut', stride=stride)
+      x = self.bn(x, name, 'bn_shortcut')
+    return np.maximum(x + y, 0)
+
+  def __call__(self, images):
+    x = self.conv(images, 'conv_stem', stride=2)
+    x = np.maximum(self.bn(x, 'bn_stem'), 0)
+    # SAME at even sizes: one row and column of padding, bottom and right.
+    x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
+    x = windows[:, ::2, ::2].max(axis=(4, 5))
+    endpoints = {}
+    for stage, num_blocks in enumerate(self.stage_sizes, start=1):
+      for block in range(1, num_blocks + 1):
+        stride = 2 if stage > 1 and block == 1 else 1
+        name = f'stage{stage}_block{block}'
+        endpoints[name] = x = self.block(x, name, stride=stride)
+    endpoints['features'] = x.mean(axis=(1, 2))
+    return endpoints
+
+
+def random_variables(model, rng):
+  """Like the model's variables; everything random, no scale is 0."""
+  _, _, shapes = trace(model, image_size=64)
+
+  def draw(path, leaf):
+    match path[-1].key:
+      case 'kernel':
+        stddev = np.sqrt(2 / np.prod(leaf.shape[:3]))
+        value = stddev * rng.standard_normal(leaf.shape)
+      case 'scale' | 'var':
+        value = rng.uniform(0.5, 1.5, leaf.shape)
+      case 'bias' | 'mean':
+        value = 0.1 * rng.standard_normal(leaf.shape)
+    return value.astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def test_blocks_start_as_the_identity():
+  model = ResNet(50, width=4)
+  rng = np.random.default_rng(0)
+  images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
+
+  @jax.jit  # which initialises only what is returned
+  def init_batch_norm(key):
+    params = flatten_dict(model.init(key, images, train=False)['params'])
+    return {path: x for path, x in params.items() if path[-1] != 'kernel'}
+
+  variables = random_variables(model, rng)
+  params = flatten_dict(variables['params'])
+  params |= init_batch_norm(jax.random.key(0))
+  variables['params'] = unflatten_dict(params)
+  endpoints = jax.jit(functools.partial(model.apply, train=False))(
+    variables, images
+  )
+  assert endpoints['stage3_block6'].any()
+  for stage, num_blocks in enumerate(STAGE_SIZES[50], start=1):
+    np.testing.assert_array_equal(
+      endpoints[f'stage{stage}_block{num_blocks}'],
+      endpoints[f'stage{stage}_block1'],
+    )
+
+
+@pytest.mark.parametrize(
+  ('depth', 'train', 'tolerance'),
+  # Statistics of 8 values at the end of training mode magnify the rounding.
+  [(18, False, 1e-5), (50, False, 1e-5), (50, True, 1e-3)],
+)
+def test_forward_agrees_with_a_naive_implementation(depth, train, tolerance):
+  rng = np.random.default_rng(0)
+  model = ResNet(depth, width=16)
+  variables = random_variables(model, rng)
+  images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
+  endpoints, updates = jax.jit(
+    lambda variables, images: model.apply(
+      variables, images, train=train, mutable=['batch_stats']
+    )
+  )(variables, images)
+  naive = NaiveResNet(variables, depth=depth, train=train)
+  for name, expected in naive(images.astype(np.float64)).items():
+    error = np.linalg.norm(endpoints[name] - expected)
+    assert error < tolerance * np.linalg.norm(expected), name
+  new_stats = flatten_dict(updates['batch_stats'])
+  assert new_stats.keys() == naive.new_stats.keys()
+  for path, expected in naive.new_stats.items():
+    np.testing.assert_allclose(
+      new_stats[path], expected, rtol=1e-4, atol=1e-5, err_msg=str(path)
+    )
