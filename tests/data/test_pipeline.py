@@ -1,0 +1,346 @@
+"""Streams of batches: the same on every restart, nothing lost, nothing twice.
+
+Most tests read a data set whose example i is one pixel of value i with label
+i, written into four files.
+"""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from sklearn.datasets import load_digits
+
+from lossbench.data import datasets, pipeline
+
+NUM_TRAIN, NUM_TEST = 50, 23
+BATCH_SIZE, STEPS_PER_EPOCH = 8, 6  # two examples are left over
+NUM_STEPS = 2 * STEPS_PER_EPOCH + 3
+
+
+class Numbered(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """Example i is one pixel of value i, labelled i."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  name = 'numbered'
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(shape=(1, 1, 1), encoding_format='png'),
+          'label': tfds.features.ClassLabel(num_classes=100),
+        }
+      ),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {
+      'train': self._generate_examples(range(NUM_TRAIN)),
+      'test': self._generate_examples(range(NUM_TRAIN, NUM_TRAIN + NUM_TEST)),
+    }
+
+  def _generate_examples(self, numbers):
+    for i in numbers:
+      yield i, {'image': np.full((1, 1, 1), i, np.uint8), 'label': i}
+
+
+@pytest.fixture(scope='module')
+def builder(tmp_path_factory):
+  builder = Numbered(data_dir=str(tmp_path_factory.mktemp('numbered')))
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(num_shards=4)
+  )
+  assert len(builder.info.splits['train'].filenames) == 4
+  return builder
+
+
+def _decode(image_bytes):
+  return tf.ensure_shape(tf.io.decode_png(image_bytes), (1, 1, 1))
+
+
+def _train(builder, **kwargs):
+  defaults = dict(
+    split='train',
+    batch_size=BATCH_SIZE,
+    image_fn=lambda image_bytes, seed: _decode(image_bytes),
+    seed=0,
+    start_step=0,
+    num_steps=NUM_STEPS,
+  )
+  return list(pipeline.train_batches(builder, **defaults | kwargs))
+
+
+def _labels(batches):
+  return np.array([batch['label'] for batch in batches])  # [steps, b]
+
+
+@pytest.fixture(scope='module')
+def uninterrupted(builder):
+  return _train(builder)
+
+
+# Training.
+
+
+def test_train_batches_shapes_and_types(uninterrupted):
+  assert len(uninterrupted) == NUM_STEPS
+  for batch in uninterrupted:
+    assert batch.keys() == {'image', 'label'}
+    assert batch['image'].shape == (BATCH_SIZE, 1, 1, 1)
+    assert batch['image'].dtype == np.uint8
+    assert batch['label'].dtype == np.int32
+
+
+def test_labels_belong_to_their_images(uninterrupted):
+  for batch in uninterrupted:
+    np.testing.assert_array_equal(batch['image'].ravel(), batch['label'])
+
+
+def test_an_epoch_repeats_nothing(uninterrupted):
+  labels = _labels(uninterrupted)
+  for first in (0, STEPS_PER_EPOCH):
+    epoch = labels[first : first + STEPS_PER_EPOCH]
+    assert len(np.unique(epoch)) == STEPS_PER_EPOCH * BATCH_SIZE
+
+
+def test_same_seed_same_stream(builder, uninterrupted):
+  np.testing.assert_array_equal(
+    _labels(_train(builder)), _labels(uninterrupted)
+  )
+
+
+def test_seeds_and_epochs_differ(builder, uninterrupted):
+  labels = _labels(uninterrupted)
+  streams = [
+    labels[:STEPS_PER_EPOCH],
+    labels[STEPS_PER_EPOCH : 2 * STEPS_PER_EPOCH],
+    _labels(_train(builder, seed=1, num_steps=STEPS_PER_EPOCH)),
+  ]
+  for one, two in itertools.combinations(streams, 2):
+    assert (one != two).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+  'start_step', [1, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH, 9, NUM_STEPS - 1]
+)
+def test_restart_continues_the_stream(builder, uninterrupted, start_step):
+  resumed = _train(builder, start_step=start_step)
+  np.testing.assert_array_equal(
+    _labels(resumed), _labels(uninterrupted)[start_step:]
+  )
+
+
+def test_a_finished_run_has_no_batches(builder):
+  assert _train(builder, start_step=NUM_STEPS) == []
+
+
+def test_files_are_shuffled_too(builder, monkeypatch):
+  """Without it a buffer smaller than the data would mix neighbours only."""
+  monkeypatch.setattr(pipeline, '_shuffle_buffer', lambda *args: 1)
+  whole = _labels(_train(builder))
+  first, second = whole[:STEPS_PER_EPOCH], whole[STEPS_PER_EPOCH:][:6]
+  assert not np.array_equal(first, second)
+  resumed = _labels(_train(builder, start_step=8))
+  np.testing.assert_array_equal(resumed, whole[8:])
+
+
+def test_augmentation_never_sees_a_seed_twice(builder):
+  """Over two epochs and two processes, and the same after a restart."""
+
+  def seeds(process_index, **kwargs):
+    batches = _train(
+      builder,
+      image_fn=lambda image_bytes, seed: seed,  # the 'image' is its seed
+      process_index=process_index,
+      process_count=2,
+      **kwargs,
+    )
+    return np.concatenate([batch['image'] for batch in batches])
+
+  every = np.concatenate([seeds(0), seeds(1)])
+  assert every.shape == (NUM_STEPS * BATCH_SIZE, 2)
+  assert every.dtype == np.int64
+  assert len(np.unique(every, axis=0)) == len(every)
+  resumed = seeds(1, start_step=7)
+  np.testing.assert_array_equal(resumed, every[-len(resumed) :])
+
+
+def test_processes_train_on_disjoint_shards_of_one_size(builder):
+  process_count = 4
+  shards = [
+    _labels(_train(builder, process_index=index, process_count=process_count))
+    for index in range(process_count)
+  ]
+  local_size = BATCH_SIZE // process_count
+  assert {shard.shape for shard in shards} == {(NUM_STEPS, local_size)}
+  for one, two in itertools.combinations(shards, 2):
+    assert not set(one.ravel()) & set(two.ravel())  # over all epochs
+  epoch = np.concatenate([shard[:STEPS_PER_EPOCH].ravel() for shard in shards])
+  assert len(np.unique(epoch)) == STEPS_PER_EPOCH * BATCH_SIZE
+
+
+def test_slices_are_respected(builder):
+  part = _labels(_train(builder, split='train[:34]'))
+  rest = _labels(_train(builder, split='train[34:]'))
+  assert not set(part.ravel()) & set(rest.ravel())
+  assert len(set(rest.ravel())) == 16
+
+
+def test_split_smaller_than_a_batch_is_refused(builder):
+  with pytest.raises(ValueError, match=r'has 7 examples.* batch of 8') as error:
+    _train(builder, split='train[:7]')
+  assert "'train[:7]' of 'numbered'" in str(error.value)
+  assert '--config.batch_size' in str(error.value)
+
+
+# Evaluation.
+
+
+def _eval(builder, *, split='test', local_size=4, count=1):
+  """Batches of every process."""
+  return [
+    list(
+      pipeline.eval_batches(
+        builder,
+        split=split,
+        batch_size=local_size * count,
+        image_fn=_decode,
+        process_index=index,
+        process_count=count,
+      )
+    )
+    for index in range(count)
+  ]
+
+
+@pytest.mark.parametrize(
+  ('process_count', 'split', 'size'),
+  [
+    *[(count, 'test', 23) for count in (1, 2, 3, 5, 7)],
+    (5, 'test[:3]', 3),  # two processes have nothing at all to read
+  ],
+)
+def test_evaluation_covers_everything_once(builder, process_count, split, size):
+  processes = _eval(builder, split=split, count=process_count)
+  expected_steps = pipeline.num_eval_steps(
+    builder,
+    split=split,
+    batch_size=4 * process_count,
+    process_count=process_count,
+  )
+  assert [len(batches) for batches in processes] == (
+    [expected_steps] * process_count
+  )
+  batches = list(itertools.chain(*processes))
+  for batch in batches:
+    assert batch['image'].shape == (4, 1, 1, 1)
+    assert batch['image'].dtype == np.uint8
+    assert batch['label'].shape == batch['mask'].shape == (4,)
+    assert batch['label'].dtype == np.int32
+    assert batch['mask'].dtype == np.float32
+  whole = {
+    name: np.concatenate([batch[name] for batch in batches])
+    for name in ('image', 'label', 'mask', 'id')
+  }
+  real = whole['mask'] == 1
+  assert real.sum() == size
+  counts = collections.Counter(whole['id'][real])
+  assert max(counts.values()) == 1
+  labels = whole['label'][real]
+  assert len(set(labels)) == size
+  np.testing.assert_array_equal(whole['image'][real].ravel(), labels)
+  if split == 'test':
+    assert sorted(labels) == list(range(NUM_TRAIN, NUM_TRAIN + NUM_TEST))
+  # Padding is nothing but zeros.
+  assert not whole['mask'][~real].any()
+  assert not whole['image'][~real].any()
+  assert not whole['label'][~real].any()
+  assert set(whole['id'][~real]) <= {b''}
+
+
+@pytest.mark.parametrize(
+  ('batch_size', 'process_count', 'steps'),
+  # Shards of 23 examples: 23; 12 + 11; 5 + 5 + 5 + 4 + 4.
+  [(23, 1, 1), (22, 1, 2), (24, 2, 1), (22, 2, 2), (25, 5, 1), (20, 5, 2)],
+)
+def test_the_largest_shard_sets_the_number_of_steps(
+  builder, batch_size, process_count, steps
+):
+  assert steps == pipeline.num_eval_steps(
+    builder, split='test', batch_size=batch_size, process_count=process_count
+  )
+
+
+def test_evaluation_ids_name_examples_whoever_reads(builder):
+  def ids(count):
+    return {
+      name: label
+      for batches in _eval(builder, count=count)
+      for batch in batches
+      for name, label in zip(batch['id'], batch['label'], strict=True)
+      if name
+    }
+
+  assert ids(1) == ids(3)
+
+
+def test_load_split_does_not_depend_on_reading_order(builder, monkeypatch):
+  images, labels = pipeline.load_split(builder, split='train', image_fn=_decode)
+  assert images.shape == (NUM_TRAIN, 1, 1, 1)
+  assert images.dtype == np.uint8
+  assert labels.dtype == np.int32
+  np.testing.assert_array_equal(images.ravel(), labels)
+  assert sorted(labels) == list(range(NUM_TRAIN))
+
+  forwards = pipeline._read
+
+  def shuffled(builder, split, **kwargs):
+    return forwards(builder, split, **kwargs).shuffle(100, seed=1)
+
+  monkeypatch.setattr(pipeline, '_read', shuffled)
+  _, again = pipeline.load_split(builder, split='train', image_fn=_decode)
+  np.testing.assert_array_equal(again, labels)
+
+
+@pytest.mark.parametrize('label', [-1, 10])
+def test_label_outside_the_classes_is_named(label):
+  labels = np.array([0, 9, label, 3, label])
+  pipeline.check_labels({'label': labels[:2]}, num_classes=10)
+  outside = rf'has label {label}, outside \[0, 10\)'
+  with pytest.raises(ValueError, match='An example ' + outside):
+    pipeline.check_labels({'label': labels}, num_classes=10)
+  ids = np.array([b'a', b'b', b'c', b'd', b'e'], object)
+  with pytest.raises(ValueError, match="Example b'c' " + outside):
+    pipeline.check_labels({'label': labels}, num_classes=10, ids=ids)
+
+
+# Real images.
+
+
+def test_digits_keep_their_labels_and_epochs_differ(digits_dir):
+  """Joined by content with scikit-learn's own copy; all in one file."""
+  digits = load_digits()
+  label_of = {
+    np.rint(image * (255 / 16)).astype(np.uint8).tobytes(): label
+    for image, label in zip(digits.images, digits.target, strict=True)
+  }
+  batches = _train(
+    datasets.open_dataset('digits', data_dir=digits_dir),
+    batch_size=100,
+    num_steps=28,
+    image_fn=lambda image_bytes, seed: tf.ensure_shape(
+      tf.io.decode_png(image_bytes), (8, 8, 1)
+    ),
+  )
+  images = [image for batch in batches for image in batch['image']]
+  expected = [label_of[image.tobytes()] for image in images]
+  np.testing.assert_array_equal(_labels(batches).ravel(), expected)
+  # No batch is made of a few classes only, as in data stored class by class.
+  assert min(len(np.unique(row)) for row in _labels(batches)) == 10
+  epochs = np.array(expected).reshape(2, 1400)
+  assert (epochs[0] != epochs[1]).mean() > 0.8
