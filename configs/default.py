@@ -1,0 +1,142 @@
+"""Every field of a run's configuration, with its meaning and unit.
+
+Recipes start from `get_default_config`, override what they must and pick an
+objective with `set_objective`. Any field can be overridden on the command
+line: --config.batch_size=64, --config.objective.label_smoothing.alpha=0.2.
+"""
+
+import ml_collections
+
+from lossbench.objectives import create_objective, get_part
+
+# Hyperparameters that mean the same in every recipe; a recipe's own table
+# comes first. Sources: the papers that introduced the losses.
+COMMON_HPARAMS = {
+  'focal': dict(gamma=2.0),  # Lin et al. 2017
+  'poly1': dict(epsilon=2.0),  # Leng et al. 2022, best on ImageNet
+  'cosface': dict(margin=0.35),  # Wang et al. 2018
+  'arcface': dict(margin=0.5),  # Deng et al. 2019
+  'softmax': {},
+  'sigmoid': {},
+  'scale_by_temperature': {},
+}
+# Fields of the recipe, not of the objective, that a recipe's table may set.
+RECIPE_FIELDS = ('learning_rate', 'weight_decay')
+
+
+def get_default_config() -> ml_collections.ConfigDict:
+  """All fields with values that suit no recipe in particular."""
+  config = ml_collections.ConfigDict()
+
+  # The objective: `name` is set by `set_objective`, together with one
+  # sub-dictionary of hyperparameters per part that has any.
+  config.objective = ml_collections.ConfigDict({'name': 'softmax'})
+
+  # Seed of initialisation, data order, augmentation and dropout.
+  config.seed = 0
+
+  # Data. `data_dir` is a TFDS directory; '' means $TFDS_DATA_DIR or
+  # ~/tensorflow_datasets.
+  config.dataset = 'digits'
+  config.data_dir = ''
+  config.num_classes = 10
+  # Side of the images that the model sees, in pixels.
+  config.image_size = 8
+  # Examples cut off the end of train for choosing hyperparameters and the
+  # checkpoint; 0 trains on all of train.
+  config.num_holdout = 0
+  # Keep the decoded training set in device memory and augment it there.
+  config.data_on_device = False
+  # Images are of any size: train on random resized crops (10-100 % of the
+  # area, aspect 3/4-4/3), evaluate on the centre after resizing the shorter
+  # side to resize_ratio * image_size.
+  config.resize_images = False
+  config.resize_ratio = 256 / 224
+  # AutoAugment policy, 'imagenet' or 'cifar'; '' = none.
+  config.autoaugment = ''
+  # Random crops of images padded by this many pixels with zeros; 0 = none.
+  config.crop_padding = 0
+  # Horizontal flips with probability 1/2.
+  config.random_flip = False
+  # Per-channel mean and standard deviation of pixels in [0, 1].
+  config.pixel_mean = (0.5,)
+  config.pixel_std = (0.5,)
+
+  # Model: a registered name; further entries are fields of its module.
+  config.model = ml_collections.ConfigDict({'name': 'digits_cnn'})
+  # 'float32' or 'bfloat16'; parameters and statistics are always float32.
+  config.compute_dtype = 'float32'
+  # Standard deviation of the output layer's initial kernel.
+  config.output_kernel_stddev = 0.01
+
+  # Optimisation. Batch sizes are global, over all devices and processes.
+  config.batch_size = 128
+  config.num_epochs = 10.0
+  config.learning_rate = 0.1
+  config.schedule = 'cosine'  # 'constant', 'cosine' or 'exponential'
+  config.warmup_epochs = 0.0
+  config.decay_per_epoch = 1.0  # of the exponential schedule
+  config.momentum = 0.9
+  # Coefficient of L2: its gradient is weight_decay * w.
+  config.weight_decay = 1e-4
+  # L2 on batch normalisation's scale and bias too.
+  config.decay_batch_norm = False
+  # Decay of the moving averages of parameters and batch statistics that
+  # evaluation then uses; 0 keeps none.
+  config.ema_decay = 0.0
+
+  # Evaluation on the holdout, logging, checkpoints.
+  config.eval_batch_size = 256
+  config.eval_every_epochs = 1.0
+  config.log_every_steps = 50
+  # Besides those made at every evaluation; 0 makes none between.
+  config.checkpoint_every_steps = 0
+  config.keep_checkpoints = 2
+  # Steps to profile for TensorBoard, starting at step 10; 0 = off.
+  config.profile_steps = 0
+  return config
+
+
+def set_objective(
+  config: ml_collections.ConfigDict, objective: str, table: dict
+) -> ml_collections.ConfigDict:
+  """Writes an objective and its published hyperparameters into a config.
+
+  Args:
+    config: to be changed.
+    objective: parts joined by '+', e.g. 'sigmoid+dropout'.
+    table: part -> its hyperparameters in this recipe, and possibly
+      learning_rate and weight_decay. Of several parts, the first that the
+      table gives a learning rate or weight decay sets it.
+
+  Returns:
+    The same config.
+
+  Raises:
+    ValueError: if the objective is refused, or neither the table nor
+      `COMMON_HPARAMS` has a hyperparameter of a part.
+  """
+  config.objective = ml_collections.ConfigDict({'name': objective})
+  recipe_fields = {}
+  for name in objective.split('+'):
+    part = get_part(name)
+    published = {**COMMON_HPARAMS.get(name, {}), **table.get(name, {})}
+    cosine = table.get('cosine_softmax', {})
+    if part.cosine_head and 'temperature' in cosine:
+      published.setdefault('temperature', cosine['temperature'])
+    missing = [hparam for hparam in part.hparams if hparam not in published]
+    if missing:
+      raise ValueError(
+        f'This recipe has no value of {name}.{missing[0]}. Add it to the '
+        "recipe's table of objectives."
+      )
+    hparams = {hparam: published[hparam] for hparam in part.hparams}
+    if hparams:
+      config.objective[name] = ml_collections.ConfigDict(hparams)
+    for field in RECIPE_FIELDS:
+      if field in published:
+        recipe_fields.setdefault(field, published[field])
+  config.update(recipe_fields)
+  parts = {k: v for k, v in config.objective.items() if k != 'name'}
+  create_objective(objective, parts)  # refuses nonsense before anything loads
+  return config

@@ -1,0 +1,75 @@
+"""From a configuration to the objects that it names."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from lossbench.data import device_augment
+from lossbench.models import Classifier, create_backbone
+from lossbench.objectives import Objective, create_objective
+
+_DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def build_objective(config: ml_collections.ConfigDict) -> Objective:
+  """The objective and its hyperparameters."""
+  hparams = {
+    name: dict(value)
+    for name, value in config.objective.items()
+    if name != 'name'
+  }
+  return create_objective(config.objective.name, hparams)
+
+
+def _compute_dtype(config):
+  if config.compute_dtype not in _DTYPES:
+    raise ValueError(
+      f'--config.compute_dtype must be one of {", ".join(_DTYPES)}; got '
+      f'{config.compute_dtype!r}.'
+    )
+  return _DTYPES[config.compute_dtype]
+
+
+def build_backbone(config: ml_collections.ConfigDict):
+  """The backbone, its fields taken from config.model."""
+  fields = {k: v for k, v in config.model.items() if k != 'name'}
+  return create_backbone(
+    config.model.name,
+    image_size=config.image_size,
+    dtype=_compute_dtype(config),
+    **fields,
+  )
+
+
+def build_classifier(
+  config: ml_collections.ConfigDict, objective: Objective
+) -> Classifier:
+  """Backbone and output layer, as initialised and as evaluated."""
+  return Classifier(
+    build_backbone(config),
+    objective.output_layer(
+      num_classes=config.num_classes,
+      kernel_stddev=config.output_kernel_stddev,
+    ),
+  )
+
+
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+  """[H, W, C] of the images that the model sees."""
+  return (config.image_size, config.image_size, len(config.pixel_mean))
+
+
+def build_normalize_fn(config: ml_collections.ConfigDict):
+  """uint8 images -> what the model sees, for use on the device."""
+  if len(config.pixel_mean) != len(config.pixel_std):
+    raise ValueError(
+      'pixel_mean and pixel_std must have one value per channel; got '
+      f'{config.pixel_mean} and {config.pixel_std}.'
+    )
+  dtype = _compute_dtype(config)
+  mean, std = tuple(config.pixel_mean), tuple(config.pixel_std)
+
+  def normalize_fn(images: jax.Array) -> jax.Array:
+    return device_augment.normalize(images, mean=mean, std=std, dtype=dtype)
+
+  return normalize_fn

@@ -1,0 +1,56 @@
+"""What a person at the terminal sees: our lines, and others' warnings."""
+
+import logging
+import re
+import sys
+
+import jax
+from absl import flags
+from absl import logging as absl_logging
+
+LOGGER = logging.getLogger('lossbench')
+
+
+def configure():
+  """Sends lossbench's log to standard error, from the first process only.
+
+  The libraries' own information (Orbax prints a page for every save) appears
+  with --verbosity=1.
+  """
+  handler = logging.StreamHandler(sys.stderr)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+  LOGGER.handlers = [handler]
+  LOGGER.propagate = False
+  first = jax.process_index() == 0
+  LOGGER.setLevel(logging.INFO if first else logging.WARNING)
+  if flags.FLAGS.verbosity > 0:
+    return
+  absl_logging.set_verbosity(absl_logging.WARNING)
+  for name in ('tensorflow', 'jax'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses the command line; a mistake ends the program with one line.
+
+  For absl's `app.run(main, flags_parser=parse_flags)`, whose own parser prints
+  a traceback where a recipe or an override is refused.
+  """
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:
+    # How ml_collections refuses an override of a field that is not there.
+    name = re.search(r'\w+', str(error)).group()
+    hint = re.search(r'Did you mean "(\w+)"', str(error))
+    remedy = f' Did you mean {hint.group(1)!r}?' if hint else ''
+    sys.exit(f'Error: this configuration has no field {name!r}.{remedy}')
+  except flags.Error as error:
+    lines = str(error).strip().splitlines()
+    if 'Traceback (most recent call last):' in str(error):
+      lines = [lines[-1].strip().removeprefix('ValueError: ')]
+    sys.exit(f'Error: {" ".join(line.strip() for line in lines)}')
+
+
+def fail(error: Exception):
+  """Ends the program with the error's message on one line."""
+  sys.exit(f'Error: {" ".join(str(error).split())}')

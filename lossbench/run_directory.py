@@ -1,0 +1,141 @@
+"""A run directory is the unit of record: what is where, and whose it is.
+
+config.json                       the configuration, as resolved
+run.json                          objective, versions, command line
+checkpoints/<step>/               Orbax
+history.json                      holdout metrics at every evaluation
+events.out.tfevents.*             TensorBoard
+eval/<dataset>-<split>/           metrics.json and predictions.npz
+"""
+
+import json
+import os
+import pathlib
+import sys
+import uuid
+from typing import Any
+
+import jax
+import ml_collections
+
+import lossbench
+
+# Fields that change no number of the run, so that a restart may change them.
+OPERATIONAL_FIELDS = frozenset(
+  {
+    'checkpoint_every_steps',
+    'data_dir',
+    'eval_batch_size',
+    'keep_checkpoints',
+    'log_every_steps',
+    'profile_steps',
+  }
+)
+
+
+def write_json(path: pathlib.Path, value: Any):
+  """Writes JSON so that a reader sees the old file or the whole new one."""
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
+  temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
+  os.replace(temporary, path)
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads JSON; a damaged file raises ValueError naming it."""
+  try:
+    return json.loads(path.read_text())
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise ValueError(f'{path} is not valid JSON: {error}') from error
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  # to_json raises on values that to_json_best_effort would turn into strings.
+  return json.loads(config.to_json())
+
+
+def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  leaves = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      leaves |= _flatten(value, f'{prefix}{name}.')
+    else:
+      leaves[prefix + name] = value
+  return leaves
+
+
+class RunDirectory:
+  """Paths of one run and the rules of who may write into it."""
+
+  def __init__(self, workdir: str | os.PathLike):
+    self.path = pathlib.Path(workdir).expanduser()
+    self.config_path = self.path / 'config.json'
+    self.checkpoints_path = self.path / 'checkpoints'
+    self.history_path = self.path / 'history.json'
+
+  def eval_path(self, dataset: str, split: str) -> pathlib.Path:
+    """Where results on a split lie; slices become part of the name."""
+    plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
+    return self.path / 'eval' / f'{dataset}-{plain}'
+
+  def read_config(self) -> ml_collections.ConfigDict:
+    """The run's configuration.
+
+    Raises:
+      FileNotFoundError: if this is not a run directory.
+    """
+    if not self.config_path.exists():
+      raise FileNotFoundError(
+        f'{self.path} is not a run directory: it has no config.json. Give the '
+        '--workdir of a training run.'
+      )
+    return ml_collections.ConfigDict(read_json(self.config_path))
+
+  def check_compatible(self, config: ml_collections.ConfigDict):
+    """Raises ValueError if the directory holds a run of another config."""
+    if not self.config_path.exists():
+      if self.checkpoints_path.exists():
+        raise ValueError(
+          f'{self.path} has checkpoints but no config.json, so they cannot be '
+          'trusted. Choose another --workdir.'
+        )
+      return
+    old = _flatten(read_json(self.config_path))
+    new = _flatten(_plain(config))
+    differing = [
+      f'{name}: {old.get(name, "absent")!r} there, '
+      f'{new.get(name, "absent")!r} now'
+      for name in sorted(old.keys() | new.keys())
+      if old.get(name) != new.get(name) and name not in OPERATIONAL_FIELDS
+    ]
+    if differing:
+      raise ValueError(
+        f'{self.path} holds another run. Differing fields: '
+        f'{"; ".join(differing)}. Choose another --workdir, or the same config '
+        'to resume.'
+      )
+
+  def claim(self, config: ml_collections.ConfigDict):
+    """Makes this the directory of the run that `config` describes.
+
+    Raises:
+      ValueError: if it holds another run; nothing is written then.
+      OSError: if it cannot be written to.
+    """
+    self.check_compatible(config)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      write_json(self.config_path, _plain(config))
+    except OSError as error:
+      raise OSError(
+        f'--workdir={self.path} cannot be written to: {error.strerror}. Choose '
+        'a directory that you may write to.'
+      ) from error
+    write_json(
+      self.path / 'run.json',
+      {
+        'objective': config.objective.name,
+        'lossbench_version': lossbench.__version__,
+        'jax_version': jax.__version__,
+        'command': sys.argv,
+      },
+    )

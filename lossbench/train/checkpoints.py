@@ -1,0 +1,235 @@
+"""Checkpoints that survive kills, full disks and flipped bits.
+
+On top of Orbax's `CheckpointManager`: the last N and the best by holdout
+accuracy are kept, and every array's CRC-32 is stored and verified, since Orbax
+restores altered bytes without a word.
+"""
+
+import dataclasses
+import pathlib
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import flax.serialization
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import jax_utils
+
+from lossbench.console import LOGGER
+from lossbench.train.state import TrainState
+
+PyTree = Any
+
+# The measure of the best checkpoint.
+BEST_METRIC = 'top1_accuracy'
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+  """A verified checkpoint in host memory.
+
+  Attributes:
+    step: optimiser steps taken.
+    arrays: the state as nested dictionaries of NumPy arrays.
+    history: one record per evaluation on the holdout so far.
+  """
+
+  step: int
+  arrays: dict[str, PyTree]
+  history: list[dict[str, float]]
+
+  def restore_into(self, state: TrainState) -> TrainState:
+    """A state like `state` with this checkpoint's values, on the host."""
+    return flax.serialization.from_state_dict(state, self.arrays)
+
+  @property
+  def eval_variables(self) -> dict[str, PyTree]:
+    """The variables that evaluation uses: the averages where they are kept."""
+    kept = self.arrays['ema'] or self.arrays
+    return {name: kept[name] for name in ('params', 'batch_stats')}
+
+
+def _checksums(arrays: PyTree) -> dict[str, int]:
+  return {
+    jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(value))
+    for path, value in jax.tree_util.tree_leaves_with_path(arrays)
+  }
+
+
+class Checkpointer:
+  """Saves and restores one run's states; use it as a context manager.
+
+  Leaving the context waits for saves that are under way.
+
+  Args:
+    directory: of the checkpoints, one folder a step.
+    keep_last: how many of the newest to keep; the best is kept besides.
+    read_only: open without touching anything, for evaluation.
+  """
+
+  def __init__(
+    self,
+    directory: pathlib.Path,
+    *,
+    keep_last: int = 2,
+    read_only: bool = False,
+  ):
+    managers = ocp.checkpoint_managers
+
+    def best_fn(metrics: Mapping[str, float]) -> float:
+      return metrics[BEST_METRIC]
+
+    self._directory = directory
+    self._manager = ocp.CheckpointManager(
+      directory.absolute(),
+      item_handlers={
+        'state': ocp.PyTreeCheckpointHandler(),
+        'meta': ocp.JsonCheckpointHandler(),
+      },
+      options=ocp.CheckpointManagerOptions(
+        # Both best_fn and BestN are needed: without best_fn the metrics never
+        # reach the disk and the best is forgotten at a restart.
+        best_fn=best_fn,
+        best_mode='max',
+        preservation_policy=managers.AnyPreservationPolicy(
+          [
+            managers.LatestN(keep_last),
+            managers.BestN(
+              get_metric_fn=best_fn,
+              n=1,
+              keep_checkpoints_without_metrics=False,
+            ),
+          ]
+        ),
+        step_format_fixed_length=9,
+        cleanup_tmp_directories=not read_only,
+        read_only=read_only,
+        create=not read_only,
+      ),
+    )
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exc_info):
+    self._manager.close()
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps that have a checkpoint, ascending; not verified."""
+    return sorted(self._manager.all_steps())
+
+  @property
+  def best_step(self) -> int | None:
+    """The step of highest holdout accuracy, None without any evaluation."""
+    return self._manager.best_step()
+
+  def save(
+    self,
+    state: TrainState,
+    *,
+    history: list[dict[str, float]],
+    metrics: Mapping[str, float] | None,
+  ) -> int:
+    """Starts saving a replicated state; returns its step.
+
+    Args:
+      state: with a leading device axis, as the train step returns it.
+      history: stored beside it.
+      metrics: of the holdout at this step, None where it was not evaluated.
+    """
+    host_state = jax.tree.map(
+      np.array, jax.device_get(jax_utils.unreplicate(state))
+    )
+    arrays = flax.serialization.to_state_dict(host_state)
+    step = int(host_state.step)
+    self._manager.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.PyTreeSave(arrays),
+        meta=ocp.args.JsonSave(
+          {'step': step, 'history': history, 'crc32': _checksums(arrays)}
+        ),
+      ),
+      metrics=metrics,
+    )
+    return step
+
+  def wait(self):
+    """Returns once the last save is on the disk; raises if it failed."""
+    self._manager.wait_until_finished()
+
+  def restore(self, step: int) -> Checkpoint:
+    """Reads and verifies one checkpoint.
+
+    Raises:
+      ValueError: if it is damaged in any way; says how.
+    """
+    try:
+      meta = self._manager.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+      ).meta
+      tree = self._manager.item_metadata(step).state
+      tree = getattr(tree, 'tree', tree)
+      arrays = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeRestore(
+            jax.tree.map(
+              lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree
+            ),
+            restore_args=jax.tree.map(
+              lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree
+            ),
+          )
+        ),
+      ).state
+      found, expected = _checksums(arrays), meta['crc32']
+    except Exception as error:
+      # Orbax raises bare Exception, ValueError, KeyError or JSONDecodeError
+      # for truncated or missing files, so nothing narrower will do.
+      first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+      raise ValueError(
+        f'checkpoint {self._directory / f"{step:09d}"} is damaged: '
+        f'{first_line[:300]}'
+      ) from error
+    altered = [name for name, crc in expected.items() if found.get(name) != crc]
+    if altered or len(found) != len(expected):
+      raise ValueError(
+        f'checkpoint {self._directory / f"{step:09d}"} is damaged: the bytes '
+        f'of {(altered or ["some arrays"])[0]} are not those that were saved '
+        '(CRC-32 differs)'
+      )
+    return Checkpoint(step=step, arrays=arrays, history=meta['history'])
+
+  def restore_last(self) -> Checkpoint | None:
+    """The newest undamaged checkpoint, or None if there is no checkpoint.
+
+    Damaged ones are reported and, once an older one has been read, deleted, so
+    that their steps can be saved again.
+
+    Raises:
+      ValueError: if there are checkpoints but all of them are damaged.
+    """
+    damaged = []
+    for step in reversed(self.steps):
+      try:
+        checkpoint = self.restore(step)
+      except ValueError as error:
+        LOGGER.error('%s', error)
+        damaged.append(step)
+        continue
+      for bad_step in damaged:
+        LOGGER.error(
+          'Using step %d instead of the damaged step %d.', step, bad_step
+        )
+        self._manager.delete(bad_step)
+      return checkpoint
+    if damaged:
+      raise ValueError(
+        f'All checkpoints in {self._directory} are damaged (steps {damaged}). '
+        'Remove the directory to train from the start.'
+      )
+    return None

@@ -1,0 +1,142 @@
+"""Training data as the step wants it: from the host's stream or resident."""
+
+import collections
+import concurrent.futures
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from lossbench import build, devices
+from lossbench.data import device_augment, device_data
+from lossbench.train.step import InputFn
+
+_PREFETCH = 2  # batches on their way to the devices
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainInputs:
+  """Where the batches of a run come from.
+
+  Attributes:
+    num_examples: in the training split.
+    input_fn: for `create_train_step`.
+    data: resident on every device with a leading device axis, or None.
+    batches_fn: (start_step, num_steps) -> this process's batches from there
+      on, [process batch, ...].
+  """
+
+  num_examples: int
+  input_fn: InputFn
+  data: Any
+  batches_fn: Callable[[int, int], Iterator[dict[str, np.ndarray]]]
+
+
+def build_train_inputs(
+  config: ml_collections.ConfigDict, builder, split: str
+) -> TrainInputs:
+  """Opens the training split in the way that the configuration asks for."""
+  if config.data_on_device:
+    return _resident_inputs(config, builder, split)
+  return _streamed_inputs(config, builder, split)
+
+
+def _streamed_inputs(config, builder, split):
+  from lossbench.data import datasets, pipeline, preprocess
+
+  normalize_fn = build.build_normalize_fn(config)
+
+  def input_fn(batch, data, key, positions):
+    del data, key, positions  # augmented on the host
+    return normalize_fn(batch['image']), batch['label']
+
+  def batches_fn(start_step, num_steps):
+    batches = pipeline.train_batches(
+      builder,
+      split=split,
+      batch_size=config.batch_size,
+      image_fn=preprocess.build_train_image_fn(config),
+      seed=config.seed,
+      start_step=start_step,
+      num_steps=num_steps,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+    for batch in batches:
+      pipeline.check_labels(batch, num_classes=config.num_classes)
+      yield batch
+
+  return TrainInputs(
+    num_examples=datasets.num_examples(builder, split),
+    input_fn=input_fn,
+    data=None,
+    batches_fn=batches_fn,
+  )
+
+
+def _resident_inputs(config, builder, split):
+  from lossbench.data import pipeline, preprocess
+
+  images, labels = pipeline.load_split(
+    builder, split=split, image_fn=preprocess.build_eval_image_fn(config)
+  )
+  pipeline.check_labels({'label': labels}, num_classes=config.num_classes)
+  normalize_fn = build.build_normalize_fn(config)
+
+  def input_fn(batch, data, key, positions):
+    images = data['image'][batch['index']]
+    if config.crop_padding or config.random_flip:
+      images = device_augment.pad_crop_flip(
+        images,
+        key,
+        positions,
+        pad=config.crop_padding,
+        flip=config.random_flip,
+      )
+    return normalize_fn(images), data['label'][batch['index']]
+
+  def batches_fn(start_step, num_steps):
+    return device_data.index_batches(
+      num_examples=len(labels),
+      batch_size=config.batch_size,
+      seed=config.seed,
+      start_step=start_step,
+      num_steps=num_steps,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    )
+
+  return TrainInputs(
+    num_examples=len(labels),
+    input_fn=input_fn,
+    data=devices.replicate({'image': images, 'label': labels}),
+    batches_fn=batches_fn,
+  )
+
+
+def prefetch_to_devices(
+  batches: Iterator[dict[str, np.ndarray]],
+) -> Iterator[dict[str, jax.Array]]:
+  """Splits batches over the local devices and sends them ahead of their use.
+
+  Args:
+    batches: arrays of shape [process batch, ...].
+
+  Yields:
+    Arrays of shape [local devices, process batch / local devices, ...].
+  """
+
+  def send_next():
+    batch = next(batches, None)
+    return None if batch is None else devices.shard(batch)
+
+  with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
+    waiting = collections.deque(
+      executor.submit(send_next) for _ in range(_PREFETCH)
+    )
+    while (batch := waiting.popleft().result()) is not None:
+      waiting.append(executor.submit(send_next))
+      yield batch

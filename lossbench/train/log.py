@@ -1,0 +1,102 @@
+"""What a run says while it trains: log lines and TensorBoard scalars."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from clu import metric_writers
+
+from lossbench.console import LOGGER
+from lossbench.train.plan import Plan
+from lossbench.train.progress import Progress
+
+PyTree = Any
+
+
+class TrainLog:
+  """Keeps metrics on the devices until a line is due.
+
+  Every step's loss is looked at, so that the first non-finite one is found
+  whatever the interval between lines.
+  """
+
+  def __init__(
+    self,
+    writer: metric_writers.MetricWriter,
+    progress: Progress,
+    *,
+    config: ml_collections.ConfigDict,
+    plan: Plan,
+  ):
+    self._writer = writer
+    self._progress = progress
+    self._config = config
+    self._plan = plan
+    self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+    self._excluded_secs = 0.0
+
+  def append(self, step: int, metrics: Mapping[str, jax.Array]):
+    self._pending.append((step, metrics))
+
+  @contextlib.contextmanager
+  def pause(self):
+    """Keeps what is done inside out of images per second."""
+    began = time.monotonic()
+    yield
+    self._excluded_secs += time.monotonic() - began
+
+  def check_finite(self):
+    """Raises FloatingPointError at the first non-finite loss seen so far."""
+    losses = _fetch([m['loss'] for _, m in self._pending])
+    for (step, _), loss in zip(self._pending, losses, strict=True):
+      if not np.isfinite(loss):
+        raise FloatingPointError(
+          f'The loss is {loss} at step {step} with objective '
+          f'{self._config.objective.name!r} and learning rate '
+          f'{self._config.learning_rate:g}. The last good checkpoint is kept. '
+          'Lower --config.learning_rate or lengthen --config.warmup_epochs, '
+          'in a new --workdir.'
+        )
+
+  def flush(self):
+    """Writes the means since the last line, and the line."""
+    self.check_finite()
+    steps = [step for step, _ in self._pending]
+    rows = _fetch([metrics for _, metrics in self._pending])
+    means = {
+      name: float(np.mean([row[name] for row in rows])) for name in rows[0]
+    }
+    # Of a rate that follows a schedule the current value says more.
+    means['learning_rate'] = rows[-1]['learning_rate']
+    rate, position = self._progress.tick(
+      steps[-1], excluded_secs=self._excluded_secs
+    )
+    images_per_sec = rate * self._config.batch_size
+    self._writer.write_scalars(
+      steps[-1],
+      {
+        **{f'train/{name}': value for name, value in means.items()},
+        'train/images_per_sec': images_per_sec,
+        'train/epoch': steps[-1] / self._plan.steps_per_epoch,
+      },
+    )
+    LOGGER.info(
+      'step %s  loss %.4f  accuracy %.4f  %.0f images/s',
+      position,
+      means['loss'],
+      means['top1_accuracy'],
+      images_per_sec,
+    )
+    self._pending.clear()
+    self._excluded_secs = 0.0
+
+
+def _fetch(pending: list[PyTree]) -> list[PyTree]:
+  """The first device's copies of pmapped scalars, in one transfer."""
+  # Indexing a pmapped array would dispatch a gather; this takes the buffer.
+  copies = jax.tree.map(lambda value: value.addressable_data(0), pending)
+  return jax.tree.map(np.ndarray.item, jax.device_get(copies))

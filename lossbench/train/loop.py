@@ -1,0 +1,220 @@
+"""The training run: from a configuration and a directory to checkpoints."""
+
+import itertools
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from clu import metric_writers, parameter_overview, periodic_actions
+
+from lossbench import build, devices
+from lossbench.console import LOGGER
+from lossbench.data import datasets
+from lossbench.evaluation import Evaluator
+from lossbench.run_directory import RunDirectory, write_json
+from lossbench.train.checkpoints import Checkpointer
+from lossbench.train.inputs import (
+  build_train_inputs,
+  prefetch_to_devices,
+)
+from lossbench.train.log import TrainLog
+from lossbench.train.plan import build_plan, check_config
+from lossbench.train.progress import Progress
+from lossbench.train.schedules import create_schedule
+from lossbench.train.state import StepHparams, TrainState, create_state, decayed
+from lossbench.train.step import create_train_step
+
+_FIRST_PROFILED_STEP = 10
+
+
+def initial_state(
+  config: ml_collections.ConfigDict, hparams: StepHparams
+) -> TrainState:
+  """The state before the first step, a function of the seed alone."""
+  classifier = build.build_classifier(config, hparams.objective)
+  side = classifier.backbone.min_image_size
+  channels = len(config.pixel_mean)
+
+  @jax.jit
+  def init(seed):
+    # No parameter's shape depends on the image size; small ones compile fast.
+    images = jax.numpy.zeros((1, side, side, channels))
+    variables = classifier.init(jax.random.key(seed), images, train=False)
+    mask = decayed(variables['params'], batch_norm=config.decay_batch_norm)
+    return create_state(
+      variables, hparams=hparams, mask=mask, keep_ema=config.ema_decay > 0
+    )
+
+  return jax.device_get(init(hparams.seed))
+
+
+def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
+  """The numbers that the compiled step takes as arguments."""
+  return StepHparams(
+    objective=build.build_objective(config),
+    learning_rate=config.learning_rate,
+    momentum=config.momentum,
+    weight_decay=config.weight_decay,
+    ema_decay=config.ema_decay,
+    seed=np.uint32(config.seed),
+  )
+
+
+def _report_start(config, plan, inputs, state, holdout):
+  LOGGER.info(
+    'Devices: %d x %s in %d process(es). Global batch %d, %d per device.',
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+    jax.process_count(),
+    config.batch_size,
+    config.batch_size // jax.device_count(),
+  )
+  LOGGER.info(
+    'Data: %s, %d training images, holdout %s. %d steps = %g epochs of %d.',
+    config.dataset,
+    inputs.num_examples,
+    holdout or 'none',
+    plan.num_steps,
+    config.num_epochs,
+    plan.steps_per_epoch,
+  )
+  LOGGER.info(
+    'Objective %s, model %s:\n%s',
+    config.objective.name,
+    config.model.name,
+    parameter_overview.get_parameter_overview(
+      state.params, include_stats=False
+    ),
+  )
+
+
+def train(config: ml_collections.ConfigDict, *, workdir: str):
+  """Trains one model, or continues where an earlier call was stopped.
+
+  Args:
+    config: all fields of configs/default.py.
+    workdir: the run directory; see `run_directory`.
+
+  Raises:
+    ValueError: if the configuration is refused or the directory holds another
+      run.
+    FileNotFoundError: if the data set is not on the disk.
+    OSError: if the directory cannot be written to.
+    FloatingPointError: if the loss stops being finite; checkpoints made before
+      are kept.
+  """
+  check_config(config)
+  hparams = build_step_hparams(config)
+  backbone = build.build_backbone(config)
+  run = RunDirectory(workdir)
+  run.check_compatible(config)
+  builder = datasets.open_dataset(
+    config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
+  )
+  train_split, holdout = datasets.holdout_splits(
+    builder, num_holdout=config.num_holdout
+  )
+  plan = build_plan(
+    config, num_examples=datasets.num_examples(builder, train_split)
+  )
+  schedule_fn = create_schedule(
+    config.schedule,
+    num_epochs=config.num_epochs,
+    steps_per_epoch=plan.steps_per_epoch,
+    warmup_epochs=config.warmup_epochs,
+    decay_per_epoch=config.decay_per_epoch,
+  )
+  run.claim(config)
+
+  inputs = build_train_inputs(config, builder, train_split)
+  state = initial_state(config, hparams)
+  history: list[dict[str, Any]] = []
+  writer = metric_writers.create_default_writer(
+    run.path, just_logging=jax.process_index() > 0
+  )
+  with (
+    metric_writers.ensure_flushes(writer),
+    Checkpointer(
+      run.checkpoints_path, keep_last=config.keep_checkpoints
+    ) as checkpointer,
+  ):
+    _report_start(config, plan, inputs, state, holdout)
+    checkpoint = checkpointer.restore_last()
+    if checkpoint is not None:
+      state = checkpoint.restore_into(state)
+      history = checkpoint.history
+      LOGGER.info('Resuming at step %d of %d.', checkpoint.step, plan.num_steps)
+    start_step = int(state.step)
+    if start_step >= plan.num_steps:
+      LOGGER.info('Already trained to step %d: %s', start_step, run.path)
+      return
+    evaluator = None
+    if holdout:
+      evaluator = Evaluator(config, builder, split=holdout)
+    train_step = create_train_step(
+      backbone,
+      num_classes=config.num_classes,
+      input_fn=inputs.input_fn,
+      schedule_fn=schedule_fn,
+      decay_batch_norm=config.decay_batch_norm,
+    )
+    log = TrainLog(
+      writer, Progress(start_step, plan.num_steps), config=config, plan=plan
+    )
+    profile = _create_profile(config, run, start_step)
+    state = devices.replicate(state)
+    LOGGER.info('Compiling...')
+    batches = prefetch_to_devices(inputs.batches_fn(start_step, plan.num_steps))
+    for step, batch in zip(
+      itertools.count(start_step + 1), batches, strict=False
+    ):
+      state, metrics = train_step(state, batch, inputs.data, hparams)
+      log.append(step, metrics)
+      if profile:
+        profile(step)
+      if plan.should_log(step):
+        log.flush()
+      if plan.should_save(step):
+        with log.pause():
+          log.check_finite()
+          holdout_metrics = None
+          if evaluator and plan.should_evaluate(step):
+            holdout_metrics = evaluator.scalars(state)
+            writer.write_scalars(
+              step, {f'holdout/{k}': v for k, v in holdout_metrics.items()}
+            )
+            LOGGER.info(
+              'step %d  holdout accuracy %.4f  nll %.4f',
+              step,
+              holdout_metrics['top1_accuracy'],
+              holdout_metrics['nll'],
+            )
+            history.append(
+              {
+                'step': step,
+                'epoch': step / plan.steps_per_epoch,
+                **holdout_metrics,
+              }
+            )
+            write_json(run.history_path, history)
+          checkpointer.save(state, history=history, metrics=holdout_metrics)
+    checkpointer.wait()
+  LOGGER.info(
+    'Trained to step %d. Evaluate with: python -m lossbench.evaluate '
+    '--workdir=%s',
+    plan.num_steps,
+    run.path,
+  )
+
+
+def _create_profile(config, run, start_step):
+  if not config.profile_steps:
+    return None
+  return periodic_actions.Profile(
+    logdir=run.path,
+    num_profile_steps=config.profile_steps,
+    profile_duration_ms=None,
+    first_profile=start_step + _FIRST_PROFILED_STEP,
+    every_secs=None,
+  )

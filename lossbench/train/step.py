@@ -1,0 +1,157 @@
+"""The pmapped train step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from lossbench.devices import AXIS
+from lossbench.models import Classifier
+from lossbench.train.schedules import ScheduleFn
+from lossbench.train.state import (
+  StepHparams,
+  TrainState,
+  create_optimizer,
+  decayed,
+)
+
+# (this device's batch, resident data or None, key, positions [b]) ->
+# (normalised images [b, H, W, C], labels int32 [b])
+InputFn = Callable[
+  [dict[str, jax.Array], Any, jax.Array, jax.Array],
+  tuple[jax.Array, jax.Array],
+]
+TrainStep = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
+
+def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
+  """The random key of one step: a function of (seed, step)."""
+  return jax.random.fold_in(jax.random.key(seed), step)
+
+
+def create_train_step(
+  backbone: nn.Module,
+  *,
+  num_classes: int,
+  input_fn: InputFn,
+  schedule_fn: ScheduleFn,
+  decay_batch_norm: bool,
+) -> TrainStep:
+  """Builds the pmapped step.
+
+  Args:
+    backbone: images -> endpoints.
+    num_classes: K.
+    input_fn: turns what the host sends into normalised images and labels.
+    schedule_fn: step -> factor of the peak learning rate.
+    decay_batch_norm: L2 on batch normalisation's parameters too.
+
+  Returns:
+    (state, batch, data, hparams) -> (state, metrics), with state, batch and
+    data (or None) carrying a leading device axis, hparams the same everywhere.
+    The state is donated. Metrics are scalars averaged over the global batch,
+    one copy a device: 'loss' and its addends 'loss/<part>', 'top1_accuracy',
+    'learning_rate', 'gradient_norm', 'parameter_norm', 'logit_norm' (mean
+    ||l||_2 over examples).
+  """
+
+  def train_step(state, batch, data, hparams):
+    key = step_key(hparams.seed, state.step)
+    device = jax.lax.axis_index(AXIS)
+    local_size = jax.tree.leaves(batch)[0].shape[0]
+    # Augmentation follows the place in the global batch, whatever the number
+    # of devices; dropout has a stream per device.
+    positions = device * local_size + jnp.arange(local_size)
+    augment_key, dropout_key = jax.random.split(key)
+    images, labels = input_fn(batch, data, augment_key, positions)
+    targets = jax.nn.one_hot(labels, num_classes)
+    model = Classifier(
+      backbone, hparams.objective.output_layer(num_classes=num_classes)
+    )
+
+    def loss_fn(params):
+      endpoints, updates = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        images,
+        train=True,
+        mutable=['batch_stats'],
+        rngs={'dropout': jax.random.fold_in(dropout_key, device)},
+      )
+      logits = endpoints['logits']
+      terms = hparams.objective.loss_terms(
+        logits, targets, params['output_layer']['kernel']
+      )
+      terms = {name: jnp.mean(term) for name, term in terms.items()}
+      loss = sum(terms.values())
+      return loss, (terms, logits, updates.get('batch_stats', {}))
+
+    (loss, (terms, logits, batch_stats)), gradients = jax.value_and_grad(
+      loss_fn, has_aux=True
+    )(state.params)
+    metrics = {
+      'loss': loss,
+      **{f'loss/{name}': term for name, term in terms.items()},
+      'top1_accuracy': jnp.mean(jnp.argmax(logits, -1) == labels),
+      'logit_norm': jnp.mean(jnp.linalg.norm(logits, axis=-1)),
+    }
+    gradients, batch_stats, metrics = jax.lax.pmean(
+      (gradients, batch_stats, metrics), AXIS
+    )
+    rate = hparams.learning_rate * schedule_fn(state.step)
+    new_state = _apply_gradients(
+      state,
+      gradients,
+      batch_stats,
+      hparams=hparams,
+      rate=rate,
+      decay_batch_norm=decay_batch_norm,
+    )
+    metrics |= {
+      'learning_rate': rate,
+      'gradient_norm': optax.tree.norm(gradients),
+      'parameter_norm': optax.tree.norm(new_state.params),
+    }
+    return new_state, metrics
+
+  return jax.pmap(
+    train_step,
+    axis_name=AXIS,
+    in_axes=(0, 0, 0, None),
+    donate_argnums=0,
+  )
+
+
+def _apply_gradients(
+  state: TrainState,
+  gradients,
+  batch_stats,
+  *,
+  hparams: StepHparams,
+  rate: jax.Array,
+  decay_batch_norm: bool,
+) -> TrainState:
+  mask = decayed(state.params, batch_norm=decay_batch_norm)
+  optimizer = create_optimizer(hparams, rate=rate, mask=mask)
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  ema = state.ema
+  if ema is not None:
+    ema = jax.tree.map(
+      lambda average, value: (
+        average + (1 - hparams.ema_decay) * (value - average)
+      ),
+      ema,
+      {'params': params, 'batch_stats': batch_stats},
+    )
+  return state.replace(
+    step=state.step + 1,
+    params=params,
+    batch_stats=batch_stats,
+    opt_state=opt_state,
+    ema=ema,
+  )

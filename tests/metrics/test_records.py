@@ -1,0 +1,90 @@
+"""Every metric that can be measured has a unit and a direction."""
+
+import json
+
+import numpy as np
+import pytest
+
+from lossbench import evaluate
+from lossbench.evaluation import (
+  Predictions,
+  prediction_measurements,
+  representation_measurements,
+)
+from lossbench.metrics.records import create_record
+from lossbench.objectives import create_objective
+
+
+def _measured():
+  accumulators = prediction_measurements(10).empty_fn()
+  accumulators |= representation_measurements(
+    {'block1': 4, 'features': 8, 'logits': 10}, num_classes=10
+  ).empty_fn()
+  return sorted({name.partition('/')[0] for name in accumulators})
+
+
+@pytest.mark.parametrize('name', _measured())
+def test_everything_that_accumulates_is_known(name):
+  record = create_record(name, 0.5, n=100)
+  assert record.name == name
+  assert record.unit
+  assert record.direction in ('higher', 'lower', 'neutral')
+
+
+def test_everything_that_temperature_scaling_reports_is_known():
+  rng = np.random.default_rng(0)
+  predictions = Predictions(
+    ids=np.array([b'%d' % i for i in range(60)]),
+    labels=rng.integers(0, 5, 60).astype(np.int32),
+    logits=rng.normal(size=(60, 5)).astype(np.float32),
+  )
+  records = evaluate.temperature_records(
+    create_objective('softmax'), predictions
+  )
+  assert [record.name for record in records] == [
+    'temperature',
+    'tempered_nll',
+    'tempered_ece',
+  ]
+  assert {record.n for record in records} == {60}
+  # Labels are noise, so the flattest distribution is the best: log 5 nats.
+  values = {record.name: record.value for record in records}
+  assert values['temperature'] > 2
+  assert values['tempered_nll'] == pytest.approx(np.log(5), abs=0.05)
+
+
+@pytest.mark.parametrize(
+  ('name', 'unit', 'direction'),
+  [
+    ('top1_accuracy', 'fraction', 'higher'),
+    ('nll', 'nats', 'lower'),
+    ('ece', 'fraction', 'lower'),
+    ('temperature', 'ratio', 'neutral'),
+    ('class_separation', 'R^2', 'neutral'),
+  ],
+)
+def test_units_and_directions(name, unit, direction):
+  record = create_record(name, 0.5, n=1)
+  assert (record.unit, record.direction) == (unit, direction)
+
+
+def test_record_as_json():
+  record = create_record(
+    'class_separation', None, n=7, endpoint='block1', note='one class only'
+  )
+  assert json.loads(json.dumps(record.to_json())) == {
+    'name': 'class_separation',
+    'value': None,
+    'unit': 'R^2',
+    'direction': 'neutral',
+    'n': 7,
+    'endpoint': 'block1',
+    'note': 'one class only',
+  }
+
+
+def test_unknown_metric_lists_the_known():
+  with pytest.raises(ValueError, match="Unknown metric 'accuracy'") as error:
+    create_record('accuracy', 0.5, n=1)
+  assert 'ece, nll' in str(error.value)
+  assert 'top1_accuracy' in str(error.value)

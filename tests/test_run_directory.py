@@ -1,0 +1,237 @@
+"""Whose a run directory is, and that nothing in it is ever half written."""
+
+import json
+import os
+import pathlib
+
+import jax
+import ml_collections
+import pytest
+
+import lossbench
+from configs import digits_cnn
+from lossbench import run_directory
+from lossbench.run_directory import RunDirectory, read_json, write_json
+
+
+@pytest.fixture
+def config():
+  return digits_cnn.get_config('sigmoid+dropout')
+
+
+@pytest.fixture
+def run(tmp_path):
+  return RunDirectory(tmp_path / 'runs' / 'one')
+
+
+def _files(run):
+  return sorted(path.name for path in run.path.iterdir())
+
+
+# Claiming.
+
+
+def test_claim_makes_the_directory_and_says_what_it_is(run, config):
+  run.claim(config)
+  assert _files(run) == ['config.json', 'run.json']
+  assert json.loads(run.config_path.read_text()) == json.loads(config.to_json())
+  about = json.loads((run.path / 'run.json').read_text())
+  assert about['objective'] == 'sigmoid+dropout'
+  assert about['lossbench_version'] == lossbench.__version__
+  assert about['jax_version'] == jax.__version__
+  assert isinstance(about['command'], list)
+
+
+def test_config_comes_back_as_a_config(run, config):
+  run.claim(config)
+  found = run.read_config()
+  assert found.objective.dropout.keep_prob == config.objective.dropout.keep_prob
+  assert found.model.width == config.model.width
+  # JSON has no tuples; that is the only difference.
+  assert tuple(found.pixel_mean) == config.pixel_mean
+  assert found.to_dict() == json.loads(config.to_json())
+
+
+def test_the_same_config_may_claim_again(run, config):
+  run.claim(config)
+  run.checkpoints_path.mkdir()
+  run.check_compatible(config)
+  run.claim(config)
+  run.claim(run.read_config())  # with lists for tuples
+
+
+def test_operational_fields_may_change(run, config):
+  run.claim(config)
+  config.data_dir = '/elsewhere'
+  config.log_every_steps += 1
+  config.checkpoint_every_steps += 1
+  config.keep_checkpoints += 1
+  config.eval_batch_size *= 2
+  config.profile_steps += 1
+  run.claim(config)
+  assert run.read_config().data_dir == '/elsewhere'
+
+
+def test_operational_fields_exist(config):
+  assert set(config) >= run_directory.OPERATIONAL_FIELDS
+
+
+def test_another_config_is_refused_field_by_field(run, config):
+  run.claim(config)
+  before = {p: p.read_bytes() for p in run.path.iterdir()}
+  other = digits_cnn.get_config('sigmoid+dropout')
+  other.learning_rate = 0.25
+  other.model.width = 8
+  other.objective.dropout.keep_prob = 0.5
+  other.pixel_mean = (0.4,)
+  other.data_dir = '/elsewhere'
+  with pytest.raises(ValueError, match='holds another run') as error:
+    run.claim(other)
+  text = str(error.value)
+  assert str(run.path) in text
+  for field in (
+    'learning_rate: 0.1 there, 0.25 now',
+    'model.width: 32 there, 8 now',
+    'objective.dropout.keep_prob: 0.7 there, 0.5 now',
+    'pixel_mean: [0.3] there, [0.4] now',
+  ):
+    assert field in text
+  assert 'data_dir' not in text
+  assert 'seed' not in text
+  assert 'Choose another --workdir' in text
+  assert {p: p.read_bytes() for p in run.path.iterdir()} == before
+
+
+def test_fields_that_one_side_lacks_are_differences(run, config):
+  """As between versions, or between objectives."""
+  run.claim(config)
+  other = digits_cnn.get_config('label_smoothing')
+  with pytest.raises(ValueError) as error:
+    run.check_compatible(other)
+  assert "objective.name: 'sigmoid+dropout' there" in str(error.value)
+  assert 'objective.dropout.keep_prob: 0.7 there, ' in str(error.value)
+  assert "objective.label_smoothing.alpha: 'absent' there" in str(error.value)
+
+
+def test_damaged_config_is_named(run, config):
+  run.claim(config)
+  whole = run.config_path.read_bytes()
+  for damaged in (b'', whole[: len(whole) // 2], b'\xff\xfe\x00'):
+    run.config_path.write_bytes(damaged)
+    for use in (run.read_config, lambda: run.claim(config)):
+      with pytest.raises(ValueError, match='not valid JSON') as error:
+        use()
+      assert str(run.config_path) in str(error.value)
+    assert run.config_path.read_bytes() == damaged  # nothing overwritten
+
+
+def test_checkpoints_without_a_config_are_refused(run, config):
+  run.checkpoints_path.mkdir(parents=True)
+  with pytest.raises(ValueError, match=r'no config\.json') as error:
+    run.claim(config)
+  assert str(run.path) in str(error.value)
+  assert _files(run) == ['checkpoints']
+
+
+def test_directory_with_other_files_may_be_claimed(run, config):
+  """For example a log that the shell redirects into it."""
+  run.path.mkdir(parents=True)
+  (run.path / 'output.log').touch()
+  run.claim(config)
+
+
+@pytest.mark.parametrize('workdir', ['file', 'file/below'])
+def test_directory_that_cannot_be_written_is_named(tmp_path, config, workdir):
+  (tmp_path / 'file').touch()
+  with pytest.raises(OSError, match='cannot be written to') as error:
+    RunDirectory(tmp_path / workdir).claim(config)
+  assert f'--workdir={tmp_path / workdir}' in str(error.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_read_only_directory_is_named(tmp_path, config):
+  tmp_path.chmod(0o555)
+  with pytest.raises(OSError, match='Permission denied'):
+    RunDirectory(tmp_path / 'run').claim(config)
+
+
+def test_values_that_json_would_distort_are_refused(run):
+  config = ml_collections.ConfigDict({'objective': {'name': 'softmax'}})
+  config.dtype = complex(1, 2)
+  with pytest.raises(TypeError):
+    run.claim(config)
+
+
+def test_not_a_run_directory(tmp_path):
+  with pytest.raises(FileNotFoundError, match='not a run directory') as error:
+    RunDirectory(tmp_path).read_config()
+  assert str(tmp_path) in str(error.value)
+  assert '--workdir' in str(error.value)
+
+
+def test_home_is_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/reader')
+  assert RunDirectory('~/runs/x').path == pathlib.Path('/home/reader/runs/x')
+
+
+# Where results lie.
+
+
+def test_eval_paths(run):
+  assert run.eval_path('digits', 'test') == run.path / 'eval' / 'digits-test'
+
+
+def test_eval_paths_of_slices_are_plain_names_and_all_different(run):
+  splits = [
+    'train',
+    'train[:100]',
+    'train[100:]',
+    'train[-100:]',
+    'train[:-100]',
+    'train[100:200]',
+    'train[:90%]',
+  ]
+  names = [run.eval_path('digits', split).name for split in splits]
+  assert len(set(names)) == len(splits)
+  for name in names:
+    assert not set(name) & set('[]:/*? ')
+
+
+# Writing.
+
+
+def test_json_goes_out_and_comes_back(tmp_path):
+  path = tmp_path / 'x.json'
+  value = {'b': [1, 2.5, None], 'a': 'text'}
+  write_json(path, value)
+  assert read_json(path) == value
+  assert path.read_text().endswith('\n')
+  write_json(path, {'new': True})
+  assert read_json(path) == {'new': True}
+  assert [p.name for p in tmp_path.iterdir()] == ['x.json']
+
+
+def test_old_json_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
+  """A reader, or a kill, at the worst moment: just before the exchange."""
+  path = tmp_path / 'x.json'
+  write_json(path, {'old': 1})
+  replace, seen = os.replace, []
+
+  def look_then_replace(source, target):
+    seen.append((read_json(path), read_json(pathlib.Path(source))))
+    assert pathlib.Path(source).parent == path.parent  # the same file system
+    replace(source, target)
+
+  monkeypatch.setattr(os, 'replace', look_then_replace)
+  write_json(path, {'new': 2})
+  assert seen == [({'old': 1}, {'new': 2})]
+  assert read_json(path) == {'new': 2}
+
+
+def test_value_that_is_not_json_leaves_the_old_file(tmp_path):
+  path = tmp_path / 'x.json'
+  write_json(path, {'old': 1})
+  with pytest.raises(TypeError):
+    write_json(path, {'new': object()})
+  assert read_json(path) == {'old': 1}
+  assert [p.name for p in tmp_path.iterdir()] == ['x.json']

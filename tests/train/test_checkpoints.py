@@ -1,0 +1,169 @@
+"""Checkpoints: what is kept, what is restored, what damage is found."""
+
+import json
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lossbench import devices
+from lossbench.train.checkpoints import Checkpointer
+from lossbench.train.state import TrainState
+
+
+def _state(step: int) -> TrainState:
+  rng = np.random.default_rng(step)
+  params = {
+    'backbone': {'kernel': rng.normal(size=(30, 40)).astype(np.float32)},
+    'output_layer': {'bias': rng.normal(size=7).astype(np.float32)},
+  }
+  return TrainState(
+    step=jnp.asarray(step, jnp.int32),
+    params=params,
+    batch_stats={'bn': {'mean': np.full(3, step, np.float32)}},
+    opt_state=(),
+    ema={'params': params, 'batch_stats': {'bn': {'mean': np.ones(3)}}},
+  )
+
+
+def _save(directory, accuracies: dict[int, float | None], **options):
+  """Saves the steps in turn, each with its holdout accuracy or None."""
+  with Checkpointer(directory, **options) as checkpointer:
+    for step, accuracy in accuracies.items():
+      metrics = None if accuracy is None else {'top1_accuracy': accuracy}
+      checkpointer.save(
+        devices.replicate(_state(step)),
+        history=[{'step': step}],
+        metrics=metrics,
+      )
+
+
+def _data_files(directory: pathlib.Path, step: int) -> list[pathlib.Path]:
+  state = directory / f'{step:09d}' / 'state'
+  files = [p for p in state.rglob('*') if p.is_file() and p.stat().st_size]
+  return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_restores_exactly_what_was_saved(tmp_path):
+  _save(tmp_path / 'c', {3: 0.5})
+  with Checkpointer(tmp_path / 'c') as checkpointer:
+    checkpoint = checkpointer.restore_last()
+  restored = checkpoint.restore_into(_state(0))
+  jax.tree.map(np.testing.assert_array_equal, restored, _state(3))
+  assert checkpoint.step == 3
+  assert checkpoint.history == [{'step': 3}]
+  assert set(checkpoint.eval_variables) == {'params', 'batch_stats'}
+  # The moving averages are what evaluation uses, where they are kept.
+  np.testing.assert_array_equal(
+    checkpoint.eval_variables['batch_stats']['bn']['mean'], np.ones(3)
+  )
+
+
+def test_keeps_the_last_two_and_the_best_also_after_a_restart(tmp_path):
+  _save(tmp_path / 'c', {1: 0.2, 2: 0.9, 3: 0.5}, keep_last=2)
+  _save(tmp_path / 'c', {4: None, 5: 0.4, 6: None}, keep_last=2)
+  with Checkpointer(tmp_path / 'c') as checkpointer:
+    assert checkpointer.steps == [2, 5, 6]
+    assert checkpointer.best_step == 2
+
+
+def test_without_evaluations_there_is_no_best(tmp_path):
+  _save(tmp_path / 'c', {1: None, 2: None})
+  with Checkpointer(tmp_path / 'c', read_only=True) as checkpointer:
+    assert checkpointer.best_step is None
+
+
+def test_empty_directory_has_nothing_to_restore(tmp_path):
+  with Checkpointer(tmp_path / 'c') as checkpointer:
+    assert checkpointer.restore_last() is None
+
+
+def _flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(bytes(content))
+
+
+def _zero_in_array_bytes(path):
+  content = bytearray(path.read_bytes())
+  middle = len(content) // 2
+  content[middle : middle + 64] = bytes(64)
+  path.write_bytes(bytes(content))
+
+
+def _truncate(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+  'damage',
+  [_flip_a_bit, _zero_in_array_bytes, _truncate, pathlib.Path.unlink],
+  ids=['flipped bit', 'zeros', 'truncated', 'missing'],
+)
+def test_damaged_newest_is_reported_and_the_one_before_used(
+  tmp_path, damage, caplog
+):
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.1, 2: 0.2})
+  damage(_data_files(directory, 2)[0])
+  with Checkpointer(directory) as checkpointer:
+    with pytest.raises(ValueError, match='000000002 is damaged'):
+      checkpointer.restore(2)
+    checkpoint = checkpointer.restore_last()
+    assert checkpoint.step == 1
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      checkpoint.restore_into(_state(0)),
+      _state(1),
+    )
+    assert 'Using step 1 instead of the damaged step 2' in caplog.text
+    # Its step can be saved again.
+    checkpointer.save(devices.replicate(_state(2)), history=[], metrics=None)
+    checkpointer.wait()
+    assert checkpointer.restore(2).step == 2
+
+
+def test_flipped_bit_in_the_checksums_or_a_missing_item_is_damage(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.1, 2: 0.2})
+  meta = directory / f'{2:09d}' / 'meta' / 'metadata'
+  content = json.loads(meta.read_text())
+  name = next(iter(content['crc32']))
+  content['crc32'][name] ^= 1
+  meta.write_text(json.dumps(content))
+  with (
+    Checkpointer(directory, read_only=True) as checkpointer,
+    pytest.raises(ValueError, match='CRC-32'),
+  ):
+    checkpointer.restore(2)
+  shutil.rmtree(meta.parent)
+  with Checkpointer(directory, read_only=True) as checkpointer:
+    assert checkpointer.restore_last().step == 1
+
+
+def test_all_damaged_is_an_error_and_deletes_nothing(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.1, 2: 0.2})
+  for step in (1, 2):
+    _truncate(_data_files(directory, step)[0])
+  with (
+    Checkpointer(directory) as checkpointer,
+    pytest.raises(ValueError, match=r'All checkpoints in .* \[2, 1\]'),
+  ):
+    checkpointer.restore_last()
+  assert sorted(p.name for p in directory.iterdir()) == [
+    '000000001',
+    '000000002',
+  ]
+
+
+def test_debris_of_a_killed_save_is_not_a_checkpoint(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.1})
+  (directory / '000000002.orbax-checkpoint-tmp').mkdir()
+  (directory / '000000003').mkdir()  # a directory that holds nothing
+  with Checkpointer(directory) as checkpointer:
+    assert checkpointer.restore_last().step == 1

@@ -1,0 +1,205 @@
+"""The real loop on real digits with a tiny model: log, holdout, stop, resume."""
+
+import glob
+import json
+
+import jax
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
+
+from configs import digits_cnn
+from lossbench import build
+from lossbench.run_directory import RunDirectory
+from lossbench.train import loop
+from lossbench.train.checkpoints import Checkpointer
+from lossbench.train.plan import build_plan, check_config
+
+
+def tiny_config(data_dir: str, objective: str = 'sigmoid'):
+  config = digits_cnn.get_config(objective)
+  config.data_dir = data_dir
+  config.model.width = 4
+  config.batch_size = 64
+  config.num_epochs = 2.0
+  config.eval_every_epochs = 1.0
+  config.log_every_steps = 8
+  return config
+
+
+@pytest.fixture(scope='module')
+def trained(digits_dir, tmp_path_factory):
+  """A finished run: (config, workdir)."""
+  config = tiny_config(digits_dir)
+  workdir = tmp_path_factory.mktemp('runs') / 'tiny'
+  loop.train(config, workdir=str(workdir))
+  return config, workdir
+
+
+def _arrays(workdir, step=None):
+  with Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
+    return checkpointer.restore(step or checkpointer.steps[-1]).arrays
+
+
+def test_run_directory_tells_all(trained):
+  config, workdir = trained
+  assert RunDirectory(workdir).read_config().to_dict() == json.loads(
+    config.to_json()
+  )
+  about = json.loads((workdir / 'run.json').read_text())
+  assert about['objective'] == 'sigmoid'
+  assert {'lossbench_version', 'jax_version', 'command'} <= about.keys()
+  history = json.loads((workdir / 'history.json').read_text())
+  assert [record['step'] for record in history] == [20, 40]
+  assert [record['epoch'] for record in history] == [1.0, 2.0]
+  assert all(0 <= record['top1_accuracy'] <= 1 for record in history)
+
+
+def test_tensorboard_has_every_scalar(trained):
+  _, workdir = trained
+  events = event_accumulator.EventAccumulator(str(workdir)).Reload()
+  # clu's writer stores scalars as tensors.
+  tags = set(events.Tags()['tensors']) | set(events.Tags()['scalars'])
+  assert {
+    'train/loss',
+    'train/loss/sigmoid',
+    'train/top1_accuracy',
+    'train/learning_rate',
+    'train/gradient_norm',
+    'train/parameter_norm',
+    'train/logit_norm',
+    'train/images_per_sec',
+    'holdout/top1_accuracy',
+    'holdout/nll',
+    'holdout/ece',
+  } <= tags
+
+
+def test_rerunning_a_finished_run_changes_nothing(trained):
+  config, workdir = trained
+  before = _arrays(workdir)
+  loop.train(config, workdir=str(workdir))
+  jax.tree.map(np.testing.assert_array_equal, _arrays(workdir), before)
+
+
+def test_another_config_in_the_same_workdir_is_refused(trained):
+  config, workdir = trained
+  other = config.copy_and_resolve_references()
+  other.learning_rate = 0.123
+  with pytest.raises(
+    ValueError, match=r'learning_rate: 0\.1 there, 0\.123 now'
+  ):
+    loop.train(other, workdir=str(workdir))
+
+
+def test_non_finite_loss_stops_with_step_and_objective(digits_dir, tmp_path):
+  config = tiny_config(digits_dir, 'squared_error')
+  config.learning_rate = 1e25
+  config.checkpoint_every_steps = 1
+  with pytest.raises(
+    FloatingPointError,
+    match=r'loss is (inf|nan) at step \d+ with objective'
+    " 'squared_error'",
+  ):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  arrays = _arrays(tmp_path / 'run')
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(arrays['params']))
+
+
+def test_bfloat16_keeps_float32_state_and_trains_without_holdout(
+  digits_dir, tmp_path
+):
+  config = tiny_config(digits_dir)
+  config.compute_dtype = 'bfloat16'
+  config.num_holdout = 0
+  config.ema_decay = 0.0
+  config.data_on_device = False
+  config.num_epochs = 0.2
+  loop.train(config, workdir=str(tmp_path / 'run'))
+  arrays = _arrays(tmp_path / 'run')
+  assert arrays['ema'] is None
+  assert {x.dtype.name for x in jax.tree.leaves(arrays['params'])} == {
+    'float32'
+  }
+  assert not (tmp_path / 'run' / 'history.json').exists()
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'text'),
+  [
+    ('batch_size', 30, 'batch_size=30 is not a positive multiple of the 4'),
+    ('eval_batch_size', 0, 'eval_batch_size=0 is not'),
+    ('learning_rate', 0.0, 'learning_rate must be > 0'),
+    ('num_epochs', -1.0, 'num_epochs must be > 0'),
+    ('ema_decay', 1.0, r'ema_decay must be in \[0, 1\)'),
+    ('momentum', -0.1, r'momentum must be in \[0, 1\)'),
+    ('log_every_steps', 0, 'log_every_steps must be >= 1'),
+    ('weight_decay', -1.0, 'weight_decay must be >= 0'),
+  ],
+)
+def test_check_config_refuses(field, value, text):
+  config = tiny_config('')
+  config[field] = value
+  with pytest.raises(ValueError, match=text):
+    check_config(config)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'error', 'text'),
+  [
+    ('dataset', 'cifr10', ValueError, 'Unknown dataset'),
+    (
+      'num_classes',
+      11,
+      ValueError,
+      'has 10 classes, but --config.num_classes=11',
+    ),
+    ('num_holdout', 1442, ValueError, 'num_holdout must be in'),
+    ('batch_size', 1304, ValueError, 'is more than the 1300 training examples'),
+    ('schedule', 'cosin', ValueError, 'Unknown schedule'),
+    ('compute_dtype', 'float16', ValueError, 'compute_dtype must be one of'),
+  ],
+)
+def test_refused_before_anything_is_written(
+  digits_dir, tmp_path, field, value, error, text
+):
+  config = tiny_config(digits_dir)
+  config[field] = value
+  with pytest.raises(error, match=text):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_plan_turns_epochs_into_steps():
+  config = tiny_config('')
+  config.checkpoint_every_steps = 3
+  plan = build_plan(config, num_examples=1300)
+  assert (plan.steps_per_epoch, plan.num_steps, plan.eval_every) == (20, 40, 20)
+  saves = [step for step in range(1, 41) if plan.should_save(step)]
+  assert saves == sorted({*range(3, 40, 3), 20, 40})
+
+
+def test_initial_state_is_a_function_of_the_seed():
+  config = tiny_config('')
+  config.ema_decay = 0.5
+
+  def initial(seed):
+    config.seed = seed
+    return loop.initial_state(config, loop.build_step_hparams(config))
+
+  first, again, other = initial(1), initial(1), initial(2)
+  jax.tree.map(np.testing.assert_array_equal, first, again)
+  kernel = first.params['output_layer']['kernel']
+  assert not np.array_equal(kernel, other.params['output_layer']['kernel'])
+  bias = first.params['output_layer']['bias']
+  np.testing.assert_allclose(bias, -np.log(10), rtol=1e-6)
+  jax.tree.map(np.testing.assert_array_equal, first.ema['params'], first.params)
+  assert build.build_objective(config).name == 'sigmoid'
+
+
+def test_profile_writes_a_trace(digits_dir, tmp_path):
+  config = tiny_config(digits_dir)
+  config.profile_steps = 2
+  config.num_epochs = 0.8
+  loop.train(config, workdir=str(tmp_path / 'run'))
+  assert glob.glob(f'{tmp_path}/run/**/*.xplane.pb', recursive=True)

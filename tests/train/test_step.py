@@ -1,0 +1,209 @@
+"""The pmapped step against the same update written out by hand."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import jax_utils
+
+from lossbench import devices
+from lossbench.models import Classifier
+from lossbench.models.digits_cnn import DigitsCnn
+from lossbench.objectives import create_objective
+from lossbench.train.state import StepHparams, create_state, decayed
+from lossbench.train.step import create_train_step
+
+NUM_CLASSES = 3
+NUM_FEATURES = 5
+
+
+class Flatten(nn.Module):
+  """The simplest backbone: the pixels are the features."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    return {'features': images.reshape(images.shape[0], -1)}
+
+
+def _hparams(spec='softmax', objective_hparams=None, **changes):
+  values = dict(
+    objective=create_objective(spec, objective_hparams),
+    learning_rate=0.5,
+    momentum=0.9,
+    weight_decay=0.01,
+    ema_decay=0.75,
+    seed=np.uint32(0),
+  )
+  return StepHparams(**{**values, **changes})
+
+
+def _input_fn(batch, data, key, positions):
+  return batch['image'], batch['label']
+
+
+def _batch(num_devices, *, seed=0, shape=(1, NUM_FEATURES, 1)):
+  rng = np.random.default_rng(seed)
+  images = rng.normal(size=(8, *shape)).astype(np.float32)
+  labels = rng.integers(0, NUM_CLASSES, 8).astype(np.int32)
+  flat = {'image': images, 'label': labels}
+  return flat, {
+    name: value.reshape(num_devices, -1, *value.shape[1:])
+    for name, value in flat.items()
+  }
+
+
+def _state(backbone, hparams, image_shape, *, keep_ema=True):
+  model = Classifier(
+    backbone, hparams.objective.output_layer(num_classes=NUM_CLASSES)
+  )
+  variables = model.init(
+    jax.random.key(1), jnp.zeros((1, *image_shape)), train=False
+  )
+  mask = decayed(variables['params'], batch_norm=False)
+  return create_state(variables, hparams=hparams, mask=mask, keep_ema=keep_ema)
+
+
+def _step_fn(backbone, **changes):
+  return create_train_step(
+    backbone,
+    num_classes=NUM_CLASSES,
+    **{
+      'input_fn': _input_fn,
+      'schedule_fn': lambda step: jnp.ones(()),
+      'decay_batch_norm': False,
+      **changes,
+    },
+  )
+
+
+def test_step_is_nesterov_sgd_with_l2_on_the_global_batch():
+  hparams = _hparams(
+    'softmax+extra_final_layer_l2',
+    {'extra_final_layer_l2': {'lambda_final': 0.1}},
+  )
+  state = _state(Flatten(), hparams, (1, NUM_FEATURES, 1))
+  layer = jax.device_get(state.params)['output_layer']
+  kernel = layer['kernel'].astype(np.float64)
+  bias = layer['bias'].astype(np.float64)
+  momentum = [np.zeros_like(kernel), np.zeros_like(bias)]
+  averages = [kernel.copy(), bias.copy()]
+  step_fn = _step_fn(Flatten())
+  replicated = devices.replicate(state)
+  for seed in range(3):
+    flat, sharded = _batch(4, seed=seed)
+    replicated, metrics = step_fn(replicated, sharded, None, hparams)
+
+    # The same in float64 NumPy: softmax gradient, L2 on the kernel only.
+    features = flat['image'].reshape(8, -1).astype(np.float64)
+    targets = np.eye(NUM_CLASSES)[flat['label']]
+    logits = features @ kernel + bias
+    probs = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    loss = -np.log((probs * targets).sum(1)).mean()
+    loss += 0.05 * (kernel**2).sum()
+    gradients = [
+      features.T @ (probs - targets) / 8 + 0.1 * kernel,
+      (probs - targets).mean(0),
+    ]
+    np.testing.assert_allclose(metrics['loss'][0], loss, rtol=1e-5)
+    np.testing.assert_allclose(
+      metrics['gradient_norm'][0],
+      np.sqrt(sum((g**2).sum() for g in gradients)),
+      rtol=1e-5,
+    )
+    gradients[0] += 0.01 * kernel
+    for index, value in enumerate([kernel, bias]):
+      momentum[index] = 0.9 * momentum[index] + gradients[index]
+      value -= 0.5 * (gradients[index] + 0.9 * momentum[index])
+      averages[index] = 0.75 * averages[index] + 0.25 * value
+  state = jax.device_get(jax_utils.unreplicate(replicated))
+  assert state.step == 3
+  found = state.params['output_layer']
+  np.testing.assert_allclose(found['kernel'], kernel, rtol=1e-4, atol=1e-6)
+  np.testing.assert_allclose(found['bias'], bias, rtol=1e-4, atol=1e-6)
+  ema = state.ema['params']['output_layer']
+  np.testing.assert_allclose(ema['kernel'], averages[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope='module')
+def cnn_step():
+  """A compiled step of the real model, and how often it was traced."""
+  traces = []
+
+  def counting_input_fn(batch, data, key, positions):
+    traces.append(positions)
+    return _input_fn(batch, data, key, positions)
+
+  return _step_fn(DigitsCnn(width=4), input_fn=counting_input_fn), traces
+
+
+def _cnn_state(hparams):
+  return devices.replicate(_state(DigitsCnn(width=4), hparams, (8, 8, 1)))
+
+
+DROPOUT = ('sigmoid+dropout', {'dropout': {'keep_prob': 0.5}})
+
+
+def test_replicas_stay_bit_identical_and_statistics_are_averaged(cnn_step):
+  step_fn, _ = cnn_step
+  hparams = _hparams(*DROPOUT)
+  state = _cnn_state(hparams)
+  for seed in range(2):
+    _, sharded = _batch(4, seed=seed, shape=(8, 8, 1))
+    state, metrics = step_fn(state, sharded, None, hparams)
+  for leaf in jax.tree.leaves(jax.device_get((state, metrics))):
+    assert all((copy == leaf[0]).all() for copy in leaf)
+  statistics = jax.device_get(state.batch_stats)['backbone']['bn1']['mean']
+  assert np.abs(statistics).max() > 0
+
+
+def test_hyperparameters_are_data_not_constants(cnn_step):
+  step_fn, traces = cnn_step
+  results = []
+  for learning_rate, keep_prob in [(0.1, 0.5), (0.2, 0.5), (0.1, 0.9)]:
+    hparams = _hparams(
+      'sigmoid+dropout',
+      {'dropout': {'keep_prob': keep_prob}},
+      learning_rate=learning_rate,
+    )
+    _, sharded = _batch(4, shape=(8, 8, 1))
+    state, _ = step_fn(_cnn_state(hparams), sharded, None, hparams)
+    results.append(np.asarray(state.params['output_layer']['kernel'][0]))
+  assert len(traces) == 1
+  assert not np.allclose(results[0], results[1])
+  assert not np.allclose(results[0], results[2])
+
+
+def test_same_seed_same_bits_other_seed_other_dropout(cnn_step):
+  step_fn, _ = cnn_step
+
+  def kernel(seed):
+    hparams = _hparams(*DROPOUT, seed=np.uint32(seed))
+    _, sharded = _batch(4, shape=(8, 8, 1))
+    state, _ = step_fn(_cnn_state(hparams), sharded, None, hparams)
+    return np.asarray(state.params['output_layer']['kernel'][0])
+
+  np.testing.assert_array_equal(kernel(1), kernel(1))
+  assert not np.array_equal(kernel(1), kernel(2))
+
+
+def test_loss_is_reported_with_its_parts(cnn_step):
+  hparams = _hparams('softmax+logit_penalty', {'logit_penalty': {'beta': 0.25}})
+  _, sharded = _batch(4)
+  state = devices.replicate(
+    _state(Flatten(), hparams, (1, NUM_FEATURES, 1), keep_ema=False)
+  )
+  state, metrics = _step_fn(Flatten())(state, sharded, None, hparams)
+  assert state.ema is None
+  np.testing.assert_allclose(
+    metrics['loss'],
+    metrics['loss/softmax'] + metrics['loss/logit_penalty'],
+    rtol=1e-6,
+  )
+  assert {
+    'top1_accuracy',
+    'learning_rate',
+    'gradient_norm',
+    'parameter_norm',
+    'logit_norm',
+  } <= metrics.keys()
