@@ -1,0 +1,124 @@
+"""Who may import what, and nobody asks for an objective by name."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGE = ROOT / 'lossbench'
+CORE = ('objectives', 'models', 'metrics')
+# What the core may import besides itself and the standard library.
+CORE_LIBRARIES = {'flax', 'jax', 'jaxtyping', 'numpy', 'optax', 'scipy'}
+
+
+def _modules(*folders):
+  return sorted(
+    path for folder in folders for path in (PACKAGE / folder).rglob('*.py')
+  )
+
+
+def _imports(path) -> set[str]:
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return names
+
+
+def _relative(path):
+  return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize('path', _modules(*CORE), ids=_relative)
+def test_core_imports_only_the_core(path):
+  for name in _imports(path):
+    library = name.split('.')[0]
+    if library == 'lossbench':
+      assert name.split('.')[1] in CORE, name
+    else:
+      assert library in CORE_LIBRARIES | sys.stdlib_module_names, name
+
+
+@pytest.mark.parametrize('path', _modules('data', 'train'), ids=_relative)
+def test_nothing_below_imports_a_binary(path):
+  binaries = {'evaluate', 'compare', 'transfer', 'study', 'tune', 'report'}
+  used = {n.split('.')[1] for n in _imports(path) if n.startswith('lossbench.')}
+  assert not used & binaries
+
+
+def test_nobody_asks_for_an_objective_by_name():
+  from lossbench.objectives import known_parts
+
+  for path in _modules('.'):
+    if path.name == 'registry.py':
+      continue
+    for node in ast.walk(ast.parse(path.read_text())):
+      if isinstance(node, ast.Compare):
+        constants = {
+          c.value for c in ast.walk(node) if isinstance(c, ast.Constant)
+        }
+        asked = constants & set(known_parts())
+        assert not asked, f'{path}:{node.lineno} compares with {asked}'
+
+
+def test_core_trains_a_step_without_tensorflow():
+  """On machines that have only jax, flax, optax and numpy."""
+  program = """
+import sys
+
+BLOCKED = ('tensorflow', 'tensorflow_datasets', 'clu', 'ml_collections')
+
+class Blocker:
+  def find_spec(self, name, path=None, target=None):
+    if name.split('.')[0] in BLOCKED:
+      raise ImportError(f'{name} is blocked')
+
+sys.meta_path.insert(0, Blocker())
+import jax, jax.numpy as jnp, numpy as np
+from lossbench import devices
+from lossbench.data import device_augment, device_data
+from lossbench.metrics import accuracy, calibration, class_separation, sparsity
+from lossbench.models import Classifier, create_backbone
+from lossbench.objectives import create_objective
+from lossbench.train import schedules, state, step
+
+backbone = create_backbone('digits_cnn', image_size=8, width=2)
+hparams = state.StepHparams(
+  create_objective('sigmoid'), 0.1, 0.9, 1e-4, 0.9, np.uint32(0)
+)
+model = Classifier(backbone, hparams.objective.output_layer(num_classes=3))
+images = np.ones((4, 8, 8, 1), np.float32)
+variables = model.init(jax.random.key(0), images, train=False)
+mask = state.decayed(variables['params'], batch_norm=False)
+initial = state.create_state(
+  variables, hparams=hparams, mask=mask, keep_ema=True
+)
+train_step = step.create_train_step(
+  backbone,
+  num_classes=3,
+  input_fn=lambda batch, data, key, positions: (batch['image'], batch['label']),
+  schedule_fn=schedules.create_schedule(
+    'cosine', num_epochs=2, steps_per_epoch=3
+  ),
+  decay_batch_norm=False,
+)
+batch = {'image': images, 'label': np.zeros(4, np.int32)}
+_, metrics = train_step(
+  devices.replicate(initial), devices.shard(batch), None, hparams
+)
+print('loss', float(metrics['loss'].addressable_data(0).reshape(())))
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert result.stdout.startswith('loss ')

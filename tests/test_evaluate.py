@@ -1,0 +1,202 @@
+"""The evaluate binary on a real run: numbers, invariance, files, refusals."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from scipy import special
+
+from configs import digits_cnn
+from lossbench import build
+from lossbench.data import datasets, pipeline, preprocess
+from lossbench.evaluate import evaluate, load_checkpoint
+from lossbench.metrics.class_separation import class_separation
+from lossbench.run_directory import RunDirectory
+from lossbench.train import loop
+
+# Sigmoid probabilities are no softmax of the logits, so an evaluator that
+# ignored the objective would be caught.
+OBJECTIVE = 'sigmoid'
+
+
+@pytest.fixture(scope='module')
+def run(digits_dir, tmp_path_factory):
+  """A run directory after two epochs of a tiny model."""
+  config = digits_cnn.get_config(OBJECTIVE)
+  config.data_dir = digits_dir
+  config.model.width = 4
+  config.batch_size = 64
+  config.num_epochs = 2.0
+  config.eval_every_epochs = 1.0
+  workdir = tmp_path_factory.mktemp('runs') / 'tiny'
+  loop.train(config, workdir=str(workdir))
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def records(run):
+  return {(r.name, r.endpoint): r for r in evaluate(workdir=str(run))}
+
+
+def _predictions(run, split='test'):
+  return dict(np.load(run / 'eval' / f'digits-{split}' / 'predictions.npz'))
+
+
+def _values(run, split='test'):
+  path = run / 'eval' / f'digits-{split}' / 'metrics.json'
+  return {
+    (m['name'], m['endpoint']): m['value']
+    for m in json.loads(path.read_text())['metrics']
+  }
+
+
+def test_predictions_cover_the_split_once(run, records):
+  predictions = _predictions(run)
+  assert predictions['logits'].shape == (355, 10)
+  assert len(set(predictions['id'])) == 355
+  assert list(predictions['id']) == sorted(predictions['id'])
+
+
+def test_metrics_follow_from_the_predictions(run, records):
+  """Against naive float64 formulas on the stored logits."""
+  predictions = _predictions(run)
+  logits = predictions['logits'].astype(np.float64)
+  labels = predictions['label']
+  rows = np.arange(len(labels))
+  probs = special.expit(logits)
+  probs /= probs.sum(1, keepdims=True)
+  ranks = (logits > logits[rows, labels][:, None]).sum(1)
+  expected = {
+    'top1_accuracy': np.mean(ranks < 1),
+    'top5_accuracy': np.mean(ranks < 5),
+    'nll': -np.log(probs[rows, labels]).mean(),
+  }
+  confidence, correct = probs.max(1), logits.argmax(1) == labels
+  bins = np.ceil(confidence * 15).astype(int)
+  expected['ece'] = sum(
+    abs(correct[bins == b].mean() - confidence[bins == b].mean())
+    * np.mean(bins == b)
+    for b in set(bins)
+  )
+  temperature = records['temperature', None].value
+  tempered = special.log_softmax(np.log(probs) / temperature, axis=1)
+  expected['tempered_nll'] = -tempered[rows, labels].mean()
+  for name, value in expected.items():
+    assert records[name, None].value == pytest.approx(value, rel=1e-4), name
+  assert expected['tempered_nll'] <= expected['nll']
+
+
+def test_representations_follow_from_the_features(run, records, digits_dir):
+  config = RunDirectory(run).read_config()
+  checkpoint = load_checkpoint(RunDirectory(run), 'best')
+  builder = datasets.open_dataset('digits', data_dir=digits_dir)
+  images, labels = pipeline.load_split(
+    builder, split='test', image_fn=preprocess.build_eval_image_fn(config)
+  )
+  classifier = build.build_classifier(config, build.build_objective(config))
+  endpoints = jax.jit(lambda v, x: classifier.apply(v, x, train=False))(
+    checkpoint.eval_variables, build.build_normalize_fn(config)(images)
+  )
+  assert [e for n, e in records if n == 'class_separation'] == [
+    'block1',
+    'block2',
+    'block3',
+    'features',
+    'logits',
+  ]
+  for name in ('block2', 'features'):
+    values = np.asarray(endpoints[name])
+    axes = tuple(range(1, values.ndim - 1))
+    assert records['class_separation', name].value == pytest.approx(
+      float(class_separation(values.mean(axes), labels)), abs=1e-5
+    )
+    assert records['nonzero_fraction', name].value == pytest.approx(
+      np.mean(values != 0), abs=1e-4
+    )
+  np.testing.assert_allclose(
+    np.sort(_predictions(run)['logits'], axis=0),
+    np.sort(np.asarray(endpoints['logits']), axis=0),
+    atol=1e-4,
+  )
+
+
+def test_same_numbers_on_one_device_and_with_another_batch_size(
+  run, records, root
+):
+  expected = _values(run)
+  logits = _predictions(run)['logits']
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'lossbench.evaluate',
+      f'--workdir={run}',
+      '--batch_size=100',
+    ],
+    cwd=root,
+    env={**os.environ, 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'top1_accuracy' in result.stdout
+  found = _values(run)
+  assert found.keys() == expected.keys()
+  for key, value in expected.items():
+    assert found[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+  np.testing.assert_allclose(_predictions(run)['logits'], logits, atol=1e-4)
+
+
+def test_other_steps_and_splits(run):
+  records = evaluate(workdir=str(run), step='last', split='holdout')
+  assert records[0].n == 142
+  assert (run / 'eval' / 'digits-holdout' / 'metrics.json').exists()
+  history = json.loads((run / 'history.json').read_text())
+  by_name = {r.name: r.value for r in records if r.endpoint is None}
+  assert by_name['top1_accuracy'] == pytest.approx(history[-1]['top1_accuracy'])
+  assert by_name['nll'] == pytest.approx(history[-1]['nll'], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'error', 'text'),
+  [
+    (
+      {'step': '7'},
+      FileNotFoundError,
+      'no checkpoint of step 7. It has: 20, 40',
+    ),
+    ({'step': 'newest'}, ValueError, "'best', 'last' or a number"),
+    ({'split': 'validation'}, ValueError, "has no split 'validation'"),
+    ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
+  ],
+)
+def test_refusals(run, arguments, error, text):
+  with pytest.raises(error, match=text):
+    evaluate(workdir=str(run), **arguments)
+
+
+def test_directories_without_runs_or_checkpoints(tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a run directory'):
+    evaluate(workdir=str(tmp_path))
+  RunDirectory(tmp_path).claim(digits_cnn.get_config())
+  with pytest.raises(FileNotFoundError, match='has no checkpoints'):
+    evaluate(workdir=str(tmp_path))
+
+
+def test_labels_outside_the_classes_are_named(run, digits_dir, monkeypatch):
+  read = pipeline.eval_batches
+
+  def with_bad_label(*args, **kwargs):
+    for batch in read(*args, **kwargs):
+      labels = batch['label'].copy()
+      labels[2] = 10
+      yield {**batch, 'label': labels}
+
+  monkeypatch.setattr(pipeline, 'eval_batches', with_bad_label)
+  with pytest.raises(ValueError, match=r'has label 10, outside \[0, 10\)'):
+    evaluate(workdir=str(run))
