@@ -17,17 +17,17 @@ def configure():
   The libraries' own information (Orbax prints a page for every save) appears
   with --verbosity=1.
   """
+  if flags.FLAGS.verbosity <= 0:
+    # Warnings too: Orbax warns of what it was asked to do.
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    for name in ('tensorflow', 'jax'):
+      logging.getLogger(name).setLevel(logging.ERROR)
   handler = logging.StreamHandler(sys.stderr)
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   LOGGER.handlers = [handler]
   LOGGER.propagate = False
   first = jax.process_index() == 0
   LOGGER.setLevel(logging.INFO if first else logging.WARNING)
-  if flags.FLAGS.verbosity > 0:
-    return
-  absl_logging.set_verbosity(absl_logging.WARNING)
-  for name in ('tensorflow', 'jax'):
-    logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
