@@ -8,22 +8,7 @@ import pytest
 from lossbench.models.all_cnn_c import AllCnnC
 
 
-def trace(model, *, image_size, batch_size=2):
-  """Names in forward order, and shapes of endpoints and variables."""
-  names = []
-
-  def forward(key, images):
-    endpoints, variables = model.init_with_output(key, images, train=True)
-    names.extend(endpoints)
-    return endpoints, variables
-
-  images = jax.ShapeDtypeStruct(
-    (batch_size, image_size, image_size, 3), jnp.float32
-  )
-  return names, *jax.eval_shape(forward, jax.random.key(0), images)
-
-
-def test_parameter_count():
+def test_parameter_count(trace):
   _, endpoints, variables = trace(AllCnnC(), image_size=32)
   num_backbone = sum(x.size for x in jax.tree.leaves(variables['params']))
   num_features = endpoints['features'].shape[-1]
@@ -37,7 +22,7 @@ def test_parameter_count():
   assert num_params == kernels + 2 * channels + 1930 == 1_370_986
 
 
-def test_endpoints_at_32():
+def test_endpoints_at_32(trace):
   names, endpoints, variables = trace(AllCnnC(), image_size=32)
   assert set(variables) == {'params', 'batch_stats'}
   expected = {
@@ -55,14 +40,14 @@ def test_endpoints_at_32():
   assert {name: x.shape for name, x in endpoints.items()} == expected
 
 
-def test_width_multiplier():
+def test_width_multiplier(trace):
   _, endpoints, _ = trace(AllCnnC(width_multiplier=0.25), image_size=32)
   assert endpoints['conv3'].shape == (2, 16, 16, 24)
   assert endpoints['features'].shape == (2, 48)
 
 
 @pytest.mark.parametrize('train', [False, True])
-def test_forward_agrees_with_plain_convolutions(train):
+def test_forward_agrees_with_plain_convolutions(trace, train):
   model = AllCnnC(width_multiplier=1 / 24)
   rng = np.random.default_rng(0)
   images = rng.standard_normal((8, 12, 12, 3)).astype(np.float32)
@@ -111,14 +96,14 @@ def test_forward_agrees_with_plain_convolutions(train):
   )
 
 
-def test_bfloat16_is_for_the_computation_only():
+def test_bfloat16_is_for_the_computation_only(trace):
   _, endpoints, variables = trace(AllCnnC(dtype=jnp.bfloat16), image_size=32)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
   assert endpoints.pop('features').dtype == jnp.float32
   assert all(x.dtype == jnp.bfloat16 for x in endpoints.values())
 
 
-def test_smallest_images_leave_one_pixel():
+def test_smallest_images_leave_one_pixel(trace):
   _, endpoints, _ = trace(AllCnnC(), image_size=AllCnnC.min_image_size)
   assert endpoints['conv8'].shape == (2, 1, 1, 192)
 

@@ -9,22 +9,7 @@ import pytest
 from lossbench.models.inception_v3 import InceptionV3
 
 
-def trace(model, *, image_size, batch_size=2):
-  """Names in forward order, and shapes of endpoints and variables."""
-  names = []
-
-  def forward(key, images):
-    endpoints, variables = model.init_with_output(key, images, train=True)
-    names.extend(endpoints)
-    return endpoints, variables
-
-  images = jax.ShapeDtypeStruct(
-    (batch_size, image_size, image_size, 3), jnp.float32
-  )
-  return names, *jax.eval_shape(forward, jax.random.key(0), images)
-
-
-def test_parameter_count_is_the_published_one():
+def test_parameter_count_is_the_published_one(trace):
   _, endpoints, variables = trace(InceptionV3(), image_size=299)
   num_backbone = sum(x.size for x in jax.tree.leaves(variables['params']))
   num_features = endpoints['features'].shape[-1]
@@ -40,7 +25,7 @@ def test_parameter_count_is_the_published_one():
   assert num_params == 23_817_352 + moments // 2
 
 
-def test_endpoints_at_299():
+def test_endpoints_at_299(trace):
   names, endpoints, variables = trace(InceptionV3(), image_size=299)
   assert set(variables) == {'params', 'batch_stats'}
   # The comments of tf_slim/nets/inception_v3.py.
@@ -62,7 +47,7 @@ def test_endpoints_at_299():
   assert {name: x.shape for name, x in endpoints.items()} == expected
 
 
-def test_forward_agrees_with_torchvision():
+def test_forward_agrees_with_torchvision(trace):
   """Eval mode, against torchvision 0.29.2's inception_v3 in float64.
 
   Every variable was drawn as below, from a seed that is its name, and copied
@@ -113,7 +98,7 @@ def test_forward_agrees_with_torchvision():
   )
 
 
-def test_bfloat16_is_for_the_computation_only():
+def test_bfloat16_is_for_the_computation_only(trace):
   _, endpoints, variables = trace(
     InceptionV3(dtype=jnp.bfloat16), image_size=75
   )
@@ -122,7 +107,7 @@ def test_bfloat16_is_for_the_computation_only():
   assert all(x.dtype == jnp.bfloat16 for x in endpoints.values())
 
 
-def test_smallest_images_leave_one_pixel():
+def test_smallest_images_leave_one_pixel(trace):
   _, endpoints, _ = trace(InceptionV3(), image_size=InceptionV3.min_image_size)
   assert endpoints['mixed_7c'].shape == (2, 1, 1, 2048)
 

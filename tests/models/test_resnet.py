@@ -11,21 +11,6 @@ from lossbench.models.resnet import ResNet
 STAGE_SIZES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
 
-def trace(model, *, image_size, batch_size=2):
-  """Names in forward order, and shapes of endpoints and variables."""
-  names = []
-
-  def forward(key, images):
-    endpoints, variables = model.init_with_output(key, images, train=True)
-    names.extend(endpoints)
-    return endpoints, variables
-
-  images = jax.ShapeDtypeStruct(
-    (batch_size, image_size, image_size, 3), jnp.float32
-  )
-  return names, *jax.eval_shape(forward, jax.random.key(0), images)
-
-
 # The `num_params` of torchvision's weights, docs.pytorch.org/vision/stable/
 # models.html; they include the output layer of 1000 classes.
 @pytest.mark.parametrize(
@@ -38,7 +23,7 @@ def trace(model, *, image_size, batch_size=2):
     (152, 60_192_808),
   ],
 )
-def test_parameter_count_is_the_published_one(depth, num_params):
+def test_parameter_count_is_the_published_one(trace, depth, num_params):
   _, endpoints, variables = trace(ResNet(depth), image_size=224)
   num_backbone = sum(x.size for x in jax.tree.leaves(variables['params']))
   num_features = endpoints['features'].shape[-1]
@@ -46,7 +31,7 @@ def test_parameter_count_is_the_published_one(depth, num_params):
 
 
 @pytest.mark.parametrize(('depth', 'expansion'), [(18, 1), (50, 4), (101, 4)])
-def test_endpoints_at_224(depth, expansion):
+def test_endpoints_at_224(trace, depth, expansion):
   names, endpoints, variables = trace(ResNet(depth), image_size=224)
   assert set(variables) == {'params', 'batch_stats'}
   expected = {
@@ -92,7 +77,7 @@ def test_kernels_start_with_variance_one_over_fan_in():
   assert np.abs(kernel).max() < 2.3 / np.sqrt(9 * 512)
 
 
-def test_bfloat16_is_for_the_computation_only():
+def test_bfloat16_is_for_the_computation_only(trace):
   _, endpoints, variables = trace(
     ResNet(50, width=4, dtype=jnp.bfloat16), image_size=32
   )
@@ -112,7 +97,7 @@ def test_too_small_images_are_named(height, width):
     )
 
 
-def test_unknown_depth_lists_the_known():
+def test_unknown_depth_lists_the_known(trace):
   with pytest.raises(
     ValueError, match=r'depth 51\. Known: 18, 34, 50, 101, 152'
   ):
@@ -181,7 +166,7 @@ class NaiveResNet:
     return endpoints
 
 
-def random_variables(model, rng):
+def random_variables(trace, model, rng):
   """Like the model's variables; everything random, no scale is 0."""
   _, _, shapes = trace(model, image_size=64)
 
@@ -199,7 +184,7 @@ def random_variables(model, rng):
   return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-def test_blocks_start_as_the_identity():
+def test_blocks_start_as_the_identity(trace):
   model = ResNet(50, width=4)
   rng = np.random.default_rng(0)
   images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
@@ -209,7 +194,7 @@ def test_blocks_start_as_the_identity():
     params = flatten_dict(model.init(key, images, train=False)['params'])
     return {path: x for path, x in params.items() if path[-1] != 'kernel'}
 
-  variables = random_variables(model, rng)
+  variables = random_variables(trace, model, rng)
   params = flatten_dict(variables['params'])
   params |= init_batch_norm(jax.random.key(0))
   variables['params'] = unflatten_dict(params)
@@ -229,10 +214,12 @@ def test_blocks_start_as_the_identity():
   # Statistics of 8 values at the end of training mode magnify the rounding.
   [(18, False, 1e-5), (50, False, 1e-5), (50, True, 1e-3)],
 )
-def test_forward_agrees_with_a_naive_implementation(depth, train, tolerance):
+def test_forward_agrees_with_a_naive_implementation(
+  trace, depth, train, tolerance
+):
   rng = np.random.default_rng(0)
   model = ResNet(depth, width=16)
-  variables = random_variables(model, rng)
+  variables = random_variables(trace, model, rng)
   images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
   endpoints, updates = jax.jit(
     lambda variables, images: model.apply(

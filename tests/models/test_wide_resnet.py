@@ -8,22 +8,7 @@ import pytest
 from lossbench.models.wide_resnet import WideResNet
 
 
-def trace(model, *, image_size, batch_size=2):
-  """Names in forward order, and shapes of endpoints and variables."""
-  names = []
-
-  def forward(key, images):
-    endpoints, variables = model.init_with_output(key, images, train=True)
-    names.extend(endpoints)
-    return endpoints, variables
-
-  images = jax.ShapeDtypeStruct(
-    (batch_size, image_size, image_size, 3), jnp.float32
-  )
-  return names, *jax.eval_shape(forward, jax.random.key(0), images)
-
-
-def count_params(model, *, num_classes):
+def count_params(trace, model, *, num_classes):
   _, endpoints, variables = trace(model, image_size=32)
   num_backbone = sum(x.size for x in jax.tree.leaves(variables['params']))
   return num_backbone + (endpoints['features'].shape[-1] + 1) * num_classes
@@ -36,11 +21,13 @@ def count_params(model, *, num_classes):
   ('depth', 'width', 'num_params'),
   [(28, 10, 36_479_194), (16, 10, 17_116_634), (40, 8, 35_748_314)],
 )
-def test_parameter_count_is_the_published_one(depth, width, num_params):
-  assert count_params(WideResNet(depth, width), num_classes=10) == num_params
+def test_parameter_count_is_the_published_one(trace, depth, width, num_params):
+  assert (
+    count_params(trace, WideResNet(depth, width), num_classes=10) == num_params
+  )
 
 
-def test_parameter_count_of_the_paper_s_model():
+def test_parameter_count_of_the_paper_s_model(trace):
   # WRN-16-8, 11.0 M in table 4 of Zagoruyko & Komodakis, with 100 classes.
   stem = 9 * 3 * 16
   stage1 = 9 * (16 * 128 + 3 * 128 * 128) + 16 * 128
@@ -49,10 +36,12 @@ def test_parameter_count_of_the_paper_s_model():
   batch_norm = 2 * (16 + 4 * (128 + 256 + 512))
   output_layer = 512 * 100 + 100
   by_hand = stem + stage1 + stage2 + stage3 + batch_norm + output_layer
-  assert count_params(WideResNet(), num_classes=100) == by_hand == 11_007_540
+  assert (
+    count_params(trace, WideResNet(), num_classes=100) == by_hand == 11_007_540
+  )
 
 
-def test_endpoints_at_32():
+def test_endpoints_at_32(trace):
   names, endpoints, variables = trace(WideResNet(), image_size=32)
   assert set(variables) == {'params', 'batch_stats'}
   expected = {
@@ -69,7 +58,7 @@ def test_endpoints_at_32():
 
 
 @pytest.mark.parametrize('train', [False, True])
-def test_forward_agrees_with_the_authors_order_of_layers(train):
+def test_forward_agrees_with_the_authors_order_of_layers(trace, train):
   """BN-ReLU first in each block, shared with the shortcut where it projects."""
   model = WideResNet(16, 1)
   rng = np.random.default_rng(0)
@@ -146,7 +135,7 @@ def test_kernels_start_as_he_normal_by_fan_out():
   assert np.var(kernel) == pytest.approx(2 / (9 * 512), rel=0.01)
 
 
-def test_bfloat16_is_for_the_computation_only():
+def test_bfloat16_is_for_the_computation_only(trace):
   _, endpoints, variables = trace(WideResNet(dtype=jnp.bfloat16), image_size=32)
   assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(variables))
   assert endpoints.pop('features').dtype == jnp.float32
@@ -165,6 +154,6 @@ def test_too_small_images_are_named(height, width):
 
 
 @pytest.mark.parametrize('depth', [4, 15, 17])
-def test_impossible_depth_says_which_are_possible(depth):
+def test_impossible_depth_says_which_are_possible(trace, depth):
   with pytest.raises(ValueError, match=f'6 [*] n [+] 4 .*got {depth}'):
     trace(WideResNet(depth), image_size=32)
