@@ -58,6 +58,8 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.crop_padding = 0
   # Horizontal flips with probability 1/2.
   config.random_flip = False
+  # Mixup with m ~ Beta(alpha, alpha) on the devices; 0 = none.
+  config.mixup_alpha = 0.0
   # Per-channel mean and standard deviation of pixels in [0, 1].
   config.pixel_mean = (0.5,)
   config.pixel_std = (0.5,)
@@ -72,13 +74,21 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Optimisation. Batch sizes are global, over all devices and processes.
   config.batch_size = 128
   config.num_epochs = 10.0
+  # A device works its part of the batch off in this many pieces, so that a
+  # large batch fits on few devices.
+  config.accumulation_steps = 1
   config.learning_rate = 0.1
+  # If not 0, the learning rate is meant for this batch size and is multiplied
+  # by batch_size / learning_rate_batch_size.
+  config.learning_rate_batch_size = 0
   config.schedule = 'cosine'  # 'constant', 'cosine' or 'exponential'
   config.warmup_epochs = 0.0
   config.decay_per_epoch = 1.0  # of the exponential schedule
   config.momentum = 0.9
   # Coefficient of L2: its gradient is weight_decay * w.
   config.weight_decay = 1e-4
+  # The coefficient is weight_decay / learning_rate, the paper's lambda / eta.
+  config.divide_weight_decay_by_learning_rate = False
   # L2 on batch normalisation's scale and bias too.
   config.decay_batch_norm = False
   # Decay of the moving averages of parameters and batch statistics that
@@ -98,16 +108,23 @@ def get_default_config() -> ml_collections.ConfigDict:
 
 
 def set_objective(
-  config: ml_collections.ConfigDict, objective: str, table: dict
+  config: ml_collections.ConfigDict,
+  objective: str,
+  table: dict,
+  *,
+  augmentations: dict | None = None,
 ) -> ml_collections.ConfigDict:
   """Writes an objective and its published hyperparameters into a config.
 
   Args:
     config: to be changed.
-    objective: parts joined by '+', e.g. 'sigmoid+dropout'.
+    objective: parts joined by '+', e.g. 'sigmoid+dropout', and possibly
+      augmentations: 'sigmoid+mixup'.
     table: part -> its hyperparameters in this recipe, and possibly
       learning_rate and weight_decay. Of several parts, the first that the
       table gives a learning rate or weight decay sets it.
+    augmentations: what else may stand in the string -> the fields that it
+      sets, e.g. {'mixup': {'mixup_alpha': 0.2}}.
 
   Returns:
     The same config.
@@ -116,9 +133,17 @@ def set_objective(
     ValueError: if the objective is refused, or neither the table nor
       `COMMON_HPARAMS` has a hyperparameter of a part.
   """
+  augmentations = augmentations or {}
+  words = objective.split('+')
+  for word in words:
+    if word in augmentations and words.count(word) > 1:
+      raise ValueError(f'{objective!r} is refused: {word!r} is named twice.')
+    config.update(augmentations.get(word, {}))
+  names = [word for word in words if word not in augmentations] or ['softmax']
+  objective = '+'.join(names)
   config.objective = ml_collections.ConfigDict({'name': objective})
   recipe_fields = {}
-  for name in objective.split('+'):
+  for name in names:
     part = get_part(name)
     published = {**COMMON_HPARAMS.get(name, {}), **table.get(name, {})}
     cosine = table.get('cosine_softmax', {})

@@ -173,7 +173,8 @@ def write_results(
 def print_table(title: str, records: list[Record]):
   """Prints measures of predictions, then those of the endpoints."""
   output = rich_console.Console()
-  table = rich_table.Table(title=title, title_justify='left')
+  output.print(title, style='bold', highlight=False)
+  table = rich_table.Table()
   for column, justify in [
     ('metric', 'left'),
     ('value', 'right'),

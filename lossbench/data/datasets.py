@@ -23,15 +23,26 @@ class DatasetSpec:
     tfds_name: name of the TFDS builder.
     test_split: split that final numbers are reported on.
     offline: TFDS can make it without a download, so we do when it is missing.
+    manual: what must be fetched by hand before TFDS can prepare it, or ''.
   """
 
   tfds_name: str
   test_split: str = 'test'
   offline: bool = False
+  manual: str = ''
 
 
 _DATASETS = {
   'digits': DatasetSpec('digits', offline=True),
+  'cifar10': DatasetSpec('cifar10'),
+  'cifar100': DatasetSpec('cifar100'),
+  'caltech101': DatasetSpec('caltech101'),
+  # TFDS calls the 50,000 images that everybody tests on 'validation'.
+  'imagenet2012': DatasetSpec(
+    'imagenet2012',
+    test_split='validation',
+    manual='ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org)',
+  ),
 }
 
 
@@ -85,12 +96,18 @@ def open_dataset(
   builder = tfds.builder(spec.tfds_name, data_dir=data_dir)
   if not builder.info.splits:
     if not spec.offline:
+      manual = ''
+      if spec.manual:
+        manual = (
+          f' First put {spec.manual} into '
+          f'{os.path.join(data_dir, "downloads", "manual")}.'
+        )
       raise FileNotFoundError(
         f'Dataset {name!r} is not in {os.path.join(data_dir, spec.tfds_name)}. '
         'Point --config.data_dir (or TFDS_DATA_DIR) at a directory that TFDS '
         'has prepared, or prepare it: python -c "import tensorflow_datasets '
         f"as tfds; tfds.builder('{spec.tfds_name}', data_dir='{data_dir}')"
-        '.download_and_prepare()"'
+        f'.download_and_prepare()"{manual}'
       )
     builder = _prepare_offline(builder, data_dir=data_dir)
   found = builder.info.features['label'].num_classes

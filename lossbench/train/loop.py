@@ -51,13 +51,20 @@ def initial_state(
 
 def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
   """The numbers that the compiled step takes as arguments."""
+  learning_rate = config.learning_rate
+  if config.learning_rate_batch_size:
+    learning_rate *= config.batch_size / config.learning_rate_batch_size
+  weight_decay = config.weight_decay
+  if config.divide_weight_decay_by_learning_rate:
+    weight_decay /= config.learning_rate
   return StepHparams(
     objective=build.build_objective(config),
-    learning_rate=config.learning_rate,
+    learning_rate=learning_rate,
     momentum=config.momentum,
-    weight_decay=config.weight_decay,
+    weight_decay=weight_decay,
     ema_decay=config.ema_decay,
     seed=np.uint32(config.seed),
+    mixup_alpha=config.mixup_alpha or None,
   )
 
 
@@ -158,6 +165,7 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
       input_fn=inputs.input_fn,
       schedule_fn=schedule_fn,
       decay_batch_norm=config.decay_batch_norm,
+      accumulation_steps=config.accumulation_steps,
     )
     log = TrainLog(
       writer, Progress(start_step, plan.num_steps), config=config, plan=plan

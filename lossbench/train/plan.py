@@ -71,6 +71,13 @@ def check_config(config: ml_collections.ConfigDict):
         f'--config.{name}={size} is not a positive multiple of the '
         f'{num_devices} devices. Take for example {lower}.'
       )
+  parts = num_devices * config.accumulation_steps
+  if config.accumulation_steps < 1 or config.batch_size % parts:
+    raise ValueError(
+      f'--config.batch_size={config.batch_size} is not a multiple of '
+      f'{num_devices} devices x --config.accumulation_steps='
+      f'{config.accumulation_steps}, which must be >= 1.'
+    )
   if config.data_on_device and (config.resize_images or config.autoaugment):
     raise ValueError(
       '--config.data_on_device=True cannot resize images or apply AutoAugment, '
@@ -90,6 +97,8 @@ def check_config(config: ml_collections.ConfigDict):
   for name in (
     'checkpoint_every_steps',
     'crop_padding',
+    'learning_rate_batch_size',
+    'mixup_alpha',
     'profile_steps',
     'seed',
     'weight_decay',

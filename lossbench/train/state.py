@@ -49,6 +49,7 @@ class StepHparams:
     weight_decay: coefficient of L2; its gradient is weight_decay * w.
     ema_decay: of the moving averages, in [0, 1); unused where none are kept.
     seed: uint32 [], of all randomness on the devices.
+    mixup_alpha: both parameters of mixup's Beta distribution; None for none.
   """
 
   objective: Objective
@@ -57,6 +58,7 @@ class StepHparams:
   weight_decay: float
   ema_decay: float
   seed: jax.Array
+  mixup_alpha: float | None = None
 
 
 def decayed(params: PyTree, *, batch_norm: bool) -> PyTree:

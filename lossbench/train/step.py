@@ -10,6 +10,7 @@ import optax
 
 from lossbench.devices import AXIS
 from lossbench.models import Classifier
+from lossbench.train.mixup import mixup
 from lossbench.train.schedules import ScheduleFn
 from lossbench.train.state import (
   StepHparams,
@@ -39,6 +40,7 @@ def create_train_step(
   input_fn: InputFn,
   schedule_fn: ScheduleFn,
   decay_batch_norm: bool,
+  accumulation_steps: int = 1,
 ) -> TrainStep:
   """Builds the pmapped step.
 
@@ -48,55 +50,43 @@ def create_train_step(
     input_fn: turns what the host sends into normalised images and labels.
     schedule_fn: step -> factor of the peak learning rate.
     decay_batch_norm: L2 on batch normalisation's parameters too.
+    accumulation_steps: a device's batch is worked off in this many equal parts
+      whose gradients are averaged, to save memory. Batch normalisation sees
+      one part at a time, as it would see the part of one device of many.
 
   Returns:
     (state, batch, data, hparams) -> (state, metrics), with state, batch and
     data (or None) carrying a leading device axis, hparams the same everywhere.
     The state is donated. Metrics are scalars averaged over the global batch,
-    one copy a device: 'loss' and its addends 'loss/<part>', 'top1_accuracy',
-    'learning_rate', 'gradient_norm', 'parameter_norm', 'logit_norm' (mean
-    ||l||_2 over examples).
+    one copy a device: 'loss' and its addends 'loss/<part>', 'top1_accuracy'
+    (under mixup: of the heavier of two labels), 'learning_rate',
+    'gradient_norm', 'parameter_norm', 'logit_norm' (mean ||l||_2 over
+    examples).
   """
 
   def train_step(state, batch, data, hparams):
-    key = step_key(hparams.seed, state.step)
     device = jax.lax.axis_index(AXIS)
+    augment_key, mixup_key, dropout_key = jax.random.split(
+      step_key(hparams.seed, state.step), 3
+    )
     local_size = jax.tree.leaves(batch)[0].shape[0]
     # Augmentation follows the place in the global batch, whatever the number
     # of devices; dropout has a stream per device.
     positions = device * local_size + jnp.arange(local_size)
-    augment_key, dropout_key = jax.random.split(key)
     images, labels = input_fn(batch, data, augment_key, positions)
     targets = jax.nn.one_hot(labels, num_classes)
-    model = Classifier(
-      backbone, hparams.objective.output_layer(num_classes=num_classes)
+    if hparams.mixup_alpha is not None:
+      images, targets = mixup(
+        images, targets, mixup_key, alpha=hparams.mixup_alpha
+      )
+    gradients, batch_stats, metrics = _accumulate(
+      _create_gradient_fn(backbone, hparams.objective, num_classes),
+      state,
+      images,
+      targets,
+      key=jax.random.fold_in(dropout_key, device),
+      num_parts=accumulation_steps,
     )
-
-    def loss_fn(params):
-      endpoints, updates = model.apply(
-        {'params': params, 'batch_stats': state.batch_stats},
-        images,
-        train=True,
-        mutable=['batch_stats'],
-        rngs={'dropout': jax.random.fold_in(dropout_key, device)},
-      )
-      logits = endpoints['logits']
-      terms = hparams.objective.loss_terms(
-        logits, targets, params['output_layer']['kernel']
-      )
-      terms = {name: jnp.mean(term) for name, term in terms.items()}
-      loss = sum(terms.values())
-      return loss, (terms, logits, updates.get('batch_stats', {}))
-
-    (loss, (terms, logits, batch_stats)), gradients = jax.value_and_grad(
-      loss_fn, has_aux=True
-    )(state.params)
-    metrics = {
-      'loss': loss,
-      **{f'loss/{name}': term for name, term in terms.items()},
-      'top1_accuracy': jnp.mean(jnp.argmax(logits, -1) == labels),
-      'logit_norm': jnp.mean(jnp.linalg.norm(logits, axis=-1)),
-    }
     gradients, batch_stats, metrics = jax.lax.pmean(
       (gradients, batch_stats, metrics), AXIS
     )
@@ -122,6 +112,81 @@ def create_train_step(
     in_axes=(0, 0, 0, None),
     donate_argnums=0,
   )
+
+
+def _create_gradient_fn(backbone, objective, num_classes):
+  """(params, batch_stats, images, targets, key) ->
+  (gradients, batch_stats, metrics) of one device's batch, or a part of it."""
+  model = Classifier(backbone, objective.output_layer(num_classes=num_classes))
+
+  def loss_fn(params, batch_stats, images, targets, key):
+    endpoints, updates = model.apply(
+      {'params': params, 'batch_stats': batch_stats},
+      images,
+      train=True,
+      mutable=['batch_stats'],
+      rngs={'dropout': key},
+    )
+    logits = endpoints['logits']
+    terms = objective.loss_terms(
+      logits, targets, params['output_layer']['kernel']
+    )
+    terms = {name: jnp.mean(term) for name, term in terms.items()}
+    loss = sum(terms.values())
+    correct = jnp.argmax(logits, -1) == jnp.argmax(targets, -1)
+    metrics = {
+      'loss': loss,
+      **{f'loss/{name}': term for name, term in terms.items()},
+      'top1_accuracy': jnp.mean(correct),
+      'logit_norm': jnp.mean(jnp.linalg.norm(logits, axis=-1)),
+    }
+    return loss, (updates.get('batch_stats', {}), metrics)
+
+  def gradient_fn(*arguments):
+    gradients, aux = jax.grad(loss_fn, has_aux=True)(*arguments)
+    return gradients, *aux
+
+  return gradient_fn
+
+
+def _accumulate(gradient_fn, state, images, targets, *, key, num_parts):
+  """Averages gradients and metrics over the parts of a device's batch."""
+  if num_parts == 1:
+    return gradient_fn(state.params, state.batch_stats, images, targets, key)
+
+  def part_fn(batch_stats, part):
+    index, images, targets = part
+    gradients, batch_stats, metrics = gradient_fn(
+      state.params,
+      batch_stats,
+      images,
+      targets,
+      jax.random.fold_in(key, index),
+    )
+    return batch_stats, (gradients, metrics)
+
+  def split(x):
+    return x.reshape(num_parts, -1, *x.shape[1:])
+
+  parts = (jnp.arange(num_parts), split(images), split(targets))
+
+  def add_part(carry, part):
+    batch_stats, total = carry
+    batch_stats, addend = part_fn(batch_stats, part)
+    return (batch_stats, jax.tree.map(jnp.add, total, addend)), None
+
+  first = jax.tree.map(lambda x: x[0], parts)
+  zeros = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(part_fn, state.batch_stats, first)[1],
+  )
+  # XLA's CPU convolutions are slow inside loops.
+  unroll = num_parts if jax.default_backend() == 'cpu' else 1
+  (batch_stats, total), _ = jax.lax.scan(
+    add_part, (state.batch_stats, zeros), parts, unroll=unroll
+  )
+  gradients, metrics = jax.tree.map(lambda x: x / num_parts, total)
+  return gradients, batch_stats, metrics
 
 
 def _apply_gradients(

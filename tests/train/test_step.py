@@ -207,3 +207,40 @@ def test_loss_is_reported_with_its_parts(cnn_step):
     'parameter_norm',
     'logit_norm',
   } <= metrics.keys()
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+  hparams = _hparams(
+    'softmax+extra_final_layer_l2',
+    {'extra_final_layer_l2': {'lambda_final': 0.1}},
+  )
+  _, sharded = _batch(2)
+  results = []
+  for accumulation_steps in (1, 4):
+    step_fn = _step_fn(Flatten(), accumulation_steps=accumulation_steps)
+    state = jax.tree.map(
+      lambda x: jnp.stack([x] * 2), _state(Flatten(), hparams, (1, 5, 1))
+    )  # on two of the devices: the others have nothing to do
+    results.append(jax.device_get(step_fn(state, sharded, None, hparams)))
+  for expected, found in zip(
+    jax.tree.leaves(results[0]), jax.tree.leaves(results[1]), strict=True
+  ):
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_mixup_trains_on_soft_targets():
+  """The loss is the mean over both labels, weighted by the share."""
+  plain = _hparams()
+  mixed = _hparams(mixup_alpha=0.4)
+  images = np.ones((4, 2, 1, NUM_FEATURES, 1), np.float32)
+  labels = np.tile(np.array([0, 1], np.int32), (4, 1))
+  batch = {'image': images, 'label': labels}
+  step_fn = _step_fn(Flatten())
+  losses = []
+  for hparams in (plain, mixed):
+    state = devices.replicate(_state(Flatten(), hparams, (1, NUM_FEATURES, 1)))
+    _, metrics = step_fn(state, batch, None, hparams)
+    losses.append(np.asarray(metrics['loss'])[0])
+  # Equal images leave only the targets to mix, and every pair has both labels,
+  # so the mean loss over the batch is the same.
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
