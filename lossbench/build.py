@@ -66,6 +66,10 @@ def build_normalize_fn(config: ml_collections.ConfigDict):
       'pixel_mean and pixel_std must have one value per channel; got '
       f'{config.pixel_mean} and {config.pixel_std}.'
     )
+  if min(config.pixel_std) <= 0:
+    raise ValueError(
+      f'--config.pixel_std must be positive; got {config.pixel_std}.'
+    )
   dtype = _compute_dtype(config)
   mean, std = tuple(config.pixel_mean), tuple(config.pixel_std)
 

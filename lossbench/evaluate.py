@@ -204,6 +204,21 @@ def _format(record: Record) -> str:
   return '-' if record.value is None else f'{record.value:.4f}'
 
 
+def _progress_printer(num_examples: int):
+  """A callback that prints a line every ten seconds, and at the end."""
+  progress = Progress(0, num_examples)
+  last_line = time.monotonic()
+
+  def on_progress(done: int):
+    nonlocal last_line
+    _, position = progress.tick(done)
+    if time.monotonic() - last_line > 10 or done == num_examples:
+      last_line = time.monotonic()
+      LOGGER.info('examples %s', position)
+
+  return on_progress
+
+
 def evaluate(
   *,
   workdir: str,
@@ -248,11 +263,13 @@ def evaluate(
   name = split or datasets.get_dataset_spec(config.dataset).test_split
   tfds_split = name
   if name == 'holdout':
+    if not config.num_holdout:
+      raise ValueError(
+        f'{run.path} was trained without a holdout. Name another --split.'
+      )
     _, tfds_split = datasets.holdout_splits(
       builder, num_holdout=config.num_holdout
     )
-    if not tfds_split:
-      raise ValueError(f'{run.path} was trained without a holdout.')
   evaluator = Evaluator(
     config,
     builder,
@@ -269,20 +286,10 @@ def evaluate(
     config.dataset,
     name,
   )
-  progress = Progress(0, evaluator.num_examples)
-  last_line = time.monotonic()
-
-  def on_progress(done: int):
-    nonlocal last_line
-    _, position = progress.tick(done)
-    if time.monotonic() - last_line > 10 or done == evaluator.num_examples:
-      last_line = time.monotonic()
-      LOGGER.info('examples %s', position)
-
   accumulators, predictions = evaluator.run(
     devices.replicate(checkpoint.eval_variables),
     with_predictions=True,
-    on_progress=on_progress,
+    on_progress=_progress_printer(evaluator.num_examples),
   )
   records = accumulator_records(accumulators, n=evaluator.num_examples)
   records += temperature_records(build.build_objective(config), predictions)

@@ -1,5 +1,6 @@
 """The contract between an objective and the rest of lossbench."""
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -196,9 +197,10 @@ def _checked_hparams(part, given):
       raise ValueError(
         f'Objective {part.name!r} needs {name!r}, a number in {interval.text}.'
       )
-    if float(given[name]) not in interval:
+    value = given[name]
+    if not isinstance(value, numbers.Real) or float(value) not in interval:
       raise ValueError(
-        f'{part.name}.{name} must be in {interval.text}; got {given[name]}.'
+        f'{part.name}.{name} must be in {interval.text}; got {value!r}.'
       )
   return {name: float(given[name]) for name in part.hparams}
 

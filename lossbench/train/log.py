@@ -50,17 +50,26 @@ class TrainLog:
     self._excluded_secs += time.monotonic() - began
 
   def check_finite(self):
-    """Raises FloatingPointError at the first non-finite loss seen so far."""
-    losses = _fetch([m['loss'] for _, m in self._pending])
-    for (step, _), loss in zip(self._pending, losses, strict=True):
-      if not np.isfinite(loss):
-        raise FloatingPointError(
-          f'The loss is {loss} at step {step} with objective '
-          f'{self._config.objective.name!r} and learning rate '
-          f'{self._config.learning_rate:g}. The last good checkpoint is kept. '
-          'Lower --config.learning_rate or lengthen --config.warmup_epochs, '
-          'in a new --workdir.'
-        )
+    """Raises FloatingPointError at the first step that went wrong.
+
+    The norm of the parameters is looked at beside the loss, for a step with a
+    finite loss can leave parameters that are not, and a checkpoint of them
+    would be of no use.
+    """
+    watched = ('loss', 'parameter_norm')
+    rows = _fetch(
+      [{name: m[name] for name in watched} for _, m in self._pending]
+    )
+    for (step, _), row in zip(self._pending, rows, strict=True):
+      for name in watched:
+        if not np.isfinite(row[name]):
+          raise FloatingPointError(
+            f'The {name} is {row[name]} at step {step} with objective '
+            f'{self._config.objective.name!r} and learning rate '
+            f'{self._config.learning_rate:g}. The last good checkpoint is '
+            'kept. Lower --config.learning_rate or lengthen '
+            '--config.warmup_epochs, in a new --workdir.'
+          )
 
   def flush(self):
     """Writes the means since the last line, and the line."""

@@ -96,6 +96,21 @@ def _report_start(config, plan, inputs, state, holdout):
   )
 
 
+def _report_holdout(history, writer, run):
+  """Writes the newest record of the history to all who want to see it."""
+  step = history[-1]['step']
+  metrics = {k: v for k, v in history[-1].items() if k not in ('step', 'epoch')}
+  writer.write_scalars(step, {f'holdout/{k}': v for k, v in metrics.items()})
+  LOGGER.info(
+    'step %d  holdout accuracy %.4f  nll %.4f',
+    step,
+    metrics['top1_accuracy'],
+    metrics['nll'],
+  )
+  if jax.process_index() == 0:
+    write_json(run.history_path, history)
+
+
 def train(config: ml_collections.ConfigDict, *, workdir: str):
   """Trains one model, or continues where an earlier call was stopped.
 
@@ -189,15 +204,6 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
           holdout_metrics = None
           if evaluator and plan.should_evaluate(step):
             holdout_metrics = evaluator.scalars(state)
-            writer.write_scalars(
-              step, {f'holdout/{k}': v for k, v in holdout_metrics.items()}
-            )
-            LOGGER.info(
-              'step %d  holdout accuracy %.4f  nll %.4f',
-              step,
-              holdout_metrics['top1_accuracy'],
-              holdout_metrics['nll'],
-            )
             history.append(
               {
                 'step': step,
@@ -205,7 +211,7 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
                 **holdout_metrics,
               }
             )
-            write_json(run.history_path, history)
+            _report_holdout(history, writer, run)
           checkpointer.save(state, history=history, metrics=holdout_metrics)
     checkpointer.wait()
   LOGGER.info(
