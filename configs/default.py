@@ -74,6 +74,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Optimisation. Batch sizes are global, over all devices and processes.
   config.batch_size = 128
   config.num_epochs = 10.0
+  # Stop after this many epochs of a schedule that still spans num_epochs;
+  # 0 trains all of them. `python -m lossbench.early_stopping` finds the best.
+  config.stop_epoch = 0.0
   # A device works its part of the batch off in this many pieces, so that a
   # large batch fits on few devices.
   config.accumulation_steps = 1
@@ -102,6 +105,10 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Besides those made at every evaluation; 0 makes none between.
   config.checkpoint_every_steps = 0
   config.keep_checkpoints = 2
+  # Checkpoints at multiples of this are made and never deleted, so that any of
+  # them can be evaluated later; 0 = none. Equal to eval_every_epochs, it keeps
+  # every epoch that early stopping may choose.
+  config.keep_every_epochs = 0.0
   # Steps to profile for TensorBoard, starting at step 10; 0 = off.
   config.profile_steps = 0
   return config

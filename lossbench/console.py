@@ -4,7 +4,6 @@ import logging
 import re
 import sys
 
-import jax
 from absl import flags
 from absl import logging as absl_logging
 
@@ -17,6 +16,10 @@ def configure():
   The libraries' own information (Orbax prints a page for every save) appears
   with --verbosity=1.
   """
+  # Not above: binaries that compute nothing start faster without it, and
+  # asking for the process index below takes hold of the accelerators.
+  import jax
+
   if flags.FLAGS.verbosity <= 0:
     # Warnings too: Orbax warns of what it was asked to do.
     absl_logging.set_verbosity(absl_logging.ERROR)

@@ -15,7 +15,6 @@ import sys
 import uuid
 from typing import Any
 
-import jax
 import ml_collections
 
 import lossbench
@@ -27,6 +26,7 @@ OPERATIONAL_FIELDS = frozenset(
     'data_dir',
     'eval_batch_size',
     'keep_checkpoints',
+    'keep_every_epochs',
     'log_every_steps',
     'profile_steps',
   }
@@ -61,6 +61,21 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       leaves[prefix + name] = value
   return leaves
+
+
+def differing_fields(
+  old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> list[tuple[str, Any, Any]]:
+  """(name, old value, new value) wherever two runs' numbers may differ.
+
+  Of a field that one side lacks the value is 'absent'.
+  """
+  old, new = _flatten(_plain(old)), _flatten(_plain(new))
+  return [
+    (name, old.get(name, 'absent'), new.get(name, 'absent'))
+    for name in sorted(old.keys() | new.keys())
+    if old.get(name) != new.get(name) and name not in OPERATIONAL_FIELDS
+  ]
 
 
 class RunDirectory:
@@ -99,13 +114,9 @@ class RunDirectory:
           'trusted. Choose another --workdir.'
         )
       return
-    old = _flatten(read_json(self.config_path))
-    new = _flatten(_plain(config))
     differing = [
-      f'{name}: {old.get(name, "absent")!r} there, '
-      f'{new.get(name, "absent")!r} now'
-      for name in sorted(old.keys() | new.keys())
-      if old.get(name) != new.get(name) and name not in OPERATIONAL_FIELDS
+      f'{name}: {old!r} there, {new!r} now'
+      for name, old, new in differing_fields(self.read_config(), config)
     ]
     if differing:
       raise ValueError(
@@ -121,6 +132,9 @@ class RunDirectory:
       ValueError: if it holds another run; nothing is written then.
       OSError: if it cannot be written to.
     """
+    # Not above: those who only read run directories need not wait for it.
+    import jax
+
     self.check_compatible(config)
     try:
       self.path.mkdir(parents=True, exist_ok=True)

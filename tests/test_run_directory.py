@@ -66,6 +66,7 @@ def test_operational_fields_may_change(run, config):
   config.log_every_steps += 1
   config.checkpoint_every_steps += 1
   config.keep_checkpoints += 1
+  config.keep_every_epochs += 1
   config.eval_batch_size *= 2
   config.profile_steps += 1
   run.claim(config)

@@ -1,8 +1,8 @@
 """Checkpoints that survive kills, full disks and flipped bits.
 
-On top of Orbax's `CheckpointManager`: the last N and the best by holdout
-accuracy are kept, and every array's CRC-32 is stored and verified, since Orbax
-restores altered bytes without a word.
+On top of Orbax's `CheckpointManager`: the last N, the best by holdout accuracy
+and, if asked, those at fixed intervals are kept, and every array's CRC-32 is
+stored and verified, since Orbax restores altered bytes without a word.
 """
 
 import dataclasses
@@ -66,6 +66,7 @@ class Checkpointer:
   Args:
     directory: of the checkpoints, one folder a step.
     keep_last: how many of the newest to keep; the best is kept besides.
+    keep_every_steps: checkpoints at its multiples are kept too; 0 = none.
     read_only: open without touching anything, for evaluation.
   """
 
@@ -74,6 +75,7 @@ class Checkpointer:
     directory: pathlib.Path,
     *,
     keep_last: int = 2,
+    keep_every_steps: int = 0,
     read_only: bool = False,
   ):
     managers = ocp.checkpoint_managers
@@ -81,6 +83,14 @@ class Checkpointer:
     def best_fn(metrics: Mapping[str, float]) -> float:
       return metrics[BEST_METRIC]
 
+    policies = [
+      managers.LatestN(keep_last),
+      managers.BestN(
+        get_metric_fn=best_fn, n=1, keep_checkpoints_without_metrics=False
+      ),
+    ]
+    if keep_every_steps:
+      policies.append(managers.EveryNSteps(keep_every_steps))
     self._directory = directory
     self._manager = ocp.CheckpointManager(
       directory.absolute(),
@@ -93,16 +103,7 @@ class Checkpointer:
         # reach the disk and the best is forgotten at a restart.
         best_fn=best_fn,
         best_mode='max',
-        preservation_policy=managers.AnyPreservationPolicy(
-          [
-            managers.LatestN(keep_last),
-            managers.BestN(
-              get_metric_fn=best_fn,
-              n=1,
-              keep_checkpoints_without_metrics=False,
-            ),
-          ]
-        ),
+        preservation_policy=managers.AnyPreservationPolicy(policies),
         step_format_fixed_length=9,
         cleanup_tmp_directories=not read_only,
         read_only=read_only,

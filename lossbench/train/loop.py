@@ -83,7 +83,7 @@ def _report_start(config, plan, inputs, state, holdout):
     inputs.num_examples,
     holdout or 'none',
     plan.num_steps,
-    config.num_epochs,
+    config.stop_epoch or config.num_epochs,
     plan.steps_per_epoch,
   )
   LOGGER.info(
@@ -158,7 +158,9 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   with (
     metric_writers.ensure_flushes(writer),
     Checkpointer(
-      run.checkpoints_path, keep_last=config.keep_checkpoints
+      run.checkpoints_path,
+      keep_last=config.keep_checkpoints,
+      keep_every_steps=plan.keep_every,
     ) as checkpointer,
   ):
     _report_start(config, plan, inputs, state, holdout)

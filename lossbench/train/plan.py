@@ -13,9 +13,11 @@ class Plan:
 
   Attributes:
     steps_per_epoch: optimiser steps in one pass over the training split.
-    num_steps: of the whole run.
+    num_steps: that the run takes; fewer than its schedule spans if it stops
+      early.
     eval_every: steps between evaluations on the holdout; 0 without a holdout.
     checkpoint_every: steps between checkpoints that are not evaluations, or 0.
+    keep_every: steps between checkpoints that are never deleted, or 0.
     log_every: steps between log lines.
   """
 
@@ -23,6 +25,7 @@ class Plan:
   num_steps: int
   eval_every: int
   checkpoint_every: int
+  keep_every: int
   log_every: int
 
   def _due(self, step: int, every: int) -> bool:
@@ -35,7 +38,11 @@ class Plan:
     return self.eval_every > 0 and self._due(step, self.eval_every)
 
   def should_save(self, step: int) -> bool:
-    return self.should_evaluate(step) or self._due(step, self.checkpoint_every)
+    return (
+      self.should_evaluate(step)
+      or self._due(step, self.checkpoint_every)
+      or self._due(step, self.keep_every)
+    )
 
 
 def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
@@ -46,12 +53,17 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
       f'--config.batch_size={config.batch_size} is more than the '
       f'{num_examples} training examples. Lower it.'
     )
-  eval_every = max(1, round(config.eval_every_epochs * steps_per_epoch))
+
+  def to_steps(num_epochs):
+    # Zero means never and stays; anything else is a step at least.
+    return max(1, round(num_epochs * steps_per_epoch)) if num_epochs else 0
+
   return Plan(
     steps_per_epoch=steps_per_epoch,
-    num_steps=max(1, round(config.num_epochs * steps_per_epoch)),
-    eval_every=eval_every if config.num_holdout else 0,
+    num_steps=to_steps(config.stop_epoch or config.num_epochs),
+    eval_every=to_steps(config.eval_every_epochs) if config.num_holdout else 0,
     checkpoint_every=config.checkpoint_every_steps,
+    keep_every=to_steps(config.keep_every_epochs),
     log_every=config.log_every_steps,
   )
 
@@ -91,12 +103,18 @@ def check_config(config: ml_collections.ConfigDict):
   for name in ('num_epochs', 'learning_rate', 'eval_every_epochs'):
     if not (config[name] > 0 and math.isfinite(config[name])):
       raise ValueError(f'--config.{name} must be > 0; got {config[name]}.')
+  if not 0 <= config.stop_epoch <= config.num_epochs:
+    raise ValueError(
+      f'--config.stop_epoch={config.stop_epoch} is not in [0, '
+      f'{config.num_epochs}], up to --config.num_epochs.'
+    )
   for name in ('log_every_steps', 'keep_checkpoints'):
     if config[name] < 1:
       raise ValueError(f'--config.{name} must be >= 1; got {config[name]}.')
   for name in (
     'checkpoint_every_steps',
     'crop_padding',
+    'keep_every_epochs',
     'learning_rate_batch_size',
     'mixup_alpha',
     'profile_steps',

@@ -70,6 +70,22 @@ def test_keeps_the_last_two_and_the_best_also_after_a_restart(tmp_path):
     assert checkpointer.best_step == 2
 
 
+def test_keeps_multiples_of_an_interval_besides_also_after_a_restart(tmp_path):
+  options = {'keep_last': 1, 'keep_every_steps': 3}
+  accuracies = {1: 0.9, 2: 0.1, 3: 0.2, 4: None, 6: None, 7: 0.3}
+  _save(tmp_path / 'c', accuracies, **options)
+  _save(tmp_path / 'c', {8: None, 9: 0.4, 10: None, 11: None}, **options)
+  with Checkpointer(tmp_path / 'c', read_only=True) as checkpointer:
+    assert checkpointer.steps == [1, 3, 6, 9, 11]
+    assert checkpointer.best_step == 1
+    # Kept is the state itself, not its folder only.
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      checkpointer.restore(6).restore_into(_state(0)),
+      _state(6),
+    )
+
+
 def test_without_evaluations_there_is_no_best(tmp_path):
   _save(tmp_path / 'c', {1: None, 2: None})
   with Checkpointer(tmp_path / 'c', read_only=True) as checkpointer:

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from configs import digits_cnn
 from lossbench import build
+from lossbench.evaluate import load_checkpoint
 from lossbench.run_directory import RunDirectory
 from lossbench.train import loop
 from lossbench.train.checkpoints import Checkpointer
@@ -31,6 +32,7 @@ def tiny_config(data_dir: str, objective: str = 'sigmoid'):
 def trained(digits_dir, tmp_path_factory):
   """A finished run: (config, workdir)."""
   config = tiny_config(digits_dir)
+  config.keep_every_epochs = 0.5
   workdir = tmp_path_factory.mktemp('runs') / 'tiny'
   loop.train(config, workdir=str(workdir))
   return config, workdir
@@ -80,6 +82,22 @@ def test_rerunning_a_finished_run_changes_nothing(trained):
   before = _arrays(workdir)
   loop.train(config, workdir=str(workdir))
   jax.tree.map(np.testing.assert_array_equal, _arrays(workdir), before)
+
+
+def test_stopped_run_is_the_first_part_of_the_whole_one(trained, tmp_path):
+  """And that part's end was kept, for evaluate's --step to find."""
+  config, workdir = trained
+  with Checkpointer(workdir / 'checkpoints', read_only=True) as checkpointer:
+    assert checkpointer.steps == [10, 20, 30, 40]
+  stopped = config.copy_and_resolve_references()
+  stopped.stop_epoch = 0.5
+  stopped.keep_every_epochs = 0.0
+  loop.train(stopped, workdir=str(tmp_path / 'stopped'))
+  found = load_checkpoint(RunDirectory(tmp_path / 'stopped'), 'last')
+  kept = load_checkpoint(RunDirectory(workdir), '10')
+  assert found.step == kept.step == 10
+  # The learning rate as well follows the schedule of the whole run.
+  jax.tree.map(np.testing.assert_array_equal, found.arrays, kept.arrays)
 
 
 def test_another_config_in_the_same_workdir_is_refused(trained):
@@ -137,6 +155,10 @@ def test_bfloat16_keeps_float32_state_and_trains_without_holdout(
     ('momentum', -0.1, r'momentum must be in \[0, 1\)'),
     ('log_every_steps', 0, 'log_every_steps must be >= 1'),
     ('weight_decay', -1.0, 'weight_decay must be >= 0'),
+    ('keep_every_epochs', -1.0, 'keep_every_epochs must be >= 0'),
+    ('stop_epoch', -1.0, r'stop_epoch=-1.0 is not in \[0, 2.0\]'),
+    ('stop_epoch', 2.5, r'stop_epoch=2.5 is not in \[0, 2.0\]'),
+    ('stop_epoch', float('nan'), 'stop_epoch=nan is not in'),
   ],
 )
 def test_check_config_refuses(field, value, text):
@@ -179,6 +201,18 @@ def test_plan_turns_epochs_into_steps():
   assert (plan.steps_per_epoch, plan.num_steps, plan.eval_every) == (20, 40, 20)
   saves = [step for step in range(1, 41) if plan.should_save(step)]
   assert saves == sorted({*range(3, 40, 3), 20, 40})
+
+
+def test_plan_stops_early_and_saves_what_is_kept():
+  config = tiny_config('')
+  config.stop_epoch = 1.26
+  config.keep_every_epochs = 0.35
+  plan = build_plan(config, num_examples=1300)
+  assert (plan.num_steps, plan.keep_every) == (25, 7)
+  saves = [step for step in range(1, 26) if plan.should_save(step)]
+  assert saves == [7, 14, 20, 21, 25]
+  config.keep_every_epochs = 0.01  # less than a step
+  assert build_plan(config, num_examples=1300).keep_every == 1
 
 
 def test_initial_state_is_a_function_of_the_seed():

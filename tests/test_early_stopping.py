@@ -1,0 +1,297 @@
+"""The best epoch over runs, against NumPy; the binary; what is refused."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from configs import digits_cnn
+from lossbench import early_stopping
+from lossbench.early_stopping import BestEpoch, best_epoch, epoch_candidates
+from lossbench.run_directory import RunDirectory
+
+STEPS_PER_EPOCH = 13
+
+
+def _history(accuracies, *, every=26, steps_per_epoch=STEPS_PER_EPOCH):
+  """Evaluations at multiples of `every` steps."""
+  return [
+    {
+      'step': number * every,
+      'epoch': number * every / steps_per_epoch,
+      'top1_accuracy': accuracy,
+      'nll': 1 - accuracy,
+    }
+    for number, accuracy in enumerate(accuracies, start=1)
+  ]
+
+
+# The best epoch.
+
+
+def test_mean_and_standard_error_are_numpys():
+  accuracies = np.random.default_rng(0).uniform(size=(4, 9))
+  candidates = epoch_candidates([_history(row) for row in accuracies.tolist()])
+  np.testing.assert_allclose(
+    [c.mean for c in candidates], accuracies.mean(0), rtol=1e-14
+  )
+  np.testing.assert_allclose(
+    [c.standard_error for c in candidates],
+    accuracies.std(0, ddof=1) / np.sqrt(4),
+    rtol=1e-12,
+  )
+  best = best_epoch([_history(row) for row in accuracies.tolist()])
+  index = int(np.argmax(accuracies.mean(0)))
+  assert best == candidates[index]
+  assert (best.step, best.epoch) == (26 * (index + 1), 2 * (index + 1))
+  assert best.num_runs == 4
+
+
+def test_best_of_the_mean_is_not_the_best_of_a_run():
+  histories = [_history([0.9, 0.8, 0.1]), _history([0.1, 0.8, 0.9])]
+  best = best_epoch(histories)
+  assert (best.step, best.epoch) == (52, 4.0)
+  assert best.mean == pytest.approx(0.8)
+  assert best.standard_error == 0
+
+
+def test_one_run_has_no_standard_error():
+  assert best_epoch([_history([0.5, 0.75])]) == BestEpoch(
+    epoch=4.0, step=52, mean=0.75, standard_error=None, num_runs=1
+  )
+
+
+def test_of_equal_epochs_the_earliest():
+  assert best_epoch([_history([0.5, 0.75, 0.75, 0.5])]).epoch == 4.0
+  # Equal as fractions; in floating point the later is more by one bit.
+  histories = [_history([0.1, 0.2]), _history([0.2, 0.2]), _history([0.3, 0.2])]
+  assert best_epoch(histories).epoch == 2.0
+  assert best_epoch([h[::-1] for h in histories]).epoch == 2.0
+  # One image more in one of eight runs of ImageNet's holdout is no tie.
+  histories = [_history([0.75, 0.75])] * 7
+  histories.append(_history([0.75, 0.75 + 1 / 50046]))
+  assert best_epoch(histories).epoch == 4.0
+
+
+def test_only_evaluations_that_all_runs_have_count():
+  whole, broken = _history([0.1, 0.2, 0.9]), _history([0.3, 0.1])
+  assert [c.step for c in epoch_candidates([whole, broken])] == [26, 52]
+  assert best_epoch([whole, broken]).step == 26
+  # Another interval, of which every third coincides.
+  fine = _history([0.5] * 9, every=39)
+  assert [c.step for c in epoch_candidates([whole, fine])] == [78]
+
+
+def test_metric_of_which_less_is_better():
+  histories = [_history([0.5, 0.9, 0.7])]
+  assert best_epoch(histories, metric='nll').epoch == 4.0
+  assert best_epoch(histories, metric='nll').mean == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+  ('histories', 'text'),
+  [
+    ([], 'There are no runs. Name at least one'),
+    (
+      [_history([0.5]), []],
+      'Run 2 of 2 has no evaluations on a holdout. Train it with '
+      r'--config\.num_holdout > 0',
+    ),
+    (
+      [_history([0.5] * 2, every=26), _history([0.5], every=39)],
+      'No evaluation is common to all 2 runs',
+    ),
+    (
+      [_history([0.5]), _history([0.5], steps_per_epoch=15)],
+      'different numbers of steps: 13, 15. Give runs of one configuration',
+    ),
+    (
+      [_history([0.5]), _history([0.5, math.nan])],
+      r"Run 2 of 2 has no finite 'top1_accuracy' at step 52: nan",
+    ),
+    (
+      [[{'step': 26, 'epoch': 2.0, 'nll': 0.1}]],
+      "Run 1 of 1 has no finite 'top1_accuracy' at step 26: None",
+    ),
+  ],
+)
+def test_histories_that_cannot_be_averaged_are_refused(histories, text):
+  with pytest.raises(ValueError, match=text):
+    best_epoch(histories)
+
+
+def test_metrics_without_a_better_direction_are_refused():
+  with pytest.raises(ValueError, match="Unknown metric 'accuracy'"):
+    best_epoch([_history([0.5])], metric='accuracy')
+  with pytest.raises(ValueError, match="nor less of 'temperature' is better"):
+    best_epoch([_history([0.5])], metric='temperature')
+
+
+# The binary.
+
+
+def _fake_run(path, accuracies, *, seed, kept=(), **overrides):
+  """A run directory as training leaves it, with empty checkpoints."""
+  config = digits_cnn.get_config('sigmoid')
+  config.seed = seed
+  config.update(overrides)
+  run = RunDirectory(path)
+  run.claim(config)
+  run.history_path.write_text(json.dumps(_history(accuracies)))
+  for step in kept:
+    (run.checkpoints_path / f'{step:09d}').mkdir(parents=True)
+  return str(path)
+
+
+ACCURACIES = (
+  (0.50, 0.90, 0.96, 0.90, 0.80, 0.70, 0.60, 0.5),
+  (0.40, 0.90, 0.98, 0.94, 0.80, 0.70, 0.60, 0.5),
+  (0.60, 0.90, 0.94, 0.95, 0.80, 0.70, 0.60),
+)
+
+
+@pytest.fixture
+def runs(tmp_path):
+  """Three runs of one configuration; the last is not finished."""
+  return [
+    _fake_run(
+      tmp_path / f'a run {seed}',
+      accuracies,
+      seed=seed,
+      kept=(52, 78) if seed else (52,),
+      data_dir=f'/machine{seed}',
+    )
+    for seed, accuracies in enumerate(ACCURACIES)
+  ]
+
+
+def _run_binary(root, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'lossbench.early_stopping', *arguments],
+    cwd=root,
+    env={**os.environ, 'COLUMNS': '60'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_binary_says_which_epoch_and_how_to_use_it(root, runs):
+  result = _run_binary(root, *runs)
+  assert result.returncode == 0, result.stderr
+  assert not result.stderr
+  lines = result.stdout.splitlines()
+  (best,) = [line for line in lines if line.startswith('Best: ')]
+  column = [accuracies[2] for accuracies in ACCURACIES]
+  assert best == (
+    f'Best: epoch 6 (step 78), holdout accuracy {np.mean(column):.4f} ± '
+    f'{np.std(column, ddof=1) / np.sqrt(3):.4f} over 3 runs'
+  )
+  for run in runs:
+    assert (
+      f"  python -m lossbench.evaluate --workdir='{run}' --step=78" in lines
+    )
+  assert '  --config.num_holdout=0 --config.stop_epoch=6' in lines
+  assert 'Left out: 1 of 8 evaluations, which not all runs have.' in lines
+  assert (
+    f'But {runs[0]} did not keep that checkpoint. Runs with '
+    '--config.keep_every_epochs=2 do.' in lines
+  )
+  # The best five epochs and the last that all have, in order.
+  rows = [line.split('│')[1:-1] for line in lines if line.startswith('│')]
+  assert [int(row[0]) for row in rows] == [4, 6, 8, 10, 12, 14]
+  means = [float(row[2]) for row in rows]
+  np.testing.assert_allclose(
+    means, np.mean([a[1:7] for a in ACCURACIES], 0), atol=5e-5
+  )
+
+
+def test_binary_refuses_with_one_line(root, runs, tmp_path):
+  other = _fake_run(tmp_path / 'other', [0.5], seed=9, learning_rate=0.25)
+  result = _run_binary(root, *runs, other)
+  assert result.returncode == 1
+  assert not result.stdout
+  assert result.stderr == (
+    f'Error: {other} and {runs[0]} are runs of different configurations. '
+    'Differing fields: learning_rate: 0.1 there, 0.25 here. Give runs that '
+    'differ in their seeds only.\n'
+  )
+
+
+def test_computation_needs_neither_jax_nor_tensorflow(root, runs):
+  """They take seconds to import, and jax may take hold of accelerators."""
+  program = (
+    'import sys\n'
+    'from lossbench import early_stopping\n'
+    'early_stopping.report(sys.argv[1:])\n'
+    "assert not {'jax', 'tensorflow', 'orbax'} & set(sys.modules)\n"
+  )
+  subprocess.run([sys.executable, '-c', program, *runs], cwd=root, check=True)
+
+
+def test_last_epoch_beyond_num_epochs_can_be_stopped_at(tmp_path, capsys):
+  """1.99 epochs are rounded to 26 steps, which are 2 epochs."""
+  run = _fake_run(tmp_path / 'run', [0.5], seed=0, num_epochs=1.99)
+  best = early_stopping.report([run])
+  assert best.epoch == 2.0
+  output = capsys.readouterr().out
+  assert 'holdout accuracy 0.5000 over 1 run\n' in output
+  assert '--config.stop_epoch=1.99\n' in output
+
+
+def test_fraction_of_an_epoch_is_printed_whole(tmp_path, capsys):
+  run = _fake_run(tmp_path / 'run', [], seed=0)
+  history = [{'step': 4, 'epoch': 4 / 13, 'top1_accuracy': 0.5}]
+  RunDirectory(run).history_path.write_text(json.dumps(history))
+  early_stopping.report([run])
+  output = capsys.readouterr().out
+  assert '--config.stop_epoch=0.307692307692\n' in output
+
+
+def test_runs_of_one_seed_are_refused(tmp_path):
+  first = _fake_run(tmp_path / 'first', [0.5], seed=3)
+  again = _fake_run(tmp_path / 'again', [0.5], seed=3)
+  for second in (first, again):
+    with pytest.raises(ValueError, match='have the same seed 3') as error:
+      early_stopping.report([first, second])
+    assert f'{second} and {first}' in str(error.value)
+
+
+def test_no_runs_are_refused():
+  with pytest.raises(ValueError, match='There are no runs'):
+    early_stopping.report([])
+
+
+def test_directory_of_no_run_is_refused(tmp_path):
+  with pytest.raises(FileNotFoundError, match='not a run directory'):
+    early_stopping.report([str(tmp_path)])
+
+
+def test_missing_history_is_named(runs):
+  RunDirectory(runs[1]).history_path.unlink()
+  with pytest.raises(FileNotFoundError, match=r'has no history\.json') as error:
+    early_stopping.report(runs)
+  assert runs[1] in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('content', 'text'),
+  [
+    ('[{"step": 26, "epo', 'is not valid JSON'),
+    ('{"step": 26}', 'is damaged'),
+    ('[26]', 'is damaged'),
+    ('[{"step": 26}]', 'is damaged'),
+    ('[{"step": "26", "epoch": 2.0}]', 'is damaged'),
+    ('[{"step": 26, "epoch": 0}]', 'is damaged'),
+  ],
+)
+def test_damaged_history_is_named(runs, content, text):
+  path = RunDirectory(runs[1]).history_path
+  path.write_text(content)
+  with pytest.raises(ValueError, match=text) as error:
+    early_stopping.report(runs)
+  assert str(path) in str(error.value)
