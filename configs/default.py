@@ -47,6 +47,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.num_holdout = 0
   # Keep the decoded training set in device memory and augment it there.
   config.data_on_device = False
+  # What an image that cannot be decoded does: 'raise' stops the run and names
+  # it; 'skip' decodes everything once beforehand and leaves such images out.
+  config.on_bad_image = 'raise'
   # Images are of any size: train on random resized crops (10-100 % of the
   # area, aspect 3/4-4/3), evaluate on the centre after resizing the shorter
   # side to resize_ratio * image_size.

@@ -7,7 +7,6 @@ table.
 
 import os
 import pathlib
-import time
 import uuid
 
 import jax
@@ -29,7 +28,8 @@ from lossbench.metrics.calibration import (
 from lossbench.metrics.records import Record, create_record
 from lossbench.run_directory import RunDirectory, write_json
 from lossbench.train.checkpoints import Checkpoint, Checkpointer
-from lossbench.train.progress import Progress
+from lossbench.train.progress import create_printer
+from lossbench.train.skipping import skipped_ids
 
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.')
 _STEP = flags.DEFINE_string(
@@ -204,21 +204,6 @@ def _format(record: Record) -> str:
   return '-' if record.value is None else f'{record.value:.4f}'
 
 
-def _progress_printer(num_examples: int):
-  """A callback that prints a line every ten seconds, and at the end."""
-  progress = Progress(0, num_examples)
-  last_line = time.monotonic()
-
-  def on_progress(done: int):
-    nonlocal last_line
-    _, position = progress.tick(done)
-    if time.monotonic() - last_line > 10 or done == num_examples:
-      last_line = time.monotonic()
-      LOGGER.info('examples %s', position)
-
-  return on_progress
-
-
 def evaluate(
   *,
   workdir: str,
@@ -276,6 +261,7 @@ def evaluate(
     split=tfds_split,
     with_representations=True,
     batch_size=batch_size,
+    bad_ids=skipped_ids(config, builder, split=tfds_split, run=run),
   )
   LOGGER.info(
     'Evaluating step %d of %s (%s) on %d examples of %s %s.',
@@ -289,7 +275,7 @@ def evaluate(
   accumulators, predictions = evaluator.run(
     devices.replicate(checkpoint.eval_variables),
     with_predictions=True,
-    on_progress=_progress_printer(evaluator.num_examples),
+    on_progress=create_printer('examples', evaluator.num_examples),
   )
   records = accumulator_records(accumulators, n=evaluator.num_examples)
   records += temperature_records(build.build_objective(config), predictions)

@@ -8,7 +8,7 @@ any number of devices and for any batch size.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -200,6 +200,7 @@ class Evaluator:
     split: e.g. 'test'.
     with_representations: measure the endpoints too.
     batch_size: global; None takes the configuration's.
+    bad_ids: TFDS ids of images to leave out.
   """
 
   def __init__(
@@ -210,11 +211,12 @@ class Evaluator:
     split: str,
     with_representations: bool = False,
     batch_size: int | None = None,
+    bad_ids: Sequence[str] = (),
   ):
     from lossbench.data import datasets, pipeline, preprocess
 
     self._objective = build.build_objective(config)
-    self.num_examples = datasets.num_examples(builder, split)
+    self.num_examples = datasets.num_examples(builder, split) - len(bad_ids)
     self._batch_size = batch_size or config.eval_batch_size
     classifier = build.build_classifier(config, self._objective)
     measurements = prediction_measurements(config.num_classes)
@@ -240,6 +242,7 @@ class Evaluator:
         split=split,
         batch_size=self._batch_size,
         image_fn=preprocess.build_eval_image_fn(config),
+        bad_ids=bad_ids,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
       )

@@ -6,12 +6,14 @@ step s continues the very stream that an uninterrupted run would have seen.
 Every process reads its own shard.
 """
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from lossbench.data.bad_images import first_bad_image
 from lossbench.data.datasets import num_examples
 from lossbench.data.order import epoch_seed
 
@@ -49,6 +51,59 @@ def _read(builder, split, *, shuffle_seed=None, with_ids=False):
   )
 
 
+def _without(records, bad_ids):
+  if not bad_ids:
+    return records
+  bad = tf.constant(sorted(bad_ids))
+  return records.filter(lambda record: tf.reduce_all(record['tfds_id'] != bad))
+
+
+def _iterate(batches, *, builder, split, image_fn, records_fn):
+  """Yields NumPy batches; a damaged record becomes one line that names it.
+
+  Args:
+    batches: to be iterated.
+    builder: for the message.
+    split: for the message.
+    image_fn: encoded bytes -> image; fails on the damaged one.
+    records_fn: number of batches already yielded -> records from there on.
+  """
+  num_yielded = 0
+  try:
+    for batch in batches.as_numpy_iterator():
+      yield batch
+      num_yielded += 1
+  except tf.errors.DataLossError as error:
+    raise ValueError(
+      f'A file of split {split!r} of {builder.name!r} in {builder.data_dir} is '
+      f'damaged: {error.message.splitlines()[0]}. Prepare the data set again.'
+    ) from error
+  except tf.errors.InvalidArgumentError as error:
+    found = first_bad_image(records_fn(num_yielded), image_fn)
+    if found is None:
+      raise
+    raise ValueError(
+      f'Image {found[0]!r} of {builder.name!r} cannot be used: {found[1]}. '
+      'Repair the record, or leave such images out with '
+      '--config.on_bad_image=skip.'
+    ) from error
+
+
+def usable_examples(
+  builder: tfds.core.DatasetBuilder,
+  *,
+  split: str,
+  bad_ids: Sequence[str] = (),
+  process_count: int = 1,
+) -> int:
+  """Examples of a training split that an epoch can draw from.
+
+  Every process must take the same number of steps, and all undecodable images
+  may lie in the shard of one of them.
+  """
+  return num_examples(builder, split) - process_count * len(bad_ids)
+
+
 def _shuffle_buffer(builder, split) -> int:
   info = builder.info.splits[split]
   per_example = max(1, builder.info.dataset_size // max(1, _total(builder)))
@@ -68,6 +123,8 @@ def train_batches(
   seed: int,
   start_step: int,
   num_steps: int,
+  check_image_fn: EvalImageFn = tf.io.decode_image,
+  bad_ids: Sequence[str] = (),
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -84,6 +141,8 @@ def train_batches(
     seed: of order and augmentation.
     start_step: first step to yield.
     num_steps: of the whole run.
+    check_image_fn: encoded bytes -> image; finds the culprit after a failure.
+    bad_ids: TFDS ids of images to leave out.
     process_index: of this process.
     process_count: of the run; another count is another, equally fixed, order.
 
@@ -91,21 +150,33 @@ def train_batches(
     image uint8 [batch_size / process_count, H, W, C] and label int32 [...].
 
   Raises:
-    ValueError: if the split cannot fill one batch.
+    ValueError: if the split cannot fill one batch, or a record is damaged.
   """
   shard = tfds.even_splits(split, process_count, drop_remainder=True)[
     process_index
   ]
   local_size = batch_size // process_count
-  # The same on every process: even_splits has dropped the remainder.
-  steps_per_epoch = builder.info.splits[shard].num_examples // local_size
+  usable = usable_examples(
+    builder, split=split, bad_ids=bad_ids, process_count=process_count
+  )
+  steps_per_epoch = usable // batch_size
   if steps_per_epoch == 0:
     raise ValueError(
-      f'Split {split!r} of {builder.name!r} has '
-      f'{num_examples(builder, split)} examples, fewer than one batch of '
-      f'{batch_size}. Lower --config.batch_size.'
+      f'Split {split!r} of {builder.name!r} has {usable} examples, fewer than '
+      f'one batch of {batch_size}. Lower --config.batch_size.'
     )
   buffer_size = _shuffle_buffer(builder, shard)
+
+  def records(order_seed, *, with_ids=False):
+    return _without(
+      _read(
+        builder,
+        shard,
+        shuffle_seed=order_seed,
+        with_ids=with_ids or bool(bad_ids),
+      ),
+      bad_ids,
+    ).shuffle(buffer_size, seed=order_seed, reshuffle_each_iteration=False)
 
   def example(position, record, *, order_seed):
     # The position within the epoch identifies the draw, not the example, as
@@ -123,22 +194,31 @@ def train_batches(
     epoch, offset = divmod(step, steps_per_epoch)
     order_seed = epoch_seed(seed, epoch)
     epoch_end = min(num_steps, (epoch + 1) * steps_per_epoch)
+    example_fn = functools.partial(
+      example, order_seed=tf.constant(order_seed, tf.int64)
+    )
     batches = (
-      _read(builder, shard, shuffle_seed=order_seed)
-      .shuffle(buffer_size, seed=order_seed, reshuffle_each_iteration=False)
+      records(order_seed)
       .enumerate()
       .skip(offset * local_size)
       .take((epoch_end - step) * local_size)
-      .map(
-        lambda position, record, s=order_seed: example(
-          position, record, order_seed=tf.constant(s, tf.int64)
-        ),
-        num_parallel_calls=tf.data.AUTOTUNE,
-      )
+      .map(example_fn, num_parallel_calls=tf.data.AUTOTUNE)
       .batch(local_size, drop_remainder=True)
       .prefetch(tf.data.AUTOTUNE)
     )
-    yield from batches.as_numpy_iterator()
+
+    def records_from(num_yielded, order_seed=order_seed, offset=offset):
+      return records(order_seed, with_ids=True).skip(
+        (offset + num_yielded) * local_size
+      )
+
+    yield from _iterate(
+      batches,
+      builder=builder,
+      split=split,
+      image_fn=check_image_fn,
+      records_fn=records_from,
+    )
     step = epoch_end
 
 
@@ -162,6 +242,7 @@ def eval_batches(
   split: str,
   batch_size: int,
   image_fn: EvalImageFn,
+  bad_ids: Sequence[str] = (),
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -175,6 +256,7 @@ def eval_batches(
     split: e.g. 'test' or 'train[45000:]'.
     batch_size: global, divisible by `process_count`.
     image_fn: encoded bytes -> uint8 [H, W, C].
+    bad_ids: TFDS ids of images to leave out.
     process_index: of this process.
     process_count: of the run.
 
@@ -182,13 +264,16 @@ def eval_batches(
     image uint8 [b, H, W, C], label int32 [b], mask float32 [b] (1 = real,
     0 = padding) and id: TFDS's example ids, bytes [b], empty for padding; with
     b = batch_size / process_count.
+
+  Raises:
+    ValueError: if a record is damaged; names it.
   """
   local_size = batch_size // process_count
   shard = tfds.even_splits(split, process_count, drop_remainder=False)[
     process_index
   ]
   if builder.info.splits[shard].num_examples > 0:
-    records = _read(builder, shard, with_ids=True)
+    records = _without(_read(builder, shard, with_ids=True), bad_ids)
   else:  # TFDS refuses to read nothing
     records = _read(builder, split, with_ids=True).take(0)
 
@@ -209,7 +294,13 @@ def eval_batches(
     builder, split=split, batch_size=batch_size, process_count=process_count
   )
   shape, dtype = batches.element_spec['image'].shape[1:], np.uint8
-  for batch in batches.as_numpy_iterator():
+  for batch in _iterate(
+    batches,
+    builder=builder,
+    split=split,
+    image_fn=image_fn,
+    records_fn=lambda num_yielded: records.skip(num_yielded * local_size),
+  ):
     yield _pad(batch, local_size)
     remaining -= 1
   empty = {
@@ -254,15 +345,25 @@ def check_labels(
 
 
 def load_split(
-  builder: tfds.core.DatasetBuilder, *, split: str, image_fn: EvalImageFn
+  builder: tfds.core.DatasetBuilder,
+  *,
+  split: str,
+  image_fn: EvalImageFn,
+  bad_ids: Sequence[str] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
   """A whole split in memory: images uint8 [N, H, W, C] and labels int32 [N].
 
   Ordered by example id, so that the order does not depend on how the files
-  were read.
+  were read. `bad_ids` are left out.
   """
   batches = list(
-    eval_batches(builder, split=split, batch_size=1024, image_fn=image_fn)
+    eval_batches(
+      builder,
+      split=split,
+      batch_size=1024,
+      image_fn=image_fn,
+      bad_ids=bad_ids,
+    )
   )
   whole = {
     name: np.concatenate([batch[name] for batch in batches])

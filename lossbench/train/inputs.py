@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -36,16 +36,27 @@ class TrainInputs:
 
 
 def build_train_inputs(
-  config: ml_collections.ConfigDict, builder, split: str
+  config: ml_collections.ConfigDict,
+  builder,
+  split: str,
+  *,
+  bad_ids: Sequence[str] = (),
 ) -> TrainInputs:
-  """Opens the training split in the way that the configuration asks for."""
+  """Opens the training split in the way that the configuration asks for.
+
+  Args:
+    config: of the run.
+    builder: of the data set.
+    split: e.g. 'train[:45000]'.
+    bad_ids: TFDS ids of images to leave out.
+  """
   if config.data_on_device:
-    return _resident_inputs(config, builder, split)
-  return _streamed_inputs(config, builder, split)
+    return _resident_inputs(config, builder, split, bad_ids)
+  return _streamed_inputs(config, builder, split, bad_ids)
 
 
-def _streamed_inputs(config, builder, split):
-  from lossbench.data import datasets, pipeline, preprocess
+def _streamed_inputs(config, builder, split, bad_ids):
+  from lossbench.data import pipeline, preprocess
 
   normalize_fn = build.build_normalize_fn(config)
 
@@ -59,6 +70,8 @@ def _streamed_inputs(config, builder, split):
       split=split,
       batch_size=config.batch_size,
       image_fn=preprocess.build_train_image_fn(config),
+      check_image_fn=preprocess.build_eval_image_fn(config),
+      bad_ids=bad_ids,
       seed=config.seed,
       start_step=start_step,
       num_steps=num_steps,
@@ -70,18 +83,26 @@ def _streamed_inputs(config, builder, split):
       yield batch
 
   return TrainInputs(
-    num_examples=datasets.num_examples(builder, split),
+    num_examples=pipeline.usable_examples(
+      builder,
+      split=split,
+      bad_ids=bad_ids,
+      process_count=jax.process_count(),
+    ),
     input_fn=input_fn,
     data=None,
     batches_fn=batches_fn,
   )
 
 
-def _resident_inputs(config, builder, split):
+def _resident_inputs(config, builder, split, bad_ids):
   from lossbench.data import pipeline, preprocess
 
   images, labels = pipeline.load_split(
-    builder, split=split, image_fn=preprocess.build_eval_image_fn(config)
+    builder,
+    split=split,
+    image_fn=preprocess.build_eval_image_fn(config),
+    bad_ids=bad_ids,
   )
   pipeline.check_labels({'label': labels}, num_classes=config.num_classes)
   normalize_fn = build.build_normalize_fn(config)

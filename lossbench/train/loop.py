@@ -22,6 +22,7 @@ from lossbench.train.log import TrainLog
 from lossbench.train.plan import build_plan, check_config
 from lossbench.train.progress import Progress
 from lossbench.train.schedules import create_schedule
+from lossbench.train.skipping import skipped_ids
 from lossbench.train.state import StepHparams, TrainState, create_state, decayed
 from lossbench.train.step import create_train_step
 
@@ -65,6 +66,16 @@ def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
     ema_decay=config.ema_decay,
     seed=np.uint32(config.seed),
     mixup_alpha=config.mixup_alpha or None,
+  )
+
+
+def _build_schedule(config, plan):
+  return create_schedule(
+    config.schedule,
+    num_epochs=config.num_epochs,
+    steps_per_epoch=plan.steps_per_epoch,
+    warmup_epochs=config.warmup_epochs,
+    decay_per_epoch=config.decay_per_epoch,
   )
 
 
@@ -140,16 +151,14 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   plan = build_plan(
     config, num_examples=datasets.num_examples(builder, train_split)
   )
-  schedule_fn = create_schedule(
-    config.schedule,
-    num_epochs=config.num_epochs,
-    steps_per_epoch=plan.steps_per_epoch,
-    warmup_epochs=config.warmup_epochs,
-    decay_per_epoch=config.decay_per_epoch,
-  )
+  schedule_fn = _build_schedule(config, plan)
   run.claim(config)
 
-  inputs = build_train_inputs(config, builder, train_split)
+  bad_ids = skipped_ids(config, builder, split=train_split, run=run)
+  inputs = build_train_inputs(config, builder, train_split, bad_ids=bad_ids)
+  if bad_ids:
+    plan = build_plan(config, num_examples=inputs.num_examples)
+    schedule_fn = _build_schedule(config, plan)
   state = initial_state(config, hparams)
   history: list[dict[str, Any]] = []
   writer = metric_writers.create_default_writer(
@@ -175,7 +184,12 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
       return
     evaluator = None
     if holdout:
-      evaluator = Evaluator(config, builder, split=holdout)
+      evaluator = Evaluator(
+        config,
+        builder,
+        split=holdout,
+        bad_ids=skipped_ids(config, builder, split=holdout, run=run),
+      )
     train_step = create_train_step(
       backbone,
       num_classes=config.num_classes,

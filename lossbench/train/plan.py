@@ -95,6 +95,11 @@ def check_config(config: ml_collections.ConfigDict):
       '--config.data_on_device=True cannot resize images or apply AutoAugment, '
       'which the host does. Set it to False.'
     )
+  if config.on_bad_image not in ('raise', 'skip'):
+    raise ValueError(
+      "--config.on_bad_image must be 'raise' or 'skip'; got "
+      f'{config.on_bad_image!r}.'
+    )
   if config.autoaugment not in ('', 'imagenet', 'cifar'):
     raise ValueError(
       "--config.autoaugment must be '', 'imagenet' or 'cifar'; got "

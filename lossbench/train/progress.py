@@ -1,6 +1,9 @@
 """Progress lines with an estimate of the time that is left."""
 
 import time
+from collections.abc import Callable
+
+from lossbench.console import LOGGER
 
 
 def format_duration(seconds: float) -> str:
@@ -64,3 +67,20 @@ class Progress:
     left = format_duration((self._total - count) / max(overall, 1e-9))
     share = 100 * count / self._total
     return rate, f'{count}/{self._total} ({share:.0f}%), ETA {left}'
+
+
+def create_printer(
+  noun: str, total: int, *, every_secs: float = 10.0
+) -> Callable[[int], None]:
+  """A callback that prints 'noun count/total' now and then, and at the end."""
+  progress = Progress(0, total)
+  last_line = time.monotonic()
+
+  def on_progress(done: int):
+    nonlocal last_line
+    _, position = progress.tick(done)
+    if time.monotonic() - last_line > every_secs or done == total:
+      last_line = time.monotonic()
+      LOGGER.info('%s %s', noun, position)
+
+  return on_progress

@@ -1,0 +1,86 @@
+"""Images that cannot be decoded: naming them, and leaving them out.
+
+By default the first one stops the run. With --config.on_bad_image=skip a split
+is decoded once beforehand and the bad images are left out before it is ordered,
+so that order, coverage and resumption stay functions of (seed, step).
+"""
+
+import concurrent.futures
+import itertools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+_CHUNK = 1024  # encoded images in memory at once
+
+
+def decoding_error(image_bytes: bytes, image_fn: Callable) -> str | None:
+  """Why an image cannot be used, one line; None if it can.
+
+  Args:
+    image_bytes: encoded.
+    image_fn: what evaluation does with it; raises where it cannot.
+  """
+  try:
+    # All of it, for a crop may miss the part that is damaged.
+    tf.io.decode_image(image_bytes, expand_animations=False)
+    image_fn(image_bytes)
+  except tf.errors.InvalidArgumentError as error:
+    return error.message.splitlines()[0].strip()
+  return None
+
+
+def first_bad_image(
+  records: tf.data.Dataset, image_fn: Callable
+) -> tuple[str, str] | None:
+  """(id, reason) of the first undecodable record, or None.
+
+  Args:
+    records: with tfds_id and encoded image.
+    image_fn: as of `decoding_error`.
+  """
+  for record in records.as_numpy_iterator():
+    reason = decoding_error(record['image'], image_fn)
+    if reason:
+      return record['tfds_id'].decode(), reason
+  return None
+
+
+def find_bad_images(
+  builder: tfds.core.DatasetBuilder,
+  *,
+  split: str,
+  image_fn: Callable,
+  on_progress: Callable[[int], Any] = lambda num_done: None,
+) -> dict[str, str]:
+  """Decodes every image of a split, on all cores.
+
+  Args:
+    builder: of the data set.
+    split: e.g. 'train[:45000]'.
+    image_fn: as of `decoding_error`.
+    on_progress: called with the number of images looked at.
+
+  Returns:
+    TFDS id -> reason, of the undecodable ones.
+  """
+  records = builder.as_dataset(
+    split=split,
+    decoders={'image': tfds.decode.SkipDecoding()},
+    read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
+  ).as_numpy_iterator()
+  bad, done = {}, 0
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+    while chunk := list(itertools.islice(records, _CHUNK)):
+      reasons = executor.map(
+        lambda record: decoding_error(record['image'], image_fn), chunk
+      )
+      for record, reason in zip(chunk, reasons, strict=True):
+        if reason:
+          bad[record['tfds_id'].decode()] = reason
+      done += len(chunk)
+      on_progress(done)
+  return bad

@@ -1,0 +1,212 @@
+"""Undecodable images: fatal with their id, or left out; truncated files."""
+
+import io
+import json
+import shutil
+
+import ml_collections
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from lossbench.data import bad_images, pipeline
+from lossbench.run_directory import RunDirectory
+from lossbench.train.skipping import skipped_ids
+
+NUM_EXAMPLES, BATCH_SIZE = 40, 4
+TRUNCATED, TEXT = 7, 23  # their labels
+
+
+def _jpeg(number):
+  image = np.full((16, 16, 3), number, np.uint8)
+  return tf.io.encode_jpeg(image).numpy()
+
+
+class Damaged(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """JPEGs, of which one is cut off and one is a text."""
+
+  VERSION = tfds.core.Version('1.0.0')
+  name = 'damaged'
+
+  def _info(self):
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(
+        {
+          'image': tfds.features.Image(shape=(16, 16, 3)),
+          'label': tfds.features.ClassLabel(num_classes=NUM_EXAMPLES),
+        }
+      ),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {'train': self._generate_examples()}
+
+  def _generate_examples(self):
+    for i in range(NUM_EXAMPLES):
+      content = _jpeg(i)
+      if i == TRUNCATED:
+        content = content[: len(content) // 2]
+      if i == TEXT:
+        content = b'no image at all'
+      yield i, {'image': io.BytesIO(content), 'label': i}
+
+
+@pytest.fixture(scope='module')
+def builder(tmp_path_factory):
+  builder = Damaged(data_dir=str(tmp_path_factory.mktemp('damaged')))
+  builder.download_and_prepare(
+    download_config=tfds.download.DownloadConfig(num_shards=2)
+  )
+  return builder
+
+
+def _decode(image_bytes):
+  image = tf.io.decode_image(image_bytes, channels=3, expand_animations=False)
+  return tf.ensure_shape(image, (16, 16, 3))
+
+
+@pytest.fixture(scope='module')
+def bad_ids(builder):
+  return tuple(
+    bad_images.find_bad_images(builder, split='train', image_fn=_decode)
+  )
+
+
+def _train(builder, start_step=0, **options):
+  return list(
+    pipeline.train_batches(
+      builder,
+      split='train',
+      batch_size=BATCH_SIZE,
+      image_fn=lambda image_bytes, seed: _decode(image_bytes),
+      seed=0,
+      start_step=start_step,
+      num_steps=20,
+      **options,
+    )
+  )
+
+
+def _evaluate(builder, **options):
+  return list(
+    pipeline.eval_batches(
+      builder, split='train', batch_size=7, image_fn=_decode, **options
+    )
+  )
+
+
+def test_all_bad_images_are_found_with_id_and_reason(builder):
+  progress = []
+  found = bad_images.find_bad_images(
+    builder, split='train', image_fn=_decode, on_progress=progress.append
+  )
+  assert len(found) == 2
+  assert all(name.startswith('damaged-train.tfrecord-') for name in found)
+  assert all(reason for reason in found.values())
+  assert progress == [NUM_EXAMPLES]
+
+
+@pytest.mark.parametrize('read', [_train, _evaluate])
+def test_a_bad_image_is_fatal_and_named(builder, bad_ids, read):
+  with pytest.raises(ValueError, match='on_bad_image=skip') as error:
+    read(builder)
+  assert any(repr(name) in str(error.value) for name in bad_ids)
+  assert '\n' not in str(error.value)
+
+
+def test_a_resumed_run_names_it_too(builder, bad_ids):
+  with pytest.raises(ValueError, match=r"^Image 'damaged-train"):
+    _train(builder, start_step=12)
+
+
+def test_skipped_images_never_come_and_resumption_is_exact(builder, bad_ids):
+  whole = _train(builder, bad_ids=bad_ids)
+  labels = np.concatenate([batch['label'] for batch in whole])
+  assert len(whole) == 20
+  assert not set(labels) & {TRUNCATED, TEXT}
+  # 38 examples make 9 batches: no repeats within an epoch.
+  assert len(set(labels[: 9 * BATCH_SIZE])) == 9 * BATCH_SIZE
+  for start_step in (5, 9, 13):
+    resumed = _train(builder, start_step=start_step, bad_ids=bad_ids)
+    for batch, expected in zip(resumed, whole[start_step:], strict=True):
+      np.testing.assert_array_equal(batch['label'], expected['label'])
+      np.testing.assert_array_equal(batch['image'], expected['image'])
+
+
+@pytest.mark.parametrize('process_count', [1, 3])
+def test_evaluation_covers_all_others_once(builder, bad_ids, process_count):
+  labels, steps = [], []
+  for process_index in range(process_count):
+    batches = list(
+      pipeline.eval_batches(
+        builder,
+        split='train',
+        batch_size=6,
+        image_fn=_decode,
+        bad_ids=bad_ids,
+        process_index=process_index,
+        process_count=process_count,
+      )
+    )
+    steps.append(len(batches))
+    for batch in batches:
+      labels += list(batch['label'][batch['mask'] > 0])
+  assert sorted(labels) == sorted(set(range(NUM_EXAMPLES)) - {TRUNCATED, TEXT})
+  assert len(set(steps)) == 1
+
+
+def test_every_process_can_take_all_steps(builder, bad_ids):
+  usable = pipeline.usable_examples(
+    builder, split='train', bad_ids=bad_ids, process_count=2
+  )
+  assert usable == NUM_EXAMPLES - 2 * 2
+  for process_index in range(2):
+    batches = _train(
+      builder,
+      bad_ids=bad_ids,
+      process_index=process_index,
+      process_count=2,
+    )
+    assert len(batches) == 20
+
+
+def test_the_run_directory_remembers(builder, bad_ids, tmp_path, monkeypatch):
+  run = RunDirectory(tmp_path)
+  config = ml_collections.ConfigDict(
+    {
+      'on_bad_image': 'skip',
+      'dataset': 'damaged',
+      'image_size': 16,
+      'pixel_mean': (0.5, 0.5, 0.5),
+      'resize_images': False,
+    }
+  )
+  assert skipped_ids(config, builder, split='train', run=run) == tuple(
+    sorted(bad_ids)
+  )
+  known = json.loads((tmp_path / 'bad_images.json').read_text())
+  assert set(known['damaged train']) == set(bad_ids)
+  # Decoding everything again would be a waste of hours.
+  monkeypatch.delattr(bad_images, 'find_bad_images')
+  assert len(skipped_ids(config, builder, split='train', run=run)) == 2
+  config.on_bad_image = 'raise'
+  assert skipped_ids(config, builder, split='train', run=run) == ()
+
+
+def test_a_truncated_file_is_named(builder, tmp_path):
+  shutil.copytree(builder.data_dir, tmp_path / 'damaged' / '1.0.0')
+  copy = Damaged(data_dir=str(tmp_path))
+  path = next((tmp_path / 'damaged' / '1.0.0').glob('*.tfrecord-00001*'))
+  path.write_bytes(path.read_bytes()[:-40])
+  with pytest.raises(ValueError, match=r"split 'train' of 'damaged' in .* is"):
+    list(
+      pipeline.eval_batches(
+        copy,
+        split='train',
+        batch_size=8,
+        image_fn=lambda image_bytes: tf.zeros((16, 16, 3), tf.uint8),
+      )
+    )
