@@ -6,8 +6,10 @@ so that order, coverage and resumption stay functions of (seed, step).
 """
 
 import concurrent.futures
+import contextlib
 import itertools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,37 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 _CHUNK = 1024  # encoded images in memory at once
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+  """TensorFlow's reason, without the names that it gives its own nodes."""
+  line = error.message.splitlines()[0]
+  return re.sub(r'\{\{.*?\}\}|\[Op:.*', '', line).strip()
+
+
+@contextlib.contextmanager
+def damaged_files_named(builder: tfds.core.DatasetBuilder, split: str):
+  """Where a file is cut off, raises one clear ValueError instead of TF's.
+
+  Args:
+    builder: of the data set that is read inside.
+    split: of it.
+
+  Raises:
+    ValueError: naming data set, split, directory and TensorFlow's reason.
+  """
+  try:
+    yield
+  except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
+    # A file cut off between two records is whole to TensorFlow; only TFDS,
+    # which counts, notices.
+    counted = isinstance(error, tf.errors.FailedPreconditionError)
+    if counted and 'was expected to contain' not in error.message:
+      raise
+    raise ValueError(
+      f'A file of split {split!r} of {builder.name!r} in {builder.data_dir} is '
+      f'damaged: {_first_line(error)} Prepare the data set again.'
+    ) from error
 
 
 def decoding_error(image_bytes: bytes, image_fn: Callable) -> str | None:
@@ -29,7 +62,7 @@ def decoding_error(image_bytes: bytes, image_fn: Callable) -> str | None:
     tf.io.decode_image(image_bytes, expand_animations=False)
     image_fn(image_bytes)
   except tf.errors.InvalidArgumentError as error:
-    return error.message.splitlines()[0].strip()
+    return _first_line(error)
   return None
 
 
@@ -66,6 +99,9 @@ def find_bad_images(
 
   Returns:
     TFDS id -> reason, of the undecodable ones.
+
+  Raises:
+    ValueError: if a file is damaged, or no image at all can be decoded.
   """
   records = builder.as_dataset(
     split=split,
@@ -73,7 +109,10 @@ def find_bad_images(
     read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
   ).as_numpy_iterator()
   bad, done = {}, 0
-  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor:
+  with (
+    damaged_files_named(builder, split),
+    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as executor,
+  ):
     while chunk := list(itertools.islice(records, _CHUNK)):
       reasons = executor.map(
         lambda record: decoding_error(record['image'], image_fn), chunk
@@ -83,4 +122,11 @@ def find_bad_images(
           bad[record['tfds_id'].decode()] = reason
       done += len(chunk)
       on_progress(done)
+  if done and len(bad) == done:
+    # Not damage but a wrong configuration, such as of the image size.
+    raise ValueError(
+      f'None of the {done} images of split {split!r} of {builder.name!r} can '
+      f'be used, the first because: {next(iter(bad.values()))} Check '
+      '--config.image_size and the data.'
+    )
   return bad

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench.data.bad_images import first_bad_image
+from lossbench.data.bad_images import damaged_files_named, first_bad_image
 from lossbench.data.datasets import num_examples
 from lossbench.data.order import epoch_seed
 
@@ -66,27 +66,25 @@ def _iterate(batches, *, builder, split, image_fn, records_fn):
     builder: for the message.
     split: for the message.
     image_fn: encoded bytes -> image; fails on the damaged one.
-    records_fn: number of batches already yielded -> records from there on.
+    records_fn: number of batches already yielded -> records of the next one.
+      As order is deterministic the culprit is among them, and a failure of
+      another kind does not decode the rest of the epoch in search of one.
   """
   num_yielded = 0
-  try:
-    for batch in batches.as_numpy_iterator():
-      yield batch
-      num_yielded += 1
-  except tf.errors.DataLossError as error:
-    raise ValueError(
-      f'A file of split {split!r} of {builder.name!r} in {builder.data_dir} is '
-      f'damaged: {error.message.splitlines()[0]}. Prepare the data set again.'
-    ) from error
-  except tf.errors.InvalidArgumentError as error:
-    found = first_bad_image(records_fn(num_yielded), image_fn)
-    if found is None:
-      raise
-    raise ValueError(
-      f'Image {found[0]!r} of {builder.name!r} cannot be used: {found[1]}. '
-      'Repair the record, or leave such images out with '
-      '--config.on_bad_image=skip.'
-    ) from error
+  with damaged_files_named(builder, split):
+    try:
+      for batch in batches.as_numpy_iterator():
+        yield batch
+        num_yielded += 1
+    except tf.errors.InvalidArgumentError as error:
+      found = first_bad_image(records_fn(num_yielded), image_fn)
+      if found is None:
+        raise
+      raise ValueError(
+        f'Image {found[0]!r} of {builder.name!r} cannot be used: {found[1]} '
+        'Repair the record, or leave such images out with '
+        '--config.on_bad_image=skip.'
+      ) from error
 
 
 def usable_examples(
@@ -101,7 +99,8 @@ def usable_examples(
   Every process must take the same number of steps, and all undecodable images
   may lie in the shard of one of them.
   """
-  return num_examples(builder, split) - process_count * len(bad_ids)
+  usable = num_examples(builder, split) - process_count * len(bad_ids)
+  return max(0, usable)
 
 
 def _shuffle_buffer(builder, split) -> int:
@@ -208,9 +207,8 @@ def train_batches(
     )
 
     def records_from(num_yielded, order_seed=order_seed, offset=offset):
-      return records(order_seed, with_ids=True).skip(
-        (offset + num_yielded) * local_size
-      )
+      first = (offset + num_yielded) * local_size
+      return records(order_seed, with_ids=True).skip(first).take(local_size)
 
     yield from _iterate(
       batches,
@@ -294,12 +292,16 @@ def eval_batches(
     builder, split=split, batch_size=batch_size, process_count=process_count
   )
   shape, dtype = batches.element_spec['image'].shape[1:], np.uint8
+
+  def records_of(num_yielded):
+    return records.skip(num_yielded * local_size).take(local_size)
+
   for batch in _iterate(
     batches,
     builder=builder,
     split=split,
     image_fn=image_fn,
-    records_fn=lambda num_yielded: records.skip(num_yielded * local_size),
+    records_fn=records_of,
   ):
     yield _pad(batch, local_size)
     remaining -= 1

@@ -16,7 +16,8 @@ def skipped_ids(
   The first call decodes the whole split, reports every bad image with its id
   and writes bad_images.json into the run directory; later ones read it.
   """
-  if config.on_bad_image != 'skip':
+  # Runs made before there was a choice lack the field, and raise.
+  if 'on_bad_image' not in config or config.on_bad_image != 'skip':
     return ()
   from lossbench.data import bad_images, datasets, preprocess
 

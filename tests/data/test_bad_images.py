@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import struct
 
 import ml_collections
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from configs import default
 from lossbench.data import bad_images, pipeline
 from lossbench.run_directory import RunDirectory
+from lossbench.train.plan import check_config
 from lossbench.train.skipping import skipped_ids
 
 NUM_EXAMPLES, BATCH_SIZE = 40, 4
@@ -105,11 +108,19 @@ def test_all_bad_images_are_found_with_id_and_reason(builder):
   )
   assert len(found) == 2
   assert all(name.startswith('damaged-train.tfrecord-') for name in found)
-  assert all(reason for reason in found.values())
+  for reason in found.values():
+    assert reason
+    assert '{{' not in reason  # TensorFlow's names of its nodes
   assert progress == [NUM_EXAMPLES]
 
 
-@pytest.mark.parametrize('read', [_train, _evaluate])
+def _load(builder, **options):
+  return pipeline.load_split(
+    builder, split='train', image_fn=_decode, **options
+  )
+
+
+@pytest.mark.parametrize('read', [_train, _evaluate, _load])
 def test_a_bad_image_is_fatal_and_named(builder, bad_ids, read):
   with pytest.raises(ValueError, match='on_bad_image=skip') as error:
     read(builder)
@@ -196,17 +207,94 @@ def test_the_run_directory_remembers(builder, bad_ids, tmp_path, monkeypatch):
   assert skipped_ids(config, builder, split='train', run=run) == ()
 
 
-def test_a_truncated_file_is_named(builder, tmp_path):
+def test_old_runs_without_the_field_can_be_evaluated(tmp_path):
+  config = ml_collections.ConfigDict({'dataset': 'damaged'})
+  run = RunDirectory(tmp_path)
+  assert skipped_ids(config, None, split='train', run=run) == ()
+
+
+def test_an_unknown_choice_is_refused():
+  config = default.get_default_config()
+  config.on_bad_image = 'ignore'
+  with pytest.raises(ValueError, match="'raise' or 'skip'; got 'ignore'"):
+    check_config(config)
+
+
+def test_load_split_leaves_them_out(builder, bad_ids):
+  _, labels = _load(builder, bad_ids=bad_ids)
+  assert sorted(labels) == sorted(set(range(NUM_EXAMPLES)) - {TRUNCATED, TEXT})
+
+
+def test_nothing_usable_is_refused(builder):
+  """And is not taken for damage: a wrong image size looks like it."""
+
+  def too_large(image_bytes):
+    return tf.ensure_shape(_decode(image_bytes), (32, 32, 3))
+
+  with pytest.raises(ValueError, match=r'None of the 40 images.*image_size'):
+    bad_images.find_bad_images(builder, split='train', image_fn=too_large)
+
+
+def test_more_bad_images_than_a_shard_holds_are_refused(builder):
+  """The count must not fall below 0, for -1 step an epoch never ends."""
+  bad = tuple(f'image {i}' for i in range(30))
+  with pytest.raises(ValueError, match='has 0 examples, fewer than one batch'):
+    _train(builder, bad_ids=bad, process_count=2)
+
+
+def test_a_failure_of_another_kind_stays_what_it_is(
+  builder, bad_ids, monkeypatch
+):
+  decoded = []
+  decoding_error = bad_images.decoding_error
+
+  def counting(*args):
+    decoded.append(args)
+    return decoding_error(*args)
+
+  def fail(image_bytes, seed):
+    ones = tf.ones_like(seed)
+    with tf.control_dependencies([tf.debugging.assert_equal(ones, 2 * ones)]):
+      return _decode(image_bytes)
+
+  monkeypatch.setattr(bad_images, 'decoding_error', counting)
+  batches = pipeline.train_batches(
+    builder,
+    split='train',
+    batch_size=BATCH_SIZE,
+    image_fn=fail,
+    seed=0,
+    start_step=3,
+    num_steps=9,
+    bad_ids=bad_ids,
+  )
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    next(batches)
+  assert len(decoded) == BATCH_SIZE  # not the rest of the epoch
+
+
+def _in_a_record(content):
+  return content[:-40]
+
+
+def _between_records(content):
+  end = 0
+  for _ in range(5):  # length, its checksum, data, their checksum
+    end += 8 + 4 + struct.unpack('<Q', content[end : end + 8])[0] + 4
+  return content[:end]
+
+
+def _scan(builder, **options):
+  del options
+  return bad_images.find_bad_images(builder, split='train', image_fn=_decode)
+
+
+@pytest.mark.parametrize('cut', [_in_a_record, _between_records])
+@pytest.mark.parametrize('read', [_train, _evaluate, _load, _scan])
+def test_a_truncated_file_is_named(builder, bad_ids, tmp_path, cut, read):
   shutil.copytree(builder.data_dir, tmp_path / 'damaged' / '1.0.0')
   copy = Damaged(data_dir=str(tmp_path))
   path = next((tmp_path / 'damaged' / '1.0.0').glob('*.tfrecord-00001*'))
-  path.write_bytes(path.read_bytes()[:-40])
+  path.write_bytes(cut(path.read_bytes()))
   with pytest.raises(ValueError, match=r"split 'train' of 'damaged' in .* is"):
-    list(
-      pipeline.eval_batches(
-        copy,
-        split='train',
-        batch_size=8,
-        image_fn=lambda image_bytes: tf.zeros((16, 16, 3), tf.uint8),
-      )
-    )
+    read(copy, bad_ids=bad_ids)
