@@ -13,12 +13,22 @@ import lossbench.metrics
 from lossbench.metrics import accumulators
 from lossbench.metrics.accumulators import CompensatedSum, reduce_devices
 from lossbench.metrics.accuracy import Accuracy
+from lossbench.metrics.agreement import Agreement
+from lossbench.metrics.brier import BrierScore
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
   NegativeLogLikelihood,
 )
+from lossbench.metrics.calibration_errors import ClasswiseCalibrationError
+from lossbench.metrics.cka import LinearCKA, MinibatchCKA
 from lossbench.metrics.class_separation import ClassSeparation
+from lossbench.metrics.hardness import AngularVisualHardness
+from lossbench.metrics.neural_collapse import (
+  NearestMeanMismatch,
+  NeuralCollapse,
+)
 from lossbench.metrics.sparsity import ActivationSparsity
+from lossbench.metrics.spectra import ActivationSpectrum
 
 NUM_EXAMPLES, NUM_CLASSES, NUM_FEATURES = 61, 7, 5
 
@@ -30,7 +40,16 @@ def _data():
   labels = np.arange(NUM_EXAMPLES) % NUM_CLASSES
   features = rng.normal(size=(NUM_EXAMPLES, NUM_FEATURES)) + 0.5
   maps = np.maximum(rng.normal(size=(NUM_EXAMPLES, 3, 4, 2)), 0)
+  others = np.tanh(features @ rng.normal(size=(NUM_FEATURES, 3)))
+  minibatches = rng.normal(size=(NUM_EXAMPLES, 6, 4))
+  predictions = rng.integers(NUM_CLASSES, size=(NUM_EXAMPLES, 4))
   return {
+    'cosines': np.tanh(logits),
+    'others': others.astype(np.float32),
+    'minibatches': minibatches.astype(np.float32),
+    'other_minibatches': np.maximum(minibatches, 0).astype(np.float32),
+    'predictions': predictions.astype(np.int32),
+    'prediction': predictions[:, 0].astype(np.int32),
     'logits': logits,
     'log_probs': log_probs,
     'labels': rng.permutation(labels).astype(np.int32),
@@ -51,6 +70,31 @@ CASES = {
     ('features', 'labels'),
   ),
   'sparsity': (lambda: ActivationSparsity.empty(), ('maps',)),
+  'brier': (lambda: BrierScore.empty(), ('log_probs', 'labels')),
+  'classwise_ece': (
+    lambda: ClasswiseCalibrationError.empty(NUM_CLASSES),
+    ('log_probs', 'labels'),
+  ),
+  'linear_cka': (
+    lambda: LinearCKA.empty(NUM_FEATURES, 3),
+    ('features', 'others'),
+  ),
+  # A row of this one is a minibatch.
+  'minibatch_cka': (
+    lambda: MinibatchCKA.empty(),
+    ('minibatches', 'other_minibatches'),
+  ),
+  'agreement': (lambda: Agreement.empty(4), ('predictions', 'labels')),
+  'hardness': (lambda: AngularVisualHardness.empty(), ('cosines', 'labels')),
+  'spectrum': (lambda: ActivationSpectrum.empty(NUM_FEATURES), ('features',)),
+  'neural_collapse': (
+    lambda: NeuralCollapse.empty(NUM_CLASSES, NUM_FEATURES),
+    ('features', 'labels'),
+  ),
+  'nearest_mean': (
+    lambda: NearestMeanMismatch.empty(),
+    ('prediction', 'labels'),
+  ),
 }
 
 

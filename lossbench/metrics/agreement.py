@@ -1,0 +1,329 @@
+"""How alike the predictions of models are, and ensembles of models.
+
+For each pair of models on the same examples (Figure of the paper's section on
+predictions): the share with the same top-1 class, the share with both right or
+both wrong, and among the examples both get wrong the share with the same wrong
+class. All are fractions in [0, 1], symmetric, and neither direction is better.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+from lossbench.metrics import accumulators
+
+_CHUNK_SIZE = 4096
+_SUM_TOLERANCE = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseAgreement:
+  """Agreement of every pair of A models; NumPy, symmetric, [A, A].
+
+  Attributes:
+    same_top1: share of examples with the same predicted class; diagonal 1.
+    both_right_or_wrong: share that both get right or both get wrong; diagonal
+      1.
+    same_when_both_wrong: share, of the examples that both get wrong, with the
+      same predicted class; NaN where there is no such example.
+    num_both_wrong: int64, how many those are; the diagonal counts errors.
+    num_examples: N.
+  """
+
+  same_top1: np.ndarray
+  both_right_or_wrong: np.ndarray
+  same_when_both_wrong: np.ndarray
+  num_both_wrong: np.ndarray
+  num_examples: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Clustering:
+  """Models in a tree of similarity.
+
+  Attributes:
+    linkage: [A - 1, 4] float64, as SciPy's dendrogram takes it; heights are
+      disagreement, 1 - agreement.
+    order: [A] int, leaves from left to right: likes beside likes.
+  """
+
+  linkage: np.ndarray
+  order: np.ndarray
+
+
+def pairwise_agreement(
+  predictions: ArrayLike, labels: ArrayLike
+) -> PairwiseAgreement:
+  """Agreement of the predictions of A models, exact, on the host.
+
+  Args:
+    predictions: [N, A] int, top-1 class ids of each model, one column a model.
+    labels: [N] int class ids.
+
+  Raises:
+    ValueError: if shapes disagree, there is no model or no example, or they
+      are not integers.
+  """
+  _check_predictions(predictions, labels)
+  predictions, labels = np.asarray(predictions), np.asarray(labels)
+  num_models = predictions.shape[1]
+  sums = np.zeros((3, num_models, num_models), np.int64)
+  for start in range(0, len(labels), _CHUNK_SIZE):
+    rows = slice(start, start + _CHUNK_SIZE)
+    columns = np.ascontiguousarray(predictions[rows].T)
+    wrong = columns != labels[None, rows]
+    for i in range(num_models):
+      same = columns[i] == columns[i:]
+      both_wrong = wrong[i] & wrong[i:]
+      sums[0, i, i:] += np.count_nonzero(same, axis=1)
+      sums[1, i, i:] += np.count_nonzero(both_wrong, axis=1)
+      sums[2, i, i:] += np.count_nonzero(wrong[i] == wrong[i:], axis=1)
+  upper = np.triu(sums)
+  sums = upper + np.transpose(np.triu(sums, k=1), (0, 2, 1))
+  return _from_counts(*sums, num_examples=len(labels))
+
+
+@flax.struct.dataclass
+class Agreement(accumulators.Accumulator):
+  """Streaming `pairwise_agreement`; exact, for it only counts.
+
+  Attributes:
+    num_same: int32 [A, A], examples with the same prediction.
+    num_both_wrong: int32 [A, A].
+    num_both_right_or_wrong: int32 [A, A].
+    num_examples: int32 [].
+  """
+
+  num_same: jax.Array
+  num_both_wrong: jax.Array
+  num_both_right_or_wrong: jax.Array
+  num_examples: jax.Array
+
+  @classmethod
+  def empty(cls, num_models: int) -> Self:
+    """No examples of num_models = A >= 2 models."""
+    if num_models < 2:
+      raise ValueError(f'Agreement is of two or more models; got {num_models}.')
+    zeros = jnp.zeros((num_models, num_models), jnp.int32)
+    return cls(zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+
+  def update(
+    self, predictions: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+  ) -> Self:
+    """Counts predictions [B, A], labels [B] where mask [B] is not 0."""
+    _check_predictions(predictions, labels, min_examples=0)
+    num_models = self.num_same.shape[0]
+    if np.shape(predictions)[1] != num_models:
+      raise ValueError(
+        f'Expected predictions [batch, {num_models}]; got '
+        f'{np.shape(predictions)}.'
+      )
+    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
+    real = accumulators.real_rows(mask, labels.shape[0])[:, None, None]
+    wrong = predictions != labels[:, None]
+    same = predictions[:, :, None] == predictions[:, None, :]  # [B, A, A]
+    both_wrong = wrong[:, :, None] & wrong[:, None, :]
+    alike = wrong[:, :, None] == wrong[:, None, :]
+
+    def number(pairs):
+      return accumulators.count(pairs & real, axis=0)
+
+    return self.replace(
+      num_same=self.num_same + number(same),
+      num_both_wrong=self.num_both_wrong + number(both_wrong),
+      num_both_right_or_wrong=self.num_both_right_or_wrong + number(alike),
+      num_examples=self.num_examples + accumulators.count(real),
+    )
+
+  def compute(self) -> float:
+    """Mean `same_top1` over pairs of different models; NaN if nothing counted.
+
+    The matrices: `pairwise`.
+    """
+    if not int(self.num_examples):
+      return float('nan')
+    same = self.pairwise().same_top1
+    return float(np.mean(same[np.triu_indices(len(same), k=1)]))
+
+  def pairwise(self) -> PairwiseAgreement:
+    """The matrices.
+
+    Raises:
+      ValueError: if nothing was counted.
+    """
+    if not int(self.num_examples):
+      raise ValueError('Agreement on no examples: nothing was counted.')
+    return _from_counts(
+      *(
+        np.asarray(counts, np.int64)
+        for counts in (
+          self.num_same,
+          self.num_both_wrong,
+          self.num_both_right_or_wrong,
+        )
+      ),
+      num_examples=int(self.num_examples),
+    )
+
+
+def cluster_models(agreement: ArrayLike) -> Clustering:
+  """Hierarchical clustering of models by agreement.
+
+  Average linkage (UPGMA) of the distances 1 - agreement; leaves in SciPy's
+  optimal order (Bar-Joseph et al. 2001), neighbours as alike as the tree lets
+  them.
+
+  Args:
+    agreement: [A, A], symmetric, in [0, 1], diagonal 1; A >= 2. A matrix of
+      `PairwiseAgreement`, or of CKA.
+
+  Raises:
+    ValueError: if it is anything else, or has a NaN.
+  """
+  agreement = np.asarray(agreement, np.float64)
+  if agreement.ndim != 2 or not 2 <= len(agreement) == agreement.shape[1]:
+    raise ValueError(
+      'Expected a matrix of agreement of two or more models, [A, A]; got '
+      f'{agreement.shape}.'
+    )
+  if np.isnan(agreement).any():
+    raise ValueError(
+      f'{int(np.isnan(agreement).sum())} entries of agreement are NaN: leave '
+      'those models out (two models without a common error have none to agree '
+      'on).'
+    )
+  distances = 1.0 - agreement
+  if (
+    np.max(np.abs(distances - distances.T)) > 1e-6
+    or np.max(np.abs(np.diag(distances))) > 1e-6
+    or distances.min() < -1e-6
+    or distances.max() > 1 + 1e-6
+  ):
+    raise ValueError(
+      'agreement must be symmetric, in [0, 1] and 1 on the diagonal.'
+    )
+  distances = np.clip((distances + distances.T) / 2, 0.0, None)
+  np.fill_diagonal(distances, 0.0)
+  linkage = hierarchy.linkage(
+    squareform(distances), method='average', optimal_ordering=True
+  )
+  return Clustering(linkage, hierarchy.leaves_list(linkage).astype(int))
+
+
+def ensemble_log_probs(members: Iterable[ArrayLike]) -> np.ndarray:
+  """Log of the mean probability of several models.
+
+  log((1/A) sum_a p_a), by log-sum-exp in float64: exact also where every
+  member's probability is too small for a float. Each member's log-probabilities
+  come from its own objective's map (`Objective.log_probs`).
+
+  Args:
+    members: log-probabilities [N, K] of each model, same examples, same order.
+      One after another, so that a generator needs the memory of one; -inf is
+      allowed.
+
+  Returns:
+    float64 [N, K] log-probabilities.
+
+  Raises:
+    ValueError: if there are no members, shapes disagree, or a row is no
+      distribution: NaN, or does not sum to 1 within 1e-2.
+  """
+  total, num_members = None, 0
+  for member in members:
+    member = np.asarray(member, np.float64)
+    _check_log_probs(member, num_members)
+    if total is None:
+      total = member.copy()
+    elif member.shape != total.shape:
+      raise ValueError(
+        f'Member {num_members} has log-probabilities {member.shape}, those '
+        f'before it {total.shape}.'
+      )
+    else:
+      np.logaddexp(total, member, out=total)
+    num_members += 1
+  if total is None:
+    raise ValueError('An ensemble needs at least one member.')
+  return total - np.log(num_members)
+
+
+def check_same_examples(ids: Mapping[str, ArrayLike]) -> None:
+  """Refuses runs that were not evaluated on the same examples.
+
+  Args:
+    ids: run -> [N] example ids, in the order of its predictions.
+
+  Raises:
+    ValueError: if a run's ids are not those of the first, in the same order.
+  """
+  (first, expected), *others = [(k, np.asarray(v)) for k, v in ids.items()]
+  for run, got in others:
+    if len(got) != len(expected):
+      raise ValueError(
+        f'{run} has predictions of {len(got)} examples, {first} of '
+        f'{len(expected)}: evaluate both on the same split.'
+      )
+    if not np.array_equal(got, expected):
+      at = int(np.flatnonzero(got != expected)[0])
+      raise ValueError(
+        f'{run} and {first} have predictions of different examples: number '
+        f'{at} is {got[at]!r} in the one and {expected[at]!r} in the other.'
+      )
+
+
+def _check_predictions(predictions, labels, *, min_examples=1):
+  shape = np.shape(predictions)
+  if len(shape) != 2 or np.shape(labels) != shape[:1]:
+    raise ValueError(
+      'Expected predictions [num_examples, num_models] and labels '
+      f'[num_examples]; got {shape} and {np.shape(labels)}.'
+    )
+  if shape[0] < min_examples or shape[1] < 1:
+    raise ValueError(
+      'Agreement needs at least one example and one model; got predictions '
+      f'{shape}.'
+    )
+  for name, ids in (('predictions', predictions), ('labels', labels)):
+    # Traced arrays have a dtype too, but cannot be converted.
+    dtype = ids.dtype if isinstance(ids, jax.Array) else np.asarray(ids).dtype
+    if not np.issubdtype(dtype, np.integer):
+      raise ValueError(f'{name} must be integer class ids; got dtype {dtype}.')
+
+
+def _check_log_probs(log_probs, index):
+  if log_probs.ndim != 2:
+    raise ValueError(
+      f'Member {index}: expected log-probabilities [num_examples, '
+      f'num_classes]; got {log_probs.shape}.'
+    )
+  excess = np.abs(np.exp(log_probs).sum(axis=1) - 1.0)
+  num_bad = int((~(excess <= _SUM_TOLERANCE)).sum())
+  if num_bad:
+    raise ValueError(
+      f'Member {index}: the probabilities of {num_bad} of {len(log_probs)} '
+      'examples are NaN or do not sum to 1. Pass log-probabilities '
+      '(Objective.log_probs), not logits or probabilities.'
+    )
+
+
+def _from_counts(same, both_wrong, alike, *, num_examples):
+  with np.errstate(invalid='ignore', divide='ignore'):
+    # The same prediction is wrong for both, or right for both.
+    both_right = alike - both_wrong
+    same_when_both_wrong = (same - both_right) / both_wrong
+  return PairwiseAgreement(
+    same_top1=same / num_examples,
+    both_right_or_wrong=alike / num_examples,
+    same_when_both_wrong=np.where(both_wrong, same_when_both_wrong, np.nan),
+    num_both_wrong=both_wrong,
+    num_examples=num_examples,
+  )
