@@ -1,13 +1,16 @@
 """Evaluates a checkpoint: python -m lossbench.evaluate --workdir=RUN.
 
-Rebuilds model, objective and data from the run directory; writes
-eval/<dataset>-<split>/metrics.json and predictions.npz into it and prints a
-table.
+Rebuilds model, objective and data from the run directory, measures predictions
+and representations on the test split and predictions on every
+out-of-distribution set that is there, and prints tables. For each data set it
+writes eval/<dataset>-<split>/metrics.json and predictions.npz into the run
+directory; for the test split also features.npz and curves.npz (reliability
+diagram, singular values, cosine distances).
 """
 
-import os
+import itertools
 import pathlib
-import uuid
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -16,161 +19,251 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import build, console, devices
+from lossbench import console, scoring
 from lossbench.console import LOGGER
-from lossbench.evaluation import Evaluator, Predictions
-from lossbench.metrics.calibration import (
-  ExpectedCalibrationError,
-  fit_temperature,
-  negative_log_likelihood,
-  temper,
+from lossbench.evaluation import Collected
+from lossbench.metrics.cosine_distances import cosine_distances
+from lossbench.metrics.neural_collapse import (
+  NearestMeanMismatch,
+  nearest_class_mean,
 )
 from lossbench.metrics.records import Record, create_record
-from lossbench.run_directory import RunDirectory, write_json
-from lossbench.train.checkpoints import Checkpoint, Checkpointer
+from lossbench.metrics.spectra import participation_ratio, singular_values
+from lossbench.outputs import RunOutputs, write_arrays
+from lossbench.run_directory import write_json
 from lossbench.train.progress import create_printer
-from lossbench.train.skipping import skipped_ids
 
-_WORKDIR = flags.DEFINE_string('workdir', None, 'Run directory.')
-_STEP = flags.DEFINE_string(
-  'step', 'best', "'best' by holdout accuracy, 'last', or a step's number."
-)
-_SPLIT = flags.DEFINE_string(
-  'split',
-  None,
-  "Split of the run's data set: 'holdout', or a TFDS split such as 'test' or "
-  "'train[:1000]'. Default: the data set's test split.",
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'TFDS directory, if it has moved since training.'
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-  'batch_size', None, 'Global batch size; changes no number.', lower_bound=1
+# Metrics of a corruption family that are averaged over its members.
+_FAMILY_METRICS = (
+  'top1_accuracy',
+  'top5_accuracy',
+  'nll',
+  'ece',
+  'brier_score',
 )
 
-_CHUNK = 4096  # examples whose probabilities are on the device at once
 
-
-def load_checkpoint(run: RunDirectory, step: str) -> Checkpoint:
-  """Reads one checkpoint of a run.
+def representation_records(
+  accumulators: dict, sample: Collected, kernel: np.ndarray, *, n: int
+) -> tuple[list[Record], dict[str, np.ndarray]]:
+  """Records and curves of the suite 'representations'.
 
   Args:
-    run: the run directory.
-    step: 'best', 'last' or a number.
+    accumulators: filled.
+    sample: 'features' and 'logits' of the sampled examples.
+    kernel: [M, K] of the output layer.
+    n: examples that were counted.
 
-  Raises:
-    FileNotFoundError: if there are no checkpoints, or not this one; lists
-      those that are there.
-    ValueError: if `step` is none of these, or the checkpoint is damaged.
+  Returns:
+    Records, and the arrays of curves.npz.
   """
-  if not run.checkpoints_path.is_dir():
-    raise FileNotFoundError(
-      f'{run.path} has no checkpoints. Train first, with main.py.'
-    )
-  with Checkpointer(run.checkpoints_path, read_only=True) as checkpointer:
-    steps = checkpointer.steps
-    if not steps:
-      raise FileNotFoundError(
-        f'{run.path} has no checkpoints yet. Train first, with main.py.'
-      )
-    if step == 'last':
-      return checkpointer.restore(steps[-1])
-    if step == 'best':
-      if checkpointer.best_step is None:
-        raise ValueError(
-          f'{run.path} has no best checkpoint, for it was trained without a '
-          'holdout. Use --step=last.'
-        )
-      return checkpointer.restore(checkpointer.best_step)
-    if not step.isdigit():
-      raise ValueError(
-        f"--step must be 'best', 'last' or a number; got {step!r}."
-      )
-    if int(step) not in steps:
-      raise FileNotFoundError(
-        f'{run.path} has no checkpoint of step {step}. It has: '
-        f'{", ".join(map(str, steps))}.'
-      )
-    return checkpointer.restore(int(step))
+  accumulators = dict(accumulators)
+  collapse = accumulators.pop('neural_collapse')
+  records = scoring.accumulator_records(accumulators, n=n)
+  curves = {'kernel_singular_values': singular_values(kernel.T, centered=False)}
+  names = ('participation_ratio', 'nc1', 'nc4')
+  try:
+    spectrum = collapse.activation_spectrum().singular_values(centered=True)
+    measures = collapse.measures(kernel)
+    means = collapse.class_means()
+  except ValueError as error:
+    note = f'not available: {error}'
+    records += [create_record(name, None, n=n, note=note) for name in names]
+  else:
+    curves['activation_singular_values'] = spectrum
+    curves['centroid_singular_values'] = singular_values(means, centered=True)
+    values = {
+      'participation_ratio': participation_ratio(spectrum),
+      **vars(measures),
+    }
+    records += [create_record(k, v, n=n) for k, v in values.items()]
+    records.append(_nearest_mean_record(means, sample))
+  try:
+    distances = cosine_distances(sample.arrays['features'], sample.labels)
+  except ValueError as error:
+    LOGGER.warning('No cosine distances: %s', error)
+  else:
+    curves['cosine_distance_edges'] = distances.edges
+    curves['cosine_distance_within'] = distances.within
+    curves['cosine_distance_between'] = distances.between
+  return records, curves
 
 
-def log_probs_of(objective, logits: np.ndarray) -> np.ndarray:
-  """The objective's log-probabilities of stored logits [N, K], on the host."""
-  log_probs_fn = jax.jit(type(objective).log_probs)
-  return np.concatenate(
-    [
-      np.asarray(log_probs_fn(objective, logits[first : first + _CHUNK]))
-      for first in range(0, len(logits), _CHUNK)
-    ]
+def _nearest_mean_record(means, sample: Collected) -> Record:
+  nearest = nearest_class_mean(sample.arrays['features'], means)
+  mismatch = NearestMeanMismatch.empty().update(
+    nearest, sample.arrays['logits'].argmax(axis=1), None
+  )
+  return create_record('nc4', mismatch.compute(), n=len(sample))
+
+
+def write_metrics(directory: pathlib.Path, records: Sequence[Record], **about):
+  """Writes metrics.json; what is wrong with a path is said in one line."""
+  if jax.process_index() > 0:
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  write_json(
+    directory / 'metrics.json',
+    {
+      **about,
+      'lossbench_version': lossbench.__version__,
+      'metrics': [record.to_json() for record in records],
+    },
   )
 
 
-def temperature_records(objective, predictions: Predictions) -> list[Record]:
-  """NLL and ECE after scaling to the temperature of lowest NLL (Table B.3).
+def evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
+  """Predictions and representations on a split of the run's own data set."""
+  config = outputs.config
+  result = outputs.measure(config.dataset, split, suite='representations')
+  whole = result.collected
+  records, reliability = scoring.prediction_records(
+    outputs.objective, whole.arrays['logits'], whole.labels
+  )
+  more, curves = representation_records(
+    result.accumulators, result.sample, outputs.kernel, n=len(whole)
+  )
+  records += more
+  if reliability is not None:
+    curves |= {f'reliability_{k}': v for k, v in vars(reliability).items()}
+  directory = outputs.eval_path(config.dataset, split)
+  write_metrics(
+    directory,
+    records,
+    dataset=config.dataset,
+    split=split,
+    step=outputs.step,
+    objective=config.objective.name,
+  )
+  if jax.process_index() == 0:
+    write_arrays(directory / 'curves.npz', **curves)
+  return records
 
-  As in the paper the temperature is fitted on the very split it is reported
-  on, so it is the best that scaling could do, not a held-out estimate.
+
+def evaluate_ood(
+  outputs: RunOutputs, *, data_dir: str | None
+) -> tuple[dict[str, list[Record]], dict[str, str]]:
+  """Predictions on every out-of-distribution set of the run's data set.
+
+  Args:
+    outputs: of the run.
+    data_dir: TFDS directory; None takes the run's.
+
+  Returns:
+    Name of the data set or corruption family -> its records; and name -> why
+    not, of those that are not available.
   """
-  note = 'temperature fitted on this split'
-  labels = predictions.labels
-  n = len(labels)
-  log_probs = log_probs_of(objective, predictions.logits)
-  temperature = fit_temperature(log_probs, labels)
-  bins = ExpectedCalibrationError.empty()
-  nll_sum = 0.0
-  for first in range(0, n, _CHUNK):
-    rows = slice(first, first + _CHUNK)
-    tempered = temper(log_probs[rows], temperature)
-    bins = bins.update(tempered, labels[rows], None)
-    nll = negative_log_likelihood(tempered, labels[rows])
-    nll_sum += float(nll) * len(labels[rows])
-  return [
-    create_record('temperature', temperature, n=n, note=note),
-    create_record('tempered_nll', nll_sum / n, n=n, note=note),
-    create_record('tempered_ece', bins.compute(), n=n, note=note),
-  ]
+  from lossbench.data import datasets
 
-
-def accumulator_records(accumulators, *, n: int) -> list[Record]:
-  """One record per accumulator; one that cannot be computed says why."""
-  records = []
-  for name, accumulator in accumulators.items():
-    metric, _, endpoint = name.partition('/')
-    value, note = None, ''
+  config = outputs.config
+  data_dir = config.data_dir if data_dir is None else data_dir
+  suite = datasets.ood_suite(config.dataset)
+  missing = {}
+  for ood_set in suite:
+    reason = datasets.not_available(ood_set.name, data_dir)
+    if reason:
+      missing[ood_set.name] = reason
+  results: dict[str, list[Record]] = {}
+  families: dict[str, list[list[Record]]] = {}
+  present = [ood_set for ood_set in suite if ood_set.name not in missing]
+  test_split = datasets.get_dataset_spec(config.dataset).test_split
+  if present:
+    on_progress = create_printer('out-of-distribution sets', len(present))
+  for number, ood_set in enumerate(present, start=1):
     try:
-      value = accumulator.compute()
-    except ValueError as error:
-      note = f'not available: {error}'
+      records = _ood_records(outputs, ood_set, test_split)
+    except FileNotFoundError as error:
+      missing[ood_set.name] = f'not available: {error}'
+      continue
+    if ood_set.family:
+      families.setdefault(ood_set.family, []).append(records)
+    else:
+      results[ood_set.name] = records
+    on_progress(number)
+  for family, members in families.items():
+    of_family = [s for s in suite if s.family == family]
+    records = _family_records(members, num_members=len(of_family))
+    split = datasets.get_dataset_spec(of_family[0].name).test_split
+    write_metrics(
+      outputs.eval_path(family, split),
+      records,
+      dataset=family,
+      split=split,
+      step=outputs.step,
+      objective=config.objective.name,
+    )
+    results[family] = records
+  return results, missing
+
+
+def _ood_records(outputs, ood_set, test_split) -> list[Record]:
+  from lossbench.data import datasets, real_labels
+
+  spec = datasets.get_dataset_spec(ood_set.name)
+  predictions = outputs.predictions(
+    ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
+  )
+  logits, labels = predictions.arrays['logits'], predictions.labels
+  records = []
+  if ood_set.shifted:
+    records, _ = scoring.prediction_records(outputs.objective, logits, labels)
+  if spec.num_used_classes:
+    records += scoring.subset_records(
+      outputs.objective, logits, labels, num_used_classes=spec.num_used_classes
+    )
+  if spec.real_labels:
+    ids, is_label = real_labels.read_real_labels(
+      outputs.open_dataset(ood_set.name), spec.test_split
+    )
+    if not np.array_equal(ids, predictions.ids):
+      raise ValueError(
+        f'The ids of {ood_set.name} are not those of its labels: prepare the '
+        'data set again.'
+      )
+    records.append(scoring.real_record(logits, is_label))
+  own = outputs.predictions(outputs.config.dataset, test_split)
+  records += scoring.detection_records(
+    outputs.objective, own.arrays['logits'], logits
+  )
+  write_metrics(
+    outputs.eval_path(ood_set.name, spec.test_split),
+    records,
+    dataset=ood_set.name,
+    split=spec.test_split,
+    step=outputs.step,
+    objective=outputs.config.objective.name,
+  )
+  return records
+
+
+def _family_records(
+  members: list[list[Record]], *, num_members: int
+) -> list[Record]:
+  """The mean over all corruptions and severities of a family.
+
+  An incomplete family has no mean: one over other corruptions would look like
+  it and be another number.
+  """
+  records = []
+  for name in _FAMILY_METRICS:
+    found = [r for records in members for r in records if r.name == name]
+    if not found:
+      continue
+    values = [record.value for record in found]
+    value, note = None, f'mean over {num_members} corruptions and severities'
+    if len(members) < num_members:
+      note = f'not available: {len(members)} of {num_members} corruptions'
+    elif None in values:
+      note = 'not available: see the corruptions'
+    else:
+      value = float(np.mean(values))
     records.append(
-      create_record(metric, value, n=n, endpoint=endpoint or None, note=note)
+      create_record(name, value, n=sum(r.n for r in found), note=note)
     )
   return records
 
 
-def write_results(
-  path: pathlib.Path,
-  *,
-  records: list[Record],
-  predictions: Predictions,
-  about: dict,
-):
-  """Writes metrics.json and predictions.npz, each whole or not at all."""
-  path.mkdir(parents=True, exist_ok=True)
-  temporary = path / f'.{uuid.uuid4().hex}.npz'
-  np.savez(
-    temporary,
-    id=predictions.ids,
-    label=predictions.labels,
-    logits=predictions.logits,
-  )
-  os.replace(temporary, path / 'predictions.npz')
-  write_json(
-    path / 'metrics.json',
-    {**about, 'metrics': [record.to_json() for record in records]},
-  )
-
-
-def print_table(title: str, records: list[Record]):
+def print_table(title: str, records: Sequence[Record]):
   """Prints measures of predictions, then those of the endpoints."""
   output = rich_console.Console()
   output.print(title, style='bold', highlight=False)
@@ -195,9 +288,40 @@ def print_table(title: str, records: list[Record]):
     layers.add_row(
       endpoint, *[values.get((endpoint, name), '') for name in names]
     )
-  output.print(layers)
+  if names:
+    output.print(layers)
   for note in dict.fromkeys(r.note for r in records if r.note):
     output.print(f'Note: {note}', style='dim', highlight=False)
+
+
+def print_ood_table(results: dict[str, list[Record]], missing: dict[str, str]):
+  """Prints one row a data set or corruption family, then what is missing."""
+  output = rich_console.Console()
+  names = [
+    'top1_accuracy',
+    'subset_top1_accuracy',
+    'real_accuracy',
+    'nll',
+    'ece',
+    'max_probability_auroc',
+    'energy_auroc',
+  ]
+  if results:
+    measured = {r.name for records in results.values() for r in records}
+    names = [name for name in names if name in measured]
+    table = rich_table.Table(title='out of distribution', title_justify='left')
+    table.add_column('dataset')
+    for name in names:
+      table.add_column(name, justify='right')
+    for dataset, records in results.items():
+      values = {record.name: _format(record) for record in records}
+      table.add_row(dataset, *[values.get(name, '') for name in names])
+    output.print(table)
+  # 75 members of a family are missing for one reason.
+  for reason, group in itertools.groupby(missing.items(), lambda item: item[1]):
+    sets = [name for name, _ in group]
+    shown = sets[0] if len(sets) == 1 else f'{sets[0]} ... ({len(sets)} sets)'
+    output.print(f'{shown}: {reason}', style='dim', highlight=False)
 
 
 def _format(record: Record) -> str:
@@ -209,6 +333,8 @@ def evaluate(
   workdir: str,
   step: str = 'best',
   split: str | None = None,
+  ood: bool = True,
+  strict: bool = False,
   data_dir: str | None = None,
   batch_size: int | None = None,
 ) -> list[Record]:
@@ -217,107 +343,106 @@ def evaluate(
   Args:
     workdir: of the run.
     step: 'best', 'last' or a number.
-    split: 'holdout' or a TFDS split; None for the data set's test split.
+    split: only this one, 'holdout' or a TFDS split; None for the data set's
+      test split and the out-of-distribution sets.
+    ood: whether the latter are evaluated.
+    strict: raise at the end if one of them is not available.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
 
   Returns:
-    The records that were written.
+    The records of the run's own data set.
 
   Raises:
-    FileNotFoundError: if there is no run, checkpoint or data set.
+    FileNotFoundError: if there is no run, checkpoint or data set; or, at the
+      end, if `strict` and an out-of-distribution set is not available.
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
   from lossbench.data import datasets
 
-  run = RunDirectory(workdir)
-  config = run.read_config()
-  checkpoint = load_checkpoint(run, step)
-  batch_size = batch_size or config.eval_batch_size
-  if batch_size % jax.device_count():
-    raise ValueError(
-      f'--batch_size={batch_size} is not divisible by the '
-      f'{jax.device_count()} devices.'
-    )
-  builder = datasets.open_dataset(
-    config.dataset,
-    data_dir=config.data_dir if data_dir is None else data_dir,
-    num_classes=config.num_classes,
+  outputs = RunOutputs(
+    workdir, step=step, data_dir=data_dir, batch_size=batch_size
   )
+  config = outputs.config
   name = split or datasets.get_dataset_spec(config.dataset).test_split
-  tfds_split = name
-  if name == 'holdout':
-    if not config.num_holdout:
-      raise ValueError(
-        f'{run.path} was trained without a holdout. Name another --split.'
-      )
-    _, tfds_split = datasets.holdout_splits(
-      builder, num_holdout=config.num_holdout
-    )
-  evaluator = Evaluator(
-    config,
-    builder,
-    split=tfds_split,
-    with_representations=True,
-    batch_size=batch_size,
-    bad_ids=skipped_ids(config, builder, split=tfds_split, run=run),
-  )
   LOGGER.info(
-    'Evaluating step %d of %s (%s) on %d examples of %s %s.',
-    checkpoint.step,
-    run.path,
+    'Evaluating step %d of %s (%s) on %s %s.',
+    outputs.step,
+    outputs.run.path,
     config.objective.name,
-    evaluator.num_examples,
     config.dataset,
     name,
   )
-  accumulators, predictions = evaluator.run(
-    devices.replicate(checkpoint.eval_variables),
-    with_predictions=True,
-    on_progress=create_printer('examples', evaluator.num_examples),
-  )
-  records = accumulator_records(accumulators, n=evaluator.num_examples)
-  records += temperature_records(build.build_objective(config), predictions)
-  if jax.process_index() == 0:
-    path = run.eval_path(config.dataset, name)
-    write_results(
-      path,
-      records=records,
-      predictions=predictions,
-      about={
-        'dataset': config.dataset,
-        'split': name,
-        'step': checkpoint.step,
-        'objective': config.objective.name,
-        'lossbench_version': lossbench.__version__,
-      },
-    )
+  records = evaluate_own(outputs, name)
+  first = jax.process_index() == 0
+  if first:
     print_table(
-      f'{config.objective.name}: {config.dataset} {name}, step '
-      f'{checkpoint.step}, {evaluator.num_examples} examples',
+      f'{config.objective.name} on {config.dataset} {name}, step '
+      f'{outputs.step}, {records[0].n} examples',
       records,
     )
-    LOGGER.info('Wrote %s', path)
+  missing: dict[str, str] = {}
+  if split is None and ood:
+    results, missing = evaluate_ood(outputs, data_dir=data_dir)
+    if first:
+      print_ood_table(results, missing)
+  LOGGER.info('Wrote %s', outputs.run.path / 'eval')
+  if strict and missing:
+    raise FileNotFoundError(
+      f'--strict: {len(missing)} data sets are not available: '
+      f'{", ".join(missing)}.'
+    )
   return records
 
 
+def define_flags():
+  """Not at import, so that binaries can import one another."""
+  flags.DEFINE_string('workdir', None, 'Run directory.')
+  flags.DEFINE_string(
+    'step', 'best', "'best' by holdout accuracy, 'last', or a step's number."
+  )
+  flags.DEFINE_string(
+    'split',
+    None,
+    "Only this split of the run's data set: 'holdout', or a TFDS split such as "
+    "'test' or 'train[:1000]'. Default: the test split, then all "
+    'out-of-distribution sets.',
+  )
+  flags.DEFINE_bool(
+    'ood', True, 'Evaluate on out-of-distribution sets after the test split.'
+  )
+  flags.DEFINE_bool(
+    'strict', False, 'Fail, at the end, if a data set is not available.'
+  )
+  flags.DEFINE_string(
+    'data_dir', None, 'TFDS directory, if it has moved since training.'
+  )
+  flags.DEFINE_integer(
+    'batch_size', None, 'Global batch size; changes no number.', lower_bound=1
+  )
+
+
 def main(argv):
+  args = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   console.configure()
   try:
     evaluate(
-      workdir=_WORKDIR.value,
-      step=_STEP.value,
-      split=_SPLIT.value,
-      data_dir=_DATA_DIR.value,
-      batch_size=_BATCH_SIZE.value,
+      workdir=args.workdir,
+      step=args.step,
+      split=args.split,
+      ood=args.ood,
+      strict=args.strict,
+      data_dir=args.data_dir,
+      batch_size=args.batch_size,
     )
   except (ValueError, OSError) as error:
     console.fail(error)
 
 
 if __name__ == '__main__':
+  define_flags()
   flags.mark_flags_as_required(['workdir'])
   app.run(main, flags_parser=console.parse_flags)

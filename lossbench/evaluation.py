@@ -1,15 +1,18 @@
-"""The one evaluation loop: of training, of `evaluate` and of studies.
+"""The one evaluation loop: of training, of every binary and of studies.
 
-A pass over a split updates a dictionary of accumulators on every device and
-can collect predictions. Nothing is dropped and nothing counted twice: padding
-is masked, sums are divided once at the end, and so the results are the same on
-any number of devices and for any batch size.
+A pass over a split updates a suite of accumulators on every device and can
+collect outputs for every example. Nothing is dropped and nothing counted twice:
+padding is masked, sums are divided once at the end, and so the results are the
+same on any number of devices and for any batch size.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,171 +20,124 @@ import ml_collections
 import numpy as np
 
 from lossbench import build, devices
-from lossbench.metrics.accumulators import Accumulator, reduce_devices
-from lossbench.metrics.accuracy import Accuracy
-from lossbench.metrics.calibration import (
-  ExpectedCalibrationError,
-  NegativeLogLikelihood,
+from lossbench.measurements import (
+  Accumulators,
+  ModelOutputs,
+  create_measurements,
+  spatial_mean,
 )
-from lossbench.metrics.class_separation import ClassSeparation
-from lossbench.metrics.sparsity import ActivationSparsity
+from lossbench.metrics.accumulators import reduce_devices
+from lossbench.metrics.cka import to_minibatches, u_centered_grams
+from lossbench.models import Classifier
 from lossbench.objectives import Objective
-from lossbench.processes import concatenate_processes
+from lossbench.processes import concatenate_processes, concatenate_rows
 
 _ID_BYTES = 128  # TFDS ids are file names and numbers, far shorter
-Accumulators = dict[str, Accumulator]
+_IN_FLIGHT = 2  # batches whose outputs the host has not fetched yet
+
+# What the compiled step depends on; the objective is an argument of it.
+_STEP_FIELDS = (
+  'compute_dtype',
+  'image_size',
+  'model',
+  'num_classes',
+  'pixel_mean',
+  'pixel_std',
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Predictions:
-  """What a model says of every example, in the order of the ids.
+class Collect:
+  """What a pass keeps of examples; this alone grows with the split.
 
   Attributes:
-    ids: [N] bytes, TFDS's example ids, ascending.
+    logits: [N, K] float32, raw outputs of the output layer.
+    features: [N, M] float32, the penultimate layer.
+    pooled: `spatial_mean` of every endpoint, 'pooled/<endpoint>' [N, C].
+    gram_size: G > 0 keeps of every endpoint 'gram/<endpoint>' [N, G], each
+      example's row of the U-centred Gram matrix of its minibatch of G
+      consecutive examples, all that unbiased CKA of whole feature maps needs.
+    num_sampled: > 0 keeps 'features' and 'logits' of at most so many examples,
+      apart from the rest: those whose ids have the smallest CRC-32, the same
+      ones in every run and whatever the order and the batches.
+  """
+
+  logits: bool = False
+  features: bool = False
+  pooled: bool = False
+  gram_size: int = 0
+  num_sampled: int = 0
+
+
+NOTHING = Collect()
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+  """What was kept of real examples.
+
+  Attributes:
+    ids: [N] bytes, TFDS's example ids.
     labels: [N] int32.
-    logits: [N, K] float32, raw outputs of the output layer; the objective's
-      `log_probs` makes probabilities of them.
+    arrays: name -> [N, ...] float32.
   """
 
   ids: np.ndarray
   labels: np.ndarray
-  logits: np.ndarray
+  arrays: dict[str, np.ndarray]
+
+  def __len__(self):
+    return len(self.ids)
+
+  def take(self, rows: np.ndarray) -> Self:
+    """Some of the examples, by index or mask."""
+    return Collected(
+      ids=self.ids[rows],
+      labels=self.labels[rows],
+      arrays={name: values[rows] for name, values in self.arrays.items()},
+    )
+
+  def sorted_by_id(self) -> Self:
+    """The same in ascending order of the ids, whatever order files came in."""
+    return self.take(np.argsort(self.ids, kind='stable'))
 
 
-@dataclasses.dataclass(frozen=True)
-class Measurements:
-  """The accumulators to fill in one pass.
-
-  Attributes:
-    empty_fn: () -> name -> empty accumulator.
-    update_fn: (accumulators, endpoints, log_probs, labels, mask) -> the same
-      accumulators, updated; endpoints include the logits.
-  """
-
-  empty_fn: Callable[[], Accumulators]
-  update_fn: Callable[..., Accumulators]
-
-
-def prediction_measurements(num_classes: int) -> Measurements:
-  """Accuracy, NLL and ECE: what training looks at."""
-
-  def empty_fn():
-    accumulators = {
-      'top1_accuracy': Accuracy.empty(k=1),
-      'top5_accuracy': Accuracy.empty(k=5),
-      'nll': NegativeLogLikelihood.empty(),
-      'ece': ExpectedCalibrationError.empty(),
-    }
-    if num_classes <= 5:  # then the top 5 are always right
-      del accumulators['top5_accuracy']
-    return accumulators
-
-  def update_fn(accumulators, endpoints, log_probs, labels, mask):
-    # Accuracy ranks the logits: where sigmoids saturate, distinct logits get
-    # the same probability.
-    scores = {'nll': log_probs, 'ece': log_probs}
-    return {
-      name: accumulator.update(
-        scores.get(name, endpoints['logits']), labels, mask
+def _collect(collect: Collect, outputs: ModelOutputs) -> dict[str, jax.Array]:
+  endpoints, rows = outputs.endpoints, {}
+  if collect.logits or collect.num_sampled:
+    rows['logits'] = endpoints['logits'].astype(jnp.float32)
+  if collect.features or collect.num_sampled:
+    rows['features'] = endpoints['features']
+  for name, values in endpoints.items():
+    if collect.pooled:
+      rows[f'pooled/{name}'] = spatial_mean(values)
+    if collect.gram_size:
+      minibatches = functools.partial(
+        to_minibatches, minibatch_size=collect.gram_size
       )
-      for name, accumulator in accumulators.items()
-    }
-
-  return Measurements(empty_fn, update_fn)
-
-
-def representation_measurements(
-  endpoint_sizes: Mapping[str, int], *, num_classes: int
-) -> Measurements:
-  """Class separation of every endpoint, and sparsity of all but the logits.
-
-  Class separation of a feature map is that of its spatial average, one value
-  per channel: the memory, K x channels, then stays that of an output layer. The
-  paper leaves open how it treated feature maps.
-
-  Args:
-    endpoint_sizes: name -> channels of the endpoint.
-    num_classes: K.
-  """
-
-  def empty_fn():
-    accumulators = {
-      f'class_separation/{name}': ClassSeparation.empty(num_classes, size)
-      for name, size in endpoint_sizes.items()
-    }
-    accumulators |= {
-      f'nonzero_fraction/{name}': ActivationSparsity.empty()
-      for name in endpoint_sizes
-      if name != 'logits'
-    }
-    return accumulators
-
-  def update_fn(accumulators, endpoints, log_probs, labels, mask):
-    del log_probs
-    updated = {}
-    for name, accumulator in accumulators.items():
-      metric, endpoint = name.split('/', 1)
-      values = endpoints[endpoint]
-      if metric == 'class_separation':
-        pooled = jnp.mean(
-          values.astype(jnp.float32), axis=tuple(range(1, values.ndim - 1))
-        )
-        updated[name] = accumulator.update(pooled, labels, mask)
-      else:
-        updated[name] = accumulator.update(values, mask)
-    return updated
-
-  return Measurements(empty_fn, update_fn)
+      grams = u_centered_grams(
+        minibatches(values), minibatches(outputs.mask) > 0
+      )
+      rows[f'gram/{name}'] = grams.reshape(-1, collect.gram_size)
+  return rows
 
 
-def join_measurements(*parts: Measurements) -> Measurements:
-  """Several sets of accumulators that share one forward pass."""
-
-  def empty_fn():
-    return {k: v for part in parts for k, v in part.empty_fn().items()}
-
-  def update_fn(accumulators, *outputs):
-    updated = {}
-    for part in parts:
-      own = {name: accumulators[name] for name in part.empty_fn()}
-      updated |= part.update_fn(own, *outputs)
-    return updated
-
-  return Measurements(empty_fn, update_fn)
-
-
-def create_eval_step(classifier, *, normalize_fn, measurements: Measurements):
-  """Builds the pmapped evaluation step.
-
-  Args:
-    classifier: a `Classifier`; its output layer's hyperparameters are replaced
-      by those of the objective that the step is given.
-    normalize_fn: uint8 images -> what the model sees.
-    measurements: the accumulators to update.
-
-  Returns:
-    (variables, objective, accumulators, batch) -> (accumulators, logits);
-    everything but the objective has a leading device axis. The accumulators
-    are donated, one set a device; nothing is summed over devices here.
-  """
-  num_classes = classifier.output_layer.num_classes
-
+def _create_eval_step(backbone, *, num_classes, normalize_fn, update_fn, keep):
   def eval_step(variables, objective: Objective, accumulators, batch):
-    model = classifier.clone(
-      output_layer=objective.output_layer(num_classes=num_classes)
+    model = Classifier(
+      backbone, objective.output_layer(num_classes=num_classes)
     )
     endpoints = model.apply(
       variables, normalize_fn(batch['image']), train=False
     )
-    logits = endpoints['logits']
-    accumulators = measurements.update_fn(
-      accumulators,
-      endpoints,
-      objective.log_probs(logits),
-      batch['label'],
-      batch['mask'],
+    outputs = ModelOutputs(
+      endpoints=endpoints,
+      log_probs=objective.log_probs(endpoints['logits']),
+      labels=batch['label'],
+      mask=batch['mask'],
+      kernel=variables['params']['output_layer']['kernel'],
     )
-    return accumulators, logits
+    return update_fn(accumulators, outputs), _collect(keep, outputs)
 
   return jax.pmap(
     eval_step,
@@ -191,16 +147,101 @@ def create_eval_step(classifier, *, normalize_fn, measurements: Measurements):
   )
 
 
+@functools.lru_cache(maxsize=64)
+def _compiled(fields: str, suite: str, keep: Collect):
+  """The pmapped step and its measurements, once for equal configurations.
+
+  So 72 runs of one architecture share a step; objectives of other parts are
+  traced into it as they come.
+  """
+  config = ml_collections.ConfigDict(json.loads(fields))
+  backbone = build.build_backbone(config)
+  measurements = create_measurements(
+    suite,
+    _endpoint_sizes(backbone, build.image_shape(config), config.num_classes),
+    num_classes=config.num_classes,
+  )
+  step = _create_eval_step(
+    backbone,
+    num_classes=config.num_classes,
+    normalize_fn=build.build_normalize_fn(config),
+    update_fn=measurements.update_fn,
+    keep=keep,
+  )
+  return step, measurements
+
+
+def _endpoint_sizes(backbone, image_shape, num_classes) -> dict[str, int]:
+  sizes = {}
+
+  def record(images):
+    endpoints, _ = backbone.init_with_output(
+      jax.random.key(0), images, train=False
+    )
+    # Filled here because what eval_shape returns is sorted by name, and the
+    # forward order is what a reader wants to see.
+    sizes.update({name: x.shape[-1] for name, x in endpoints.items()})
+
+  jax.eval_shape(record, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+  return {**sizes, 'logits': num_classes}
+
+
+def endpoint_names(config: ml_collections.ConfigDict) -> list[str]:
+  """The names of a model's endpoints, in forward order."""
+  return list(
+    _endpoint_sizes(
+      build.build_backbone(config),
+      build.image_shape(config),
+      config.num_classes,
+    )
+  )
+
+
+def check_batch_size(batch_size: int, *, gram_size: int = 0):
+  """Raises ValueError unless a global batch divides over all devices."""
+  num_devices = jax.device_count()
+  unit = num_devices * max(1, gram_size)
+  if batch_size < 1 or batch_size % unit:
+    reason = f'the {num_devices} devices'
+    if gram_size:
+      reason += f' x minibatches of {gram_size} examples'
+    raise ValueError(
+      f'--batch_size={batch_size} is not divisible by {reason}. Take for '
+      f'example {max(unit, batch_size - batch_size % unit)}.'
+    )
+
+
+class Pass(NamedTuple):
+  """The results of one pass, the same on every process.
+
+  Attributes:
+    accumulators: summed over devices and processes, on the host.
+    collected: of every example, in the order of reading; None if nothing was.
+    sample: of the sampled examples, ordered by id; None without a sample.
+  """
+
+  accumulators: Accumulators
+  collected: Collected | None
+  sample: Collected | None
+
+
 class Evaluator:
-  """A model's evaluation on one split, compiled once for many states.
+  """Passes of a model over one split; compiled once for many states.
 
   Args:
     config: of the run.
     builder: of the data set.
-    split: e.g. 'test'.
-    with_representations: measure the endpoints too.
+    split: a TFDS split, e.g. 'test'.
+    suite: of measurements; see `measurements`.
+    collect: what to keep of examples.
+    image_fn: encoded bytes -> uint8 [H, W, C]; None takes the run's own.
     batch_size: global; None takes the configuration's.
     bad_ids: TFDS ids of images to leave out.
+    own_labels: labels are the run's classes and are checked; False for data
+      sets whose labels mean something else.
+
+  Raises:
+    ValueError: if the split is unknown or the batch size does not divide.
   """
 
   def __init__(
@@ -209,39 +250,32 @@ class Evaluator:
     builder,
     *,
     split: str,
-    with_representations: bool = False,
+    suite: str = 'predictions',
+    collect: Collect = NOTHING,
+    image_fn: Callable | None = None,
     batch_size: int | None = None,
     bad_ids: Sequence[str] = (),
+    own_labels: bool = True,
   ):
     from lossbench.data import datasets, pipeline, preprocess
 
     self._objective = build.build_objective(config)
     self.num_examples = datasets.num_examples(builder, split) - len(bad_ids)
     self._batch_size = batch_size or config.eval_batch_size
-    classifier = build.build_classifier(config, self._objective)
-    measurements = prediction_measurements(config.num_classes)
-    if with_representations:
-      sizes = _endpoint_sizes(classifier, build.image_shape(config))
-      measurements = join_measurements(
-        measurements,
-        representation_measurements(sizes, num_classes=config.num_classes),
-      )
-    self._measurements = measurements
-    self._check_labels = functools.partial(
-      pipeline.check_labels, num_classes=config.num_classes
+    check_batch_size(self._batch_size, gram_size=collect.gram_size)
+    fields = {name: config[name] for name in _STEP_FIELDS}
+    self._eval_step, self._measurements = _compiled(
+      ml_collections.ConfigDict(fields).to_json(sort_keys=True), suite, collect
     )
-    self._eval_step = create_eval_step(
-      classifier,
-      normalize_fn=build.build_normalize_fn(config),
-      measurements=measurements,
-    )
+    self._collect = collect
+    self._num_classes = config.num_classes if own_labels else None
 
     def read():
       return pipeline.eval_batches(
         builder,
         split=split,
         batch_size=self._batch_size,
-        image_fn=preprocess.build_eval_image_fn(config),
+        image_fn=image_fn or preprocess.build_eval_image_fn(config),
         bad_ids=bad_ids,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -253,87 +287,116 @@ class Evaluator:
 
   def scalars(self, state) -> dict[str, float]:
     """Metrics of a replicated train state, by name."""
-    accumulators, _ = self.run(state.eval_variables, with_predictions=False)
+    accumulators = self.run(state.eval_variables).accumulators
     return {name: value.compute() for name, value in accumulators.items()}
 
   def run(
     self,
     variables,
     *,
-    with_predictions: bool,
     on_progress: Callable[[int], Any] = lambda num_done: None,
-  ) -> tuple[Accumulators, Predictions | None]:
+  ) -> Pass:
     """One pass over the split.
 
     Args:
       variables: 'params' and 'batch_stats' with a leading device axis.
-      with_predictions: collect them; the one thing that grows with the split.
       on_progress: called with the number of examples done.
-
-    Returns:
-      Accumulators summed over devices and processes, on the host, and the
-      predictions or None.
 
     Raises:
       ValueError: if a label is not in [0, num_classes).
     """
+    from lossbench.data import pipeline
+
     accumulators = devices.replicate(self._measurements.empty_fn())
-    rows, done = [], 0
+    keeper = _Keeper(self._collect, self.num_examples)
+    in_flight: collections.deque = collections.deque()
+    done = 0
     for batch in self._batches if self._batches is not None else self._read():
       batch = dict(batch)  # the cached one keeps its ids
       ids = batch.pop('id')
-      self._check_labels(batch, ids=ids)
-      accumulators, logits = self._eval_step(
+      if self._num_classes is not None:
+        pipeline.check_labels(batch, num_classes=self._num_classes, ids=ids)
+      accumulators, rows = self._eval_step(
         variables, self._objective, accumulators, devices.shard(batch)
       )
-      if with_predictions:
-        rows.append(
-          {
-            'id': _encode_ids(ids),
-            'label': batch['label'],
-            'mask': batch['mask'],
-            'logits': np.asarray(logits).reshape(len(ids), -1),
-          }
-        )
+      if rows:
+        in_flight.append((ids, batch, rows))
+        if len(in_flight) > _IN_FLIGHT:
+          keeper.keep(_fetch(*in_flight.popleft()))
       done += self._batch_size
       on_progress(min(done, self.num_examples))
+    while in_flight:
+      keeper.keep(_fetch(*in_flight.popleft()))
     merged = reduce_devices(concatenate_processes(accumulators))
     merged = {name: merged[name] for name in self._measurements.empty_fn()}
-    return merged, _collect(rows) if with_predictions else None
+    return Pass(merged, *keeper.finish())
 
 
-def _endpoint_sizes(classifier, image_shape) -> dict[str, int]:
-  sizes = {}
+class _Keeper:
+  """Puts the fetched rows of one pass where they belong."""
 
-  def record(images):
-    key = jax.random.key(0)
-    endpoints, _ = classifier.init_with_output(key, images, train=False)
-    # Filled here because what eval_shape returns is sorted by name, and the
-    # forward order is what a reader wants to see.
-    sizes.update({name: x.shape[-1] for name, x in endpoints.items()})
+  def __init__(self, collect: Collect, num_examples: int):
+    self._collect = collect
+    self._kept: list[Collected] = []
+    self._sampled: list[Collected] = []
+    # A fifth more than is wanted, for the hashes are only nearly uniform.
+    share = 1.2 * collect.num_sampled / num_examples
+    self._threshold = int(min(1.0, share) * 2**32)
 
-  jax.eval_shape(record, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-  return sizes
+  def keep(self, rows: Collected):
+    if self._collect.num_sampled:
+      chosen = _hashes(rows.ids) < self._threshold
+      wanted = {name: rows.arrays[name] for name in ('features', 'logits')}
+      self._sampled.append(
+        dataclasses.replace(rows, arrays=wanted).take(chosen)
+      )
+    arrays = {
+      name: values
+      for name, values in rows.arrays.items()
+      if (name != 'logits' or self._collect.logits)
+      and (name != 'features' or self._collect.features)
+    }
+    if arrays:
+      self._kept.append(dataclasses.replace(rows, arrays=arrays))
+
+  def finish(self) -> tuple[Collected | None, Collected | None]:
+    sample = _join(self._sampled)
+    if sample is not None:
+      order = np.lexsort((sample.ids, _hashes(sample.ids)))
+      sample = sample.take(order[: self._collect.num_sampled]).sorted_by_id()
+    return _join(self._kept), sample
 
 
-def _encode_ids(ids: np.ndarray) -> np.ndarray:
-  """Bytes objects as uint8 [b, _ID_BYTES], which processes can exchange."""
+def _hashes(ids: np.ndarray) -> np.ndarray:
+  return np.array([zlib.crc32(name) for name in ids], np.int64)
+
+
+def _fetch(ids, batch, rows) -> Collected:
+  """This process's real rows of a batch."""
   if max(len(name) for name in ids) > _ID_BYTES:
     raise ValueError(f'An example id is longer than {_ID_BYTES} bytes.')
-  fixed = np.array(list(ids), dtype=f'S{_ID_BYTES}')
-  return fixed.view(np.uint8).reshape(len(ids), _ID_BYTES)
+  return Collected(
+    ids=np.array(list(ids), dtype=f'S{_ID_BYTES}'),
+    labels=batch['label'],
+    arrays={
+      name: np.asarray(value).reshape(len(ids), *value.shape[2:])
+      for name, value in rows.items()
+    },
+  ).take(batch['mask'] > 0)
 
 
-def _collect(rows: list[dict[str, np.ndarray]]) -> Predictions:
-  local = {
-    name: np.concatenate([row[name] for row in rows]) for name in rows[0]
+def _join(parts: list[Collected]) -> Collected | None:
+  """The rows of all batches of all processes."""
+  if not parts:
+    return None
+  whole = {
+    name: np.concatenate([part.arrays[name] for part in parts])
+    for name in parts[0].arrays
   }
-  whole = concatenate_processes(local)
-  real = whole['mask'] > 0
-  ids = np.ascontiguousarray(whole['id'][real]).view(f'S{_ID_BYTES}')[:, 0]
-  order = np.argsort(ids, kind='stable')
-  return Predictions(
-    ids=ids[order],
-    labels=whole['label'][real][order],
-    logits=whole['logits'][real][order],
-  )
+  ids = np.concatenate([part.ids for part in parts])
+  # As numbers, which processes can exchange.
+  whole['id'] = ids.view(np.uint8).reshape(len(ids), _ID_BYTES)
+  whole['label'] = np.concatenate([part.labels for part in parts])
+  whole = concatenate_rows(whole)
+  ids = np.ascontiguousarray(whole.pop('id')).view(f'S{_ID_BYTES}')[:, 0]
+  return Collected(ids=ids, labels=whole.pop('label'), arrays=whole)

@@ -46,3 +46,32 @@ def real_data_dir() -> str:
   if not REAL_DATA.is_dir():
     pytest.skip(f'real images are not there: {REAL_DATA}')
   return str(REAL_DATA)
+
+
+@pytest.fixture(scope='session')
+def tiny_runs(digits_dir, tmp_path_factory) -> dict[str, pathlib.Path]:
+  """Run directories after two epochs of a tiny model; copy before changing.
+
+  Sigmoid probabilities are no softmax of the logits, so whatever ignored the
+  objective would be caught.
+  """
+  from configs import digits_cnn
+  from lossbench.train import loop
+
+  root = tmp_path_factory.mktemp('runs')
+  runs = {}
+  for name, objective, seed in [
+    ('sigmoid_0', 'sigmoid', 0),
+    ('sigmoid_1', 'sigmoid', 1),
+    ('cosine_softmax_0', 'cosine_softmax', 0),
+  ]:
+    config = digits_cnn.get_config(objective)
+    config.data_dir = digits_dir
+    config.seed = seed
+    config.model.width = 4
+    config.batch_size = 64
+    config.num_epochs = 2.0
+    config.eval_every_epochs = 1.0
+    runs[name] = root / name
+    loop.train(config, workdir=str(runs[name]))
+  return runs

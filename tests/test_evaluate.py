@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,33 +14,25 @@ from scipy import special
 from configs import digits_cnn
 from lossbench import build
 from lossbench.data import datasets, pipeline, preprocess
-from lossbench.evaluate import evaluate, load_checkpoint
+from lossbench.evaluate import evaluate
 from lossbench.metrics.class_separation import class_separation
 from lossbench.run_directory import RunDirectory
-from lossbench.train import loop
-
-# Sigmoid probabilities are no softmax of the logits, so an evaluator that
-# ignored the objective would be caught.
-OBJECTIVE = 'sigmoid'
+from lossbench.train.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope='module')
-def run(digits_dir, tmp_path_factory):
-  """A run directory after two epochs of a tiny model."""
-  config = digits_cnn.get_config(OBJECTIVE)
-  config.data_dir = digits_dir
-  config.model.width = 4
-  config.batch_size = 64
-  config.num_epochs = 2.0
-  config.eval_every_epochs = 1.0
-  workdir = tmp_path_factory.mktemp('runs') / 'tiny'
-  loop.train(config, workdir=str(workdir))
+def run(tiny_runs, tmp_path_factory):
+  """A run directory of our own."""
+  workdir = tmp_path_factory.mktemp('evaluate') / 'tiny'
+  shutil.copytree(tiny_runs['sigmoid_0'], workdir)
   return workdir
 
 
 @pytest.fixture(scope='module')
 def records(run):
-  return {(r.name, r.endpoint): r for r in evaluate(workdir=str(run))}
+  return {
+    (r.name, r.endpoint): r for r in evaluate(workdir=str(run), ood=False)
+  }
 
 
 def _predictions(run, split='test'):
@@ -51,6 +44,13 @@ def _values(run, split='test'):
   return {
     (m['name'], m['endpoint']): m['value']
     for m in json.loads(path.read_text())['metrics']
+  }
+
+
+def _metrics(run, directory):
+  path = run / 'eval' / directory / 'metrics.json'
+  return {
+    m['name']: m['value'] for m in json.loads(path.read_text())['metrics']
   }
 
 
@@ -136,6 +136,7 @@ def test_same_numbers_on_one_device_and_with_another_batch_size(
       'lossbench.evaluate',
       f'--workdir={run}',
       '--batch_size=100',
+      '--noood',
     ],
     cwd=root,
     env={**os.environ, 'XLA_FLAGS': ''},
@@ -200,3 +201,34 @@ def test_labels_outside_the_classes_are_named(run, digits_dir, monkeypatch):
   monkeypatch.setattr(pipeline, 'eval_batches', with_bad_label)
   with pytest.raises(ValueError, match=r'has label 10, outside \[0, 10\)'):
     evaluate(workdir=str(run))
+
+
+def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
+  """Two corruptions are there, one is not: a family of three has no mean."""
+  suite = (
+    datasets.OodSet('digits_c_contrast_1', family='digits_c'),
+    datasets.OodSet('digits_c_contrast_5', family='digits_c'),
+    datasets.OodSet('digits_high', shifted=False),
+    datasets.OodSet('cifar10_1_v4'),
+  )
+  monkeypatch.setitem(datasets.OOD_SUITES, 'digits', suite)
+  with pytest.raises(FileNotFoundError, match='1 data sets are not available'):
+    evaluate(workdir=str(run), strict=True)
+  printed = capsys.readouterr().out
+  assert 'cifar10_1_v4: not available: python -c' in printed
+  corrupted = [
+    _metrics(run, f'digits_c_contrast_{severity}-test') for severity in (1, 5)
+  ]
+  mean = _metrics(run, 'digits_c-test')
+  for name in ('top1_accuracy', 'nll'):
+    assert mean[name] == pytest.approx(
+      np.mean([values[name] for values in corrupted])
+    )
+  assert corrupted[0]['top1_accuracy'] > corrupted[1]['top1_accuracy']
+  unrelated = _metrics(run, 'digits_high-test')
+  assert set(unrelated) == {
+    'max_probability_auroc',
+    'max_probability_fpr_at_95_tpr',
+    'energy_auroc',
+    'energy_fpr_at_95_tpr',
+  }

@@ -1,65 +1,49 @@
 """The data sets that lossbench knows, and opening them with clear errors."""
 
-import dataclasses
+import contextlib
 import difflib
+import io
 import os
 import pathlib
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench.data import digits  # noqa: F401  (registers the TFDS builder)
+from lossbench.data import digits  # noqa: F401  (registers TFDS builders)
+from lossbench.data.catalogue import DATASETS, OOD_SUITES, DatasetSpec, OodSet
 
 # TensorFlow reads and decodes on the host; the accelerators are JAX's.
 tf.config.set_visible_devices([], 'GPU')
 tfds.disable_progress_bar()
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetSpec:
-  """What lossbench must know of a data set beyond what TFDS tells.
-
-  Attributes:
-    tfds_name: name of the TFDS builder.
-    test_split: split that final numbers are reported on.
-    offline: TFDS can make it without a download, so we do when it is missing.
-    manual: what must be fetched by hand before TFDS can prepare it, or ''.
-  """
-
-  tfds_name: str
-  test_split: str = 'test'
-  offline: bool = False
-  manual: str = ''
-
-
-_DATASETS = {
-  'digits': DatasetSpec('digits', offline=True),
-  'cifar10': DatasetSpec('cifar10'),
-  'cifar100': DatasetSpec('cifar100'),
-  'caltech101': DatasetSpec('caltech101'),
-  # TFDS calls the 50,000 images that everybody tests on 'validation'.
-  'imagenet2012': DatasetSpec(
-    'imagenet2012',
-    test_split='validation',
-    manual='ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (image-net.org)',
-  ),
-}
-
-
 def known_datasets() -> tuple[str, ...]:
-  """The names of all data sets, sorted."""
-  return tuple(sorted(_DATASETS))
+  """The names of all data sets, sorted; corruptions one by one."""
+  return tuple(sorted(DATASETS))
 
 
 def get_dataset_spec(name: str) -> DatasetSpec:
   """Looks a data set up; an unknown name raises ValueError with the known."""
-  if name in _DATASETS:
-    return _DATASETS[name]
-  close = difflib.get_close_matches(name, _DATASETS, n=1)
+  if name in DATASETS:
+    return DATASETS[name]
+  close = difflib.get_close_matches(name, DATASETS, n=1)
   hint = f' Did you mean {close[0]!r}?' if close else ''
+  families = {s.family for suite in OOD_SUITES.values() for s in suite}
+  known = [
+    known_name
+    for known_name in known_datasets()
+    if not any(family and known_name.startswith(family) for family in families)
+  ]
   raise ValueError(
-    f'Unknown dataset {name!r}. Known: {", ".join(known_datasets())}.{hint}'
+    f'Unknown dataset {name!r}. Known: {", ".join(known)}, and the corruptions '
+    f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
+    f'.{hint}'
   )
+
+
+def ood_suite(dataset: str) -> tuple[OodSet, ...]:
+  """What runs on a data set are evaluated on beside its test split."""
+  return OOD_SUITES.get(dataset, ())
 
 
 def resolve_data_dir(data_dir: str | None) -> str:
@@ -96,21 +80,13 @@ def open_dataset(
   builder = tfds.builder(spec.tfds_name, data_dir=data_dir)
   if not builder.info.splits:
     if not spec.offline:
-      manual = ''
-      if spec.manual:
-        manual = (
-          f' First put {spec.manual} into '
-          f'{os.path.join(data_dir, "downloads", "manual")}.'
-        )
       raise FileNotFoundError(
         f'Dataset {name!r} is not in {os.path.join(data_dir, spec.tfds_name)}. '
         'Point --config.data_dir (or TFDS_DATA_DIR) at a directory that TFDS '
-        'has prepared, or prepare it: python -c "import tensorflow_datasets '
-        f"as tfds; tfds.builder('{spec.tfds_name}', data_dir='{data_dir}')"
-        f'.download_and_prepare()"{manual}'
+        f'has prepared, or prepare it: {_how_to_prepare(spec, data_dir)}'
       )
     builder = _prepare_offline(builder, data_dir=data_dir)
-  found = builder.info.features['label'].num_classes
+  found = count_classes(builder)
   if num_classes is not None and found != num_classes:
     raise ValueError(
       f'Dataset {name!r} has {found} classes, but '
@@ -119,9 +95,51 @@ def open_dataset(
   return builder
 
 
+def _how_to_prepare(spec: DatasetSpec, data_dir: str) -> str:
+  manual = ''
+  if spec.manual:
+    manual = (
+      f' First put {spec.manual} into '
+      f'{os.path.join(data_dir, "downloads", "manual")}.'
+    )
+  return (
+    'python -c "import tensorflow_datasets as tfds; tfds.builder('
+    f"'{spec.tfds_name}', data_dir='{data_dir}').download_and_prepare()"
+    f'"{manual}{" Needs " + spec.needs + "." if spec.needs else ""}'
+  )
+
+
+def not_available(name: str, data_dir: str | None) -> str | None:
+  """Why a data set cannot be read, in one line; None if it can.
+
+  Looks for its directory and opens nothing: there may be a hundred to check.
+  """
+  spec = get_dataset_spec(name)
+  data_dir = resolve_data_dir(data_dir)
+  path = pathlib.Path(data_dir) / spec.tfds_name
+  if spec.offline or any(path.glob('*/dataset_info.json')):
+    return None
+  return f'not available: {_how_to_prepare(spec, data_dir)}'
+
+
+def label_feature(builder: tfds.core.DatasetBuilder) -> str:
+  """The name of the feature that holds an example's class id."""
+  for spec in DATASETS.values():
+    if spec.tfds_name.split('/')[0] == builder.name:
+      return spec.label_feature
+  return 'label'
+
+
+def count_classes(builder: tfds.core.DatasetBuilder) -> int:
+  """The number of classes that a data set's labels tell apart."""
+  return builder.info.features[label_feature(builder)].num_classes
+
+
 def _prepare_offline(builder, *, data_dir):
   try:
-    builder.download_and_prepare()
+    # TFDS prints that it downloads, which it does not.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare()
   except OSError as error:
     # Where several processes start at once, the first to finish wins and the
     # others fail to put the same files in the same place.

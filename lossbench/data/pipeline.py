@@ -14,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lossbench.data.bad_images import damaged_files_named, first_bad_image
-from lossbench.data.datasets import num_examples
+from lossbench.data.datasets import label_feature, num_examples
 from lossbench.data.order import epoch_seed
 
 Batch = dict[str, np.ndarray]
@@ -38,7 +38,11 @@ def _read(builder, split, *, shuffle_seed=None, with_ids=False):
   return builder.as_dataset(
     split=split,
     shuffle_files=shuffle_seed is not None,
-    decoders={'image': tfds.decode.SkipDecoding()},
+    # Masks and other features of some data sets cost more than the image.
+    decoders=tfds.decode.PartialDecoding(
+      {'image': True, label_feature(builder): True},
+      decoders={'image': tfds.decode.SkipDecoding()},
+    ),
     read_config=tfds.ReadConfig(
       options=_options(),
       shuffle_seed=shuffle_seed,
@@ -165,6 +169,7 @@ def train_batches(
       f'one batch of {batch_size}. Lower --config.batch_size.'
     )
   buffer_size = _shuffle_buffer(builder, shard)
+  label = label_feature(builder)
 
   def records(order_seed, *, with_ids=False):
     return _without(
@@ -185,7 +190,7 @@ def train_batches(
     )
     return {
       'image': image_fn(record['image'], noise_seed),
-      'label': tf.cast(record['label'], tf.int32),
+      'label': tf.cast(record[label], tf.int32),
     }
 
   step = start_step
@@ -266,6 +271,7 @@ def eval_batches(
   Raises:
     ValueError: if a record is damaged; names it.
   """
+  label = label_feature(builder)
   local_size = batch_size // process_count
   shard = tfds.even_splits(split, process_count, drop_remainder=False)[
     process_index
@@ -278,7 +284,7 @@ def eval_batches(
   def example(record):
     return {
       'image': image_fn(record['image']),
-      'label': tf.cast(record['label'], tf.int32),
+      'label': tf.cast(record[label], tf.int32),
       'mask': tf.constant(1.0),
       'id': record['tfds_id'],
     }

@@ -20,12 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
+from scipy import sparse
 
 from lossbench.metrics import accumulators
 
 # Below these the mean cosine distance of all pairs is rounding error.
 _FLOAT32_RESOLUTION = 1e-6
 _FLOAT64_RESOLUTION = 1e-14
+# Squares of numbers up to here and down to its inverse are float64s.
+_SAFE = 1e100
 
 
 def class_separation(
@@ -58,12 +61,20 @@ def class_separation(
     num_classes = len(classes)
   num_bad_labels = int(((labels < 0) | (labels >= num_classes)).sum())
   _check_values(num_broken, num_bad_labels, len(labels))
-  scale = np.abs(features).max(axis=1, keepdims=True, initial=0.0)
-  features = features / np.where(scale > 0, scale, 1.0)
-  norms = np.linalg.norm(features, axis=1, keepdims=True)
-  unit = features / np.where(norms > 0, norms, 1.0)
-  sums = np.zeros((num_classes, features.shape[1]))
-  np.add.at(sums, labels, unit)
+  scale = np.maximum(
+    features.max(axis=1, initial=0.0), -features.min(axis=1, initial=0.0)
+  )
+  if (
+    scale.max(initial=0.0) > _SAFE
+    or scale[scale > 0].min(initial=1.0) < 1 / _SAFE
+  ):
+    features = features / np.where(scale > 0, scale, 1.0)[:, None]
+  norms = np.sqrt(np.einsum('nm,nm->n', features, features))
+  # One sparse product normalises and sums over classes, with no copy of all.
+  weights = 1.0 / np.where(norms > 0, norms, 1.0)
+  shape = (num_classes, len(labels))
+  member = sparse.csr_array((weights, (labels, np.arange(len(labels)))), shape)
+  sums = member @ features
   counts = np.bincount(labels, minlength=num_classes)
   return _from_sums(sums, counts, resolution=_FLOAT64_RESOLUTION)
 

@@ -6,6 +6,7 @@ stored and verified, since Orbax restores altered bytes without a word.
 """
 
 import dataclasses
+import json
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import orbax.checkpoint as ocp
 from flax import jax_utils
 
 from lossbench.console import LOGGER
+from lossbench.run_directory import RunDirectory
 from lossbench.train.state import TrainState
 
 PyTree = Any
@@ -162,6 +164,59 @@ class Checkpointer:
     """Returns once the last save is on the disk; raises if it failed."""
     self._manager.wait_until_finished()
 
+  def resolve(self, step: str) -> int:
+    """The number of the step that 'best', 'last' or a number asks for.
+
+    Raises:
+      FileNotFoundError: if there is no checkpoint, or not this one; lists those
+        that are there.
+      ValueError: if `step` is none of these, or nothing was evaluated.
+    """
+    steps, run = self.steps, self._directory.parent
+    if not steps:
+      raise FileNotFoundError(
+        f'{run} has no checkpoints yet. Train first, with main.py.'
+      )
+    if step == 'last':
+      return steps[-1]
+    if step == 'best':
+      if self.best_step is None:
+        raise ValueError(
+          f'{run} has no best checkpoint, for it was trained without a '
+          'holdout. Use --step=last.'
+        )
+      return self.best_step
+    if not step.isdigit():
+      raise ValueError(
+        f"--step must be 'best', 'last' or a number; got {step!r}."
+      )
+    if int(step) not in steps:
+      raise FileNotFoundError(
+        f'{run} has no checkpoint of step {step}. It has: '
+        f'{", ".join(map(str, steps))}.'
+      )
+    return int(step)
+
+  def fingerprint(self, step: int) -> str:
+    """Eight hexadecimal digits that tell a checkpoint from any other.
+
+    Made of the stored checksums: no array is read.
+
+    Raises:
+      ValueError: if the checkpoint's metadata cannot be read.
+    """
+    try:
+      checksums = self._manager.restore(
+        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+      ).meta['crc32']
+    except Exception as error:  # see `restore`
+      raise ValueError(
+        f'checkpoint {self._directory / f"{step:09d}"} is damaged: '
+        f'{str(error).splitlines()[0][:300]}'
+      ) from error
+    text = json.dumps(checksums, sort_keys=True)
+    return f'{zlib.crc32(text.encode()):08x}'
+
   def restore(self, step: int) -> Checkpoint:
     """Reads and verifies one checkpoint.
 
@@ -234,3 +289,32 @@ class Checkpointer:
         'Remove the directory to train from the start.'
       )
     return None
+
+
+def open_checkpoints(run: RunDirectory) -> Checkpointer:
+  """The checkpoints of a run, to be read; use it as a context manager.
+
+  Raises:
+    FileNotFoundError: if the run has none.
+  """
+  if not run.checkpoints_path.is_dir():
+    raise FileNotFoundError(
+      f'{run.path} has no checkpoints. Train first, with main.py.'
+    )
+  return Checkpointer(run.checkpoints_path, read_only=True)
+
+
+def load_checkpoint(run: RunDirectory, step: str) -> Checkpoint:
+  """Reads one checkpoint of a run.
+
+  Args:
+    run: the run directory.
+    step: 'best', 'last' or a number.
+
+  Raises:
+    FileNotFoundError: if there are no checkpoints, or not this one; lists
+      those that are there.
+    ValueError: if `step` is none of these, or the checkpoint is damaged.
+  """
+  with open_checkpoints(run) as checkpointer:
+    return checkpointer.restore(checkpointer.resolve(step))

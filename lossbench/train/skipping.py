@@ -9,12 +9,24 @@ from lossbench.train.progress import create_printer
 
 
 def skipped_ids(
-  config: ml_collections.ConfigDict, builder, *, split: str, run: RunDirectory
+  config: ml_collections.ConfigDict,
+  builder,
+  *,
+  split: str,
+  run: RunDirectory,
+  dataset: str | None = None,
 ) -> tuple[str, ...]:
   """TFDS ids of the split's undecodable images, () unless they are skipped.
 
   The first call decodes the whole split, reports every bad image with its id
   and writes bad_images.json into the run directory; later ones read it.
+
+  Args:
+    config: of the run.
+    builder: of the data set.
+    split: a TFDS split.
+    run: its directory.
+    dataset: the data set's name; None: the run's own.
   """
   # Runs made before there was a choice lack the field, and raise.
   if 'on_bad_image' not in config or config.on_bad_image != 'skip':
@@ -23,7 +35,7 @@ def skipped_ids(
 
   path = run.path / 'bad_images.json'
   known = read_json(path) if path.exists() else {}
-  key = f'{config.dataset} {split}'
+  key = f'{dataset or config.dataset} {split}'
   if key not in known:
     LOGGER.info('Looking for images of %s that cannot be decoded.', key)
     known[key] = bad_images.find_bad_images(

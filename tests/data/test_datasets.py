@@ -19,7 +19,7 @@ def builder(digits_dir):
 def cifar10_spec(monkeypatch):
   """A data set that TFDS would have to download, whatever is registered."""
   spec = datasets.DatasetSpec('cifar10')
-  monkeypatch.setitem(datasets._DATASETS, 'cifar10', spec)
+  monkeypatch.setitem(datasets.DATASETS, 'cifar10', spec)
 
 
 def test_known_datasets_can_be_looked_up():
@@ -35,7 +35,8 @@ def test_known_datasets_can_be_looked_up():
 def test_unknown_dataset_suggests_a_known_one(tmp_path):
   with pytest.raises(ValueError, match="Unknown dataset 'digit'") as error:
     datasets.open_dataset('digit', data_dir=str(tmp_path))
-  assert ', '.join(datasets.known_datasets()) in str(error.value)
+  assert 'cifar10, ' in str(error.value)
+  assert 'imagenet_c_<corruption>_<severity>' in str(error.value)
   assert "Did you mean 'digits'?" in str(error.value)
 
 

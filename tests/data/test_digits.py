@@ -108,7 +108,7 @@ def test_made_offline_and_reproducibly(digits_dir, tmp_path, monkeypatch):
   datasets.open_dataset('digits', data_dir=str(tmp_path))
 
   def records(data_dir):
-    paths = pathlib.Path(data_dir).rglob('*.tfrecord*')
+    paths = (pathlib.Path(data_dir) / 'digits').rglob('*.tfrecord*')
     return {path.name: path.read_bytes() for path in paths}
 
   assert len(records(tmp_path)) == 2

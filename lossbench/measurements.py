@@ -1,0 +1,180 @@
+"""Which accumulators share a forward pass.
+
+A suite is a named set of measurements: 'predictions' is what training looks at
+on the holdout, 'representations' what `lossbench.evaluate` measures of layers
+beside the predictions it collects, 'nothing' serves passes that only collect.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lossbench.metrics.accumulators import Accumulator
+from lossbench.metrics.accuracy import Accuracy
+from lossbench.metrics.calibration import (
+  ExpectedCalibrationError,
+  NegativeLogLikelihood,
+)
+from lossbench.metrics.class_separation import ClassSeparation
+from lossbench.metrics.hardness import (
+  AngularVisualHardness,
+  cosine_similarities,
+)
+from lossbench.metrics.neural_collapse import NeuralCollapse
+from lossbench.metrics.sparsity import ActivationSparsity
+
+Accumulators = dict[str, Accumulator]
+
+
+class ModelOutputs(NamedTuple):
+  """What measurements are made of, for one batch on one device.
+
+  Attributes:
+    endpoints: name -> activations [B, ...], `features` and `logits` last.
+    log_probs: [B, K], by the objective's own map.
+    labels: [B] int class ids.
+    mask: [B], 1 = real, 0 = padding.
+    kernel: [M, K] of the output layer.
+  """
+
+  endpoints: Mapping[str, jax.Array]
+  log_probs: jax.Array
+  labels: jax.Array
+  mask: jax.Array
+  kernel: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurements:
+  """The accumulators to fill in one pass.
+
+  Attributes:
+    empty_fn: () -> name -> empty accumulator.
+    update_fn: (accumulators, ModelOutputs) -> the same accumulators, updated.
+  """
+
+  empty_fn: Callable[[], Accumulators]
+  update_fn: Callable[[Accumulators, ModelOutputs], Accumulators]
+
+
+def spatial_mean(activations: jax.Array) -> jax.Array:
+  """The average over space of a feature map, float32 [B, C]; features as is.
+
+  So every layer has one value per channel and its measures the memory of an
+  output layer's. The paper leaves open how it treated feature maps.
+  """
+  return jnp.mean(
+    activations.astype(jnp.float32), axis=tuple(range(1, activations.ndim - 1))
+  )
+
+
+def _no_measurements(endpoint_sizes, num_classes) -> Measurements:
+  del endpoint_sizes, num_classes
+  return Measurements(dict, lambda accumulators, outputs: accumulators)
+
+
+def _prediction_measurements(endpoint_sizes, num_classes) -> Measurements:
+  """Accuracy, NLL and ECE."""
+  del endpoint_sizes
+
+  def empty_fn():
+    accumulators = {
+      'top1_accuracy': Accuracy.empty(k=1),
+      'top5_accuracy': Accuracy.empty(k=5),
+      'nll': NegativeLogLikelihood.empty(),
+      'ece': ExpectedCalibrationError.empty(),
+    }
+    if num_classes <= 5:  # then the top 5 are always right
+      del accumulators['top5_accuracy']
+    return accumulators
+
+  def update_fn(accumulators, outputs):
+    # Accuracy ranks the logits: where sigmoids saturate, distinct logits get
+    # the same probability.
+    scores = {'nll': outputs.log_probs, 'ece': outputs.log_probs}
+    return {
+      name: accumulator.update(
+        scores.get(name, outputs.endpoints['logits']),
+        outputs.labels,
+        outputs.mask,
+      )
+      for name, accumulator in accumulators.items()
+    }
+
+  return Measurements(empty_fn, update_fn)
+
+
+def _representation_measurements(endpoint_sizes, num_classes) -> Measurements:
+  """Class separation and sparsity of layers, hardness, neural collapse.
+
+  Class separation is that of every endpoint's `spatial_mean`; sparsity that of
+  every endpoint but the logits. Neural collapse's second moments of the
+  features also give their singular values.
+  """
+
+  def empty_fn():
+    accumulators = {
+      f'class_separation/{name}': ClassSeparation.empty(num_classes, size)
+      for name, size in endpoint_sizes.items()
+    }
+    accumulators |= {
+      f'nonzero_fraction/{name}': ActivationSparsity.empty()
+      for name in endpoint_sizes
+      if name != 'logits'
+    }
+    return accumulators | {
+      'angular_visual_hardness': AngularVisualHardness.empty(),
+      'neural_collapse': NeuralCollapse.empty(
+        num_classes, endpoint_sizes['features']
+      ),
+    }
+
+  def update_fn(accumulators, outputs):
+    endpoints, labels, mask = outputs.endpoints, outputs.labels, outputs.mask
+    features = endpoints['features']
+    updated = {
+      'angular_visual_hardness': accumulators['angular_visual_hardness'].update(
+        cosine_similarities(features, outputs.kernel), labels, mask
+      ),
+      'neural_collapse': accumulators['neural_collapse'].update(
+        features, labels, mask
+      ),
+    }
+    for name, accumulator in accumulators.items():
+      metric, _, endpoint = name.partition('/')
+      if metric == 'class_separation':
+        pooled = spatial_mean(endpoints[endpoint])
+        updated[name] = accumulator.update(pooled, labels, mask)
+      elif metric == 'nonzero_fraction':
+        updated[name] = accumulator.update(endpoints[endpoint], mask)
+    return updated
+
+  return Measurements(empty_fn, update_fn)
+
+
+_SUITES = {
+  'nothing': _no_measurements,
+  'predictions': _prediction_measurements,
+  'representations': _representation_measurements,
+}
+
+
+def create_measurements(
+  suite: str, endpoint_sizes: Mapping[str, int], *, num_classes: int
+) -> Measurements:
+  """The measurements of a suite.
+
+  Args:
+    suite: 'nothing', 'predictions' or 'representations'.
+    endpoint_sizes: name -> channels of the endpoint, in forward order.
+    num_classes: K.
+
+  Raises:
+    ValueError: if the suite is unknown.
+  """
+  if suite not in _SUITES:
+    raise ValueError(f'Unknown suite {suite!r}. Known: {", ".join(_SUITES)}.')
+  return _SUITES[suite](endpoint_sizes, num_classes)

@@ -1,0 +1,447 @@
+"""What a checkpoint says of data sets: computed once, kept in its run.
+
+Logits, features and layers are written into the run directory together with
+their source: checkpoint, data set, split and preprocessing. Whoever asks for
+them again gets the stored ones, as long as the source is the same; so comparing
+72 models repeats no forward pass.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable, Collection
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from lossbench import build, devices
+from lossbench.console import LOGGER
+from lossbench.evaluation import (
+  NOTHING,
+  Collect,
+  Collected,
+  Evaluator,
+  Pass,
+  check_batch_size,
+  endpoint_names,
+)
+from lossbench.processes import everywhere
+from lossbench.run_directory import RunDirectory
+from lossbench.train.checkpoints import open_checkpoints
+from lossbench.train.progress import create_printer
+from lossbench.train.skipping import skipped_ids
+
+# Examples of which features are kept for measures of pairs of examples, and
+# layers for CKA: as many as the paper's cosine distances.
+NUM_SAMPLED = 10_000
+
+# Fields that decide what the model sees of an image.
+_IMAGE_FIELDS = (
+  'compute_dtype',
+  'image_size',
+  'pixel_mean',
+  'pixel_std',
+  'resize_images',
+  'resize_ratio',
+)
+
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+def write_arrays(path: pathlib.Path, **arrays):
+  """Writes an .npz, whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{uuid.uuid4().hex}.npz')
+  try:
+    np.savez(temporary, **arrays)
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def _read_collected(
+  path: pathlib.Path, source: str, only: Collection[str] | None = None
+) -> Collected | None:
+  """The stored arrays; None if there are none, or of another source.
+
+  Args:
+    path: of the .npz.
+    source: that is wanted.
+    only: names of the arrays to read; None reads all.
+  """
+  if not path.exists():
+    return None
+  try:
+    with np.load(path) as stored:
+      if 'source' not in stored or str(stored['source']) != source:
+        return None
+      names = stored.files if only is None else ['id', 'label', *only]
+      arrays = {name: stored[name] for name in names}
+  except _UNREADABLE as error:
+    LOGGER.warning('%s is damaged (%s): computing it again.', path, error)
+    return None
+  arrays.pop('source', None)
+  return Collected(
+    ids=arrays.pop('id'), labels=arrays.pop('label'), arrays=arrays
+  )
+
+
+class RunOutputs:
+  """One checkpoint of one run, and its outputs on any data set.
+
+  The checkpoint is read when a forward pass first needs it.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last' or a number.
+    data_dir: TFDS directory; None takes the run's.
+    batch_size: global; None takes the run's.
+
+  Raises:
+    FileNotFoundError: if there is no run or no such checkpoint.
+    ValueError: if an argument is not legal or the run's files are damaged.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    step: str = 'best',
+    data_dir: str | None = None,
+    batch_size: int | None = None,
+  ):
+    self.run = RunDirectory(workdir)
+    self.config = self.run.read_config()
+    self.objective = build.build_objective(self.config)
+    self._data_dir = self.config.data_dir if data_dir is None else data_dir
+    self._batch_size = batch_size or self.config.eval_batch_size
+    check_batch_size(self._batch_size)
+    with open_checkpoints(self.run) as checkpointer:
+      self.step = checkpointer.resolve(step)
+      self._fingerprint = checkpointer.fingerprint(self.step)
+
+  @functools.cached_property
+  def variables(self) -> dict[str, Any]:
+    """The variables that evaluation uses, on the host, checked to be finite.
+
+    The outputs alone do not tell: on CPUs XLA's maximum of NaN and 0 may be 0,
+    so that a ReLU turns a diverged network into one with finite features.
+    """
+    with open_checkpoints(self.run) as checkpointer:
+      variables = checkpointer.restore(self.step).eval_variables
+    leaves = jax.tree.leaves(variables)
+    num_broken = sum(not np.isfinite(leaf).all() for leaf in leaves)
+    if num_broken:
+      raise ValueError(
+        f'{num_broken} of {len(leaves)} parameter arrays of step {self.step} '
+        f'of {self.run.path} hold NaN or infinity: the run diverged. Choose an '
+        'earlier --step.'
+      )
+    return variables
+
+  @functools.cached_property
+  def _replicated(self):
+    return devices.replicate(self.variables)
+
+  def endpoints(self) -> list[str]:
+    """The names of the model's layers, in forward order."""
+    return endpoint_names(self.config)
+
+  @property
+  def kernel(self) -> np.ndarray:
+    """[M, K] of the output layer."""
+    return np.asarray(self.variables['params']['output_layer']['kernel'])
+
+  def release(self):
+    """Forgets the variables on the devices and on the host."""
+    self.__dict__.pop('variables', None)
+    self.__dict__.pop('_replicated', None)
+
+  def open_dataset(self, name: str):
+    """The builder of a data set; raises as `datasets.open_dataset` does."""
+    from lossbench.data import datasets
+
+    own = name == self.config.dataset
+    return datasets.open_dataset(
+      name,
+      data_dir=self._data_dir,
+      num_classes=self.config.num_classes if own else None,
+    )
+
+  def tfds_split(self, builder, split: str) -> str:
+    """The TFDS split of a name, which may be 'holdout'.
+
+    Raises:
+      ValueError: if the run has no such holdout, or the split is unknown.
+    """
+    from lossbench.data import datasets
+
+    if split == 'holdout':
+      if not self.config.num_holdout:
+        raise ValueError(
+          f'{self.run.path} was trained without a holdout. Name another '
+          '--split.'
+        )
+      _, split = datasets.holdout_splits(
+        builder, num_holdout=self.config.num_holdout
+      )
+    datasets.num_examples(builder, split)
+    return split
+
+  def eval_path(self, dataset: str, split: str) -> pathlib.Path:
+    """Where results on a split of a data set lie."""
+    return self.run.eval_path(dataset, split)
+
+  def measure(
+    self,
+    dataset: str,
+    split: str,
+    *,
+    suite: str,
+    num_sampled: int = NUM_SAMPLED,
+  ) -> Pass:
+    """A pass that measures a suite; its logits and features are stored.
+
+    Returns:
+      The pass, with every example's 'logits' in `collected`, by id, and the
+      features and logits of at most `num_sampled` examples in `sample`.
+    """
+    builder = self.open_dataset(dataset)
+    tfds_split = self.tfds_split(builder, split)
+    result = self._pass(
+      dataset,
+      builder,
+      tfds_split,
+      suite=suite,
+      collect=Collect(logits=True, num_sampled=num_sampled),
+    )
+    result = result._replace(collected=result.collected.sorted_by_id())
+    directory = self.eval_path(dataset, split)
+    self._store(
+      directory / 'predictions.npz',
+      result.collected,
+      self._source(dataset, builder, tfds_split),
+    )
+    self._store(
+      directory / 'features.npz',
+      result.sample,
+      self._source(dataset, builder, tfds_split, num_sampled=num_sampled),
+    )
+    return result
+
+  def predictions(
+    self,
+    dataset: str,
+    split: str,
+    *,
+    own_labels: bool = True,
+    quiet: bool = False,
+  ) -> Collected:
+    """Every example's 'logits', ordered by id.
+
+    Args:
+      dataset: one that lossbench knows.
+      split: of it, or 'holdout'.
+      own_labels: its labels are the run's classes.
+      quiet: do not report progress.
+    """
+    builder = self.open_dataset(dataset)
+    tfds_split = self.tfds_split(builder, split)
+    return self._stored(
+      self.eval_path(dataset, split) / 'predictions.npz',
+      self._source(dataset, builder, tfds_split),
+      lambda: self._pass(
+        dataset,
+        builder,
+        tfds_split,
+        collect=Collect(logits=True),
+        own_labels=own_labels,
+      ).collected.sorted_by_id(),
+    )
+
+  def sample(
+    self, dataset: str, split: str, *, num_sampled: int = NUM_SAMPLED
+  ) -> Collected:
+    """'features' and 'logits' of a sample that is the same for every run."""
+    builder = self.open_dataset(dataset)
+    tfds_split = self.tfds_split(builder, split)
+    return self._stored(
+      self.eval_path(dataset, split) / 'features.npz',
+      self._source(dataset, builder, tfds_split, num_sampled=num_sampled),
+      lambda: (
+        self._pass(
+          dataset,
+          builder,
+          tfds_split,
+          collect=Collect(num_sampled=num_sampled),
+        ).sample
+      ),
+    )
+
+  def features(
+    self,
+    dataset: str,
+    split: str,
+    *,
+    image_fn: Callable,
+    preprocessing: dict[str, Any],
+  ) -> Collected:
+    """Every example's 'features' of a data set to transfer to, by id.
+
+    Args:
+      dataset: one that lossbench knows.
+      split: of it, or 'holdout'.
+      image_fn: encoded bytes -> uint8 [H, W, C].
+      preprocessing: what tells this `image_fn` from others, as JSON.
+    """
+    builder = self.open_dataset(dataset)
+    tfds_split = self.tfds_split(builder, split)
+    name = self.eval_path(dataset, split).name
+    path = self.run.path / 'eval' / f'transfer-{dataset}'
+    return self._stored(
+      path / f'features-{name}.npz',
+      self._source(dataset, builder, tfds_split, **preprocessing),
+      lambda: self._pass(
+        dataset,
+        builder,
+        tfds_split,
+        collect=Collect(features=True),
+        image_fn=image_fn,
+        own_labels=False,
+      ).collected.sorted_by_id(),
+    )
+
+  def layers(
+    self,
+    dataset: str,
+    split: str,
+    *,
+    num_examples: int,
+    minibatch_size: int,
+    only: Collection[str] | None = None,
+  ) -> Collected:
+    """All layers of the first examples, in the order of reading.
+
+    TFDS writes examples in random order, so the first are a random sample.
+
+    Args:
+      dataset: one that lossbench knows.
+      split: of it.
+      num_examples: at most so many, and a multiple of what the processes can
+        share out in whole minibatches.
+      minibatch_size: G of the Gram matrices.
+      only: names of the arrays that are wanted; None for all.
+
+    Returns:
+      'pooled/<endpoint>' [N, C] and 'gram/<endpoint>' [N, G].
+    """
+    from lossbench.data import datasets
+
+    builder = self.open_dataset(dataset)
+    total = datasets.num_examples(builder, split)
+    if num_examples < total or jax.process_count() > 1:
+      unit = minibatch_size * jax.process_count()
+      num_examples = min(num_examples, total) // unit * unit
+      if not num_examples:
+        raise ValueError(
+          f'{dataset} {split} has fewer than {unit} examples, a minibatch for '
+          'each process. Take a smaller --minibatch_size.'
+        )
+      read_split = f'{split}[:{num_examples}]'
+    else:
+      read_split = split
+    unit = minibatch_size * jax.device_count()
+    return self._stored(
+      self.eval_path(dataset, split) / 'layers.npz',
+      self._source(dataset, builder, read_split, minibatch_size=minibatch_size),
+      lambda: (
+        self._pass(
+          dataset,
+          builder,
+          read_split,
+          collect=Collect(pooled=True, gram_size=minibatch_size),
+          batch_size=max(unit, self._batch_size // unit * unit),
+        ).collected
+      ),
+      only=only,
+    )
+
+  def _pass(
+    self,
+    dataset,
+    builder,
+    tfds_split,
+    *,
+    suite='nothing',
+    collect=NOTHING,
+    image_fn=None,
+    batch_size=None,
+    own_labels=True,
+    quiet=False,
+  ) -> Pass:
+    evaluator = Evaluator(
+      self.config,
+      builder,
+      split=tfds_split,
+      suite=suite,
+      collect=collect,
+      image_fn=image_fn,
+      batch_size=batch_size or self._batch_size,
+      bad_ids=skipped_ids(
+        self.config, builder, dataset=dataset, split=tfds_split, run=self.run
+      ),
+      own_labels=own_labels,
+    )
+    if quiet:
+      return evaluator.run(self._replicated)
+    return evaluator.run(
+      self._replicated,
+      on_progress=create_printer(
+        f'{dataset} {tfds_split}', evaluator.num_examples
+      ),
+    )
+
+  def _source(self, dataset, builder, tfds_split, **more) -> str:
+    bad_ids = skipped_ids(
+      self.config, builder, dataset=dataset, split=tfds_split, run=self.run
+    )
+    config = ml_collections.ConfigDict(
+      {name: self.config[name] for name in _IMAGE_FIELDS}
+    )
+    return json.dumps(
+      {
+        'step': self.step,
+        'checkpoint': self._fingerprint,
+        'dataset': builder.info.full_name,
+        'split': tfds_split,
+        'num_examples': builder.info.splits[tfds_split].num_examples,
+        'left_out': f'{zlib.crc32(repr(bad_ids).encode()):08x}',
+        'images': json.loads(config.to_json()),
+        **more,
+      },
+      sort_keys=True,
+    )
+
+  def _stored(self, path, source, compute_fn, *, only=None) -> Collected:
+    stored = _read_collected(path, source, only)
+    # Processes without a shared disk have nothing stored, and a pass needs all.
+    if not everywhere(stored is not None):
+      stored = compute_fn()
+      self._store(path, stored, source)
+    return stored
+
+  def _store(self, path, collected: Collected, source: str):
+    if jax.process_index() == 0:
+      write_arrays(
+        path,
+        id=collected.ids,
+        label=collected.labels,
+        source=np.array(source),
+        **collected.arrays,
+      )

@@ -1,0 +1,305 @@
+"""Accuracy, calibration and detection from logits, example by example.
+
+Works on stored logits [N, K] of one data set, in chunks on the device, with the
+objective's own probabilities; so whatever was predicted once can be scored in
+any label space, and again.
+"""
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lossbench.metrics import ood
+from lossbench.metrics.accuracy import Accuracy
+from lossbench.metrics.brier import BrierScore
+from lossbench.metrics.calibration import (
+  ExpectedCalibrationError,
+  NegativeLogLikelihood,
+  Reliability,
+  fit_temperature,
+  negative_log_likelihood,
+  temper,
+)
+from lossbench.metrics.calibration_errors import (
+  ClasswiseCalibrationError,
+  equal_mass_error,
+)
+from lossbench.metrics.records import Record, create_record
+from lossbench.objectives import Objective
+
+_CHUNK = 4096  # examples whose probabilities are on the device at once
+_NUM_BINS = 15
+
+
+def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+  """Rows in chunks of one length, so that one program serves all; and a mask."""
+  num_rows = len(arrays[0])
+  size = min(_CHUNK, num_rows)
+  for first in range(0, num_rows, size):
+    parts = [array[first : first + size] for array in arrays]
+    short = size - len(parts[0])
+    mask = np.arange(size) < size - short
+    # Copies of the first row, which is no NaN that was not there before.
+    yield *[np.concatenate([p, p[:1].repeat(short, 0)]) for p in parts], mask
+
+
+@jax.jit
+def _log_probs(objective: Objective, logits):
+  return objective.log_probs(logits)
+
+
+def log_probs_of(objective: Objective, logits: np.ndarray) -> np.ndarray:
+  """The objective's log-probabilities of stored logits [N, K], on the host."""
+  parts = [
+    np.asarray(_log_probs(objective, rows))[mask]
+    for rows, mask in _chunks(logits)
+  ]
+  return np.concatenate(parts)
+
+
+def _empty(num_classes: int):
+  accumulators = {
+    'top1_accuracy': Accuracy.empty(k=1),
+    'top5_accuracy': Accuracy.empty(k=5),
+    'nll': NegativeLogLikelihood.empty(),
+    'ece': ExpectedCalibrationError.empty(num_bins=_NUM_BINS),
+    'brier_score': BrierScore.empty(),
+    'classwise_ece': ClasswiseCalibrationError.empty(
+      num_classes, num_bins=_NUM_BINS
+    ),
+  }
+  if num_classes <= 5:  # then the top 5 are always right
+    del accumulators['top5_accuracy']
+  return accumulators
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _update(accumulators, logits, log_probs, labels, mask):
+  # Accuracy ranks the logits: where sigmoids saturate, distinct logits get the
+  # same probability.
+  return {
+    name: accumulator.update(
+      logits if name.endswith('accuracy') else log_probs, labels, mask
+    )
+    for name, accumulator in accumulators.items()
+  }
+
+
+def _fill(logits, log_probs, labels):
+  accumulators = _empty(logits.shape[1])
+  for *arrays, mask in _chunks(logits, log_probs, labels):
+    accumulators = _update(accumulators, *arrays, mask)
+  names = _empty(logits.shape[1])  # jit sorts them
+  return {name: accumulators[name] for name in names}
+
+
+def accumulator_records(accumulators, *, n: int) -> list[Record]:
+  """One record per accumulator; one that cannot be computed says why.
+
+  Args:
+    accumulators: 'metric' or 'metric/endpoint' -> filled accumulator.
+    n: examples that were counted.
+  """
+  records = []
+  for name, accumulator in accumulators.items():
+    metric, _, endpoint = name.partition('/')
+    value, note = None, ''
+    try:
+      value = accumulator.compute()
+    except ValueError as error:
+      note = f'not available: {error}'
+    records.append(
+      create_record(metric, value, n=n, endpoint=endpoint or None, note=note)
+    )
+  return records
+
+
+def prediction_records(
+  objective: Objective, logits: np.ndarray, labels: np.ndarray
+) -> tuple[list[Record], Reliability | None]:
+  """Accuracy and calibration, before and after temperature scaling.
+
+  As in the paper the temperature is fitted on the very examples it is reported
+  on, so it is the best that scaling could do, not a held-out estimate.
+
+  Args:
+    objective: whose probabilities are meant.
+    logits: [N, K] raw outputs of the output layer.
+    labels: [N] int class ids in [0, K).
+
+  Returns:
+    Records, and the reliability diagram, None if it cannot be computed.
+  """
+  n = len(labels)
+  log_probs = log_probs_of(objective, logits)
+  accumulators = _fill(logits, log_probs, labels)
+  records = accumulator_records(accumulators, n=n)
+  records += _adaptive_records(log_probs, labels)
+  records += _temperature_records(log_probs, labels)
+  try:
+    return records, accumulators['ece'].reliability()
+  except ValueError:
+    return records, None
+
+
+def _adaptive_records(log_probs, labels) -> list[Record]:
+  n = len(labels)
+  if n < _NUM_BINS or np.isnan(log_probs).any():
+    note = 'not available: NaN predictions'
+    if n < _NUM_BINS:
+      note = f'not available: {n} examples for {_NUM_BINS} bins'
+    return [create_record('adaptive_ece', None, n=n, note=note)]
+  confidence = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
+  error = equal_mass_error(
+    confidence, log_probs.argmax(axis=1) == labels, num_bins=_NUM_BINS
+  )
+  return [create_record('adaptive_ece', error, n=n)]
+
+
+def _temperature_records(log_probs, labels) -> list[Record]:
+  n = len(labels)
+  names = ('temperature', 'tempered_nll', 'tempered_ece')
+  try:
+    temperature = fit_temperature(log_probs, labels)
+  except ValueError as error:
+    note = f'not available: {error}'
+    return [create_record(name, None, n=n, note=note) for name in names]
+  note = 'temperature fitted on this split'
+  bins = ExpectedCalibrationError.empty(num_bins=_NUM_BINS)
+  nll_sum = 0.0
+  for rows, row_labels, mask in _chunks(log_probs, labels):
+    tempered = temper(rows, jnp.float32(temperature))
+    bins = bins.update(tempered, row_labels, mask)
+    nll = negative_log_likelihood(tempered, row_labels, mask=mask)
+    nll_sum += float(nll) * int(mask.sum())
+  values = (temperature, nll_sum / n, bins.compute())
+  return [
+    create_record(name, value, n=n, note=note)
+    for name, value in zip(names, values, strict=True)
+  ]
+
+
+def subset_records(
+  objective: Objective,
+  logits: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_used_classes: int,
+) -> list[Record]:
+  """Accuracy and calibration among only the classes that a data set has.
+
+  ImageNet-A and -R have 200 of ImageNet's 1000 classes, and are reported with
+  the other 800 ruled out. Probabilities are renormalised over those left, which
+  for softmax and for normalised sigmoids is the objective's own map of the
+  logits left.
+
+  Args:
+    objective: whose probabilities are meant.
+    logits: [N, K] over all classes.
+    labels: [N] int class ids in [0, K).
+    num_used_classes: how many of them the complete data set has.
+
+  Returns:
+    subset_top1_accuracy, subset_nll, subset_ece; without a value, and with the
+    reason, if other than `num_used_classes` classes occur.
+  """
+  n = len(labels)
+  classes, within = np.unique(labels, return_inverse=True)
+  metrics = ('top1_accuracy', 'nll', 'ece')
+  names = [f'subset_{metric}' for metric in metrics]
+  if len(classes) != num_used_classes:
+    note = (
+      f'not available: {len(classes)} classes occur, the complete data set has '
+      f'{num_used_classes}'
+    )
+    return [create_record(name, None, n=n, note=note) for name in names]
+  log_probs = log_probs_of(objective, logits)[:, classes]
+  log_probs = np.concatenate(
+    [
+      np.asarray(jax.nn.log_softmax(jnp.asarray(rows), axis=1))[mask]
+      for rows, mask in _chunks(log_probs)
+    ]
+  )
+  accumulators = _fill(
+    np.ascontiguousarray(logits[:, classes]),
+    log_probs,
+    within.astype(np.int32),
+  )
+  note = f'among the {num_used_classes} classes of the data set'
+  return [
+    create_record(
+      f'subset_{metric}', accumulators[metric].compute(), n=n, note=note
+    )
+    for metric in metrics
+  ]
+
+
+def real_record(logits: np.ndarray, is_label: np.ndarray) -> Record:
+  """ReaL accuracy: the top-1 class is among the labels raters gave.
+
+  Beyer et al. 2020 (arXiv:2006.07159). Images without any label do not count.
+
+  Args:
+    logits: [N, K].
+    is_label: [N, K] bool.
+  """
+  labelled = is_label.any(axis=1)
+  hits = is_label[np.arange(len(logits)), logits.argmax(axis=1)][labelled]
+  return create_record(
+    'real_accuracy',
+    float(hits.mean()) if len(hits) else None,
+    n=len(hits),
+    note='' if len(hits) else 'not available: no image has a label',
+  )
+
+
+def detection_records(
+  objective: Objective, in_logits: np.ndarray, out_logits: np.ndarray
+) -> list[Record]:
+  """How well two scores tell a data set's examples from the test set's.
+
+  Args:
+    objective: whose probabilities are meant.
+    in_logits: [N, K] of the run's own test set.
+    out_logits: [M, K] of the other data set.
+
+  Returns:
+    AUROC and FPR at 95 % TPR of the maximum probability and of the energy of
+    the logits that the loss sees.
+  """
+  n = len(in_logits) + len(out_logits)
+  seen_fn = jax.jit(type(objective).seen_logits)
+
+  def energies(logits):
+    parts = [
+      ood.energy_score(np.asarray(seen_fn(objective, rows))[mask])
+      for rows, mask in _chunks(logits)
+    ]
+    return np.concatenate(parts)
+
+  def confidences(logits):
+    log_probs = log_probs_of(objective, logits)
+    parts = [
+      ood.max_probability_score(rows[mask]) for rows, mask in _chunks(log_probs)
+    ]
+    return np.concatenate(parts)
+
+  records = []
+  for score, score_fn in (
+    ('max_probability', confidences),
+    ('energy', energies),
+  ):
+    try:
+      scores = score_fn(in_logits), score_fn(out_logits)
+    except ValueError as error:
+      note = f'not available: {error}'
+      values = (None, None)
+    else:
+      note = ''
+      values = ood.auroc(*scores), ood.fpr_at_95_tpr(*scores)
+    for metric, value in zip(('auroc', 'fpr_at_95_tpr'), values, strict=True):
+      records.append(create_record(f'{score}_{metric}', value, n=n, note=note))
+  return records

@@ -1,0 +1,181 @@
+"""The compare binary: against naive formulas on the stored outputs."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import special
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
+
+from lossbench import outputs
+from lossbench.compare import compare
+from lossbench.metrics import cka
+
+NAMES = ('sigmoid_0', 'sigmoid_1', 'cosine_softmax_0')
+
+
+@pytest.fixture(scope='module')
+def runs(tiny_runs, tmp_path_factory):
+  root = tmp_path_factory.mktemp('compare')
+  for name in NAMES:
+    shutil.copytree(tiny_runs[name], root / name)
+  return [str(root / name) for name in NAMES]
+
+
+@pytest.fixture(scope='module')
+def result(runs, tmp_path_factory):
+  output = tmp_path_factory.mktemp('comparison')
+  returned = compare(runs, output=str(output), minibatch_size=8)
+  written = json.loads((output / 'comparison.json').read_text())
+  assert written == returned
+  return written
+
+
+@pytest.fixture(scope='module')
+def stored(runs, result):
+  found = []
+  for run in runs:
+    path = f'{run}/eval/digits-test'
+    found.append(
+      {
+        kind: dict(np.load(f'{path}/{kind}.npz'))
+        for kind in ('predictions', 'features', 'layers')
+      }
+    )
+  return found
+
+
+def test_agreement_by_loops(result, stored):
+  labels = stored[0]['predictions']['label']
+  top1 = [run['predictions']['logits'].argmax(1) for run in stored]
+  for i, a in enumerate(top1):
+    for j, b in enumerate(top1):
+      wrong = [n for n, k in enumerate(labels) if a[n] != k and b[n] != k]
+      found = {k: v[i][j] for k, v in result['agreement'].items()}
+      assert found['same_top1'] == pytest.approx(np.mean(a == b))
+      assert found['both_right_or_wrong'] == pytest.approx(
+        np.mean((a == labels) == (b == labels))
+      )
+      assert found['same_when_both_wrong'] == pytest.approx(
+        np.mean([a[n] == b[n] for n in wrong])
+      )
+
+
+def test_clustering_is_scipys(result):
+  distances = 1 - np.array(result['agreement']['same_top1'])
+  expected = hierarchy.linkage(
+    squareform(distances), 'average', optimal_ordering=True
+  )
+  np.testing.assert_allclose(result['clustering']['linkage'], expected)
+
+
+def test_ensembles_average_probabilities(result, stored):
+  """Each member by its own map: sigmoids normalised, cosine logits softmax."""
+  labels = stored[0]['predictions']['label']
+  logits = [run['predictions']['logits'].astype(np.float64) for run in stored]
+  sigmoids = []
+  for values in logits[:2]:
+    probs = special.expit(values)
+    sigmoids.append(probs / probs.sum(1, keepdims=True))
+  probs = {
+    'sigmoid': np.mean(sigmoids, axis=0),
+    'cosine_softmax': special.softmax(logits[2], axis=1),
+  }
+  found = result['ensembles']
+  assert found['objectives'] == list(probs)
+  assert found['num_members'] == [2, 1]
+  for i, a in enumerate(probs.values()):
+    for j, b in enumerate(probs.values()):
+      both = (a + b) / 2
+      assert found['top1_accuracy'][i][j] == pytest.approx(
+        np.mean(both.argmax(1) == labels)
+      )
+      nll = -np.log(both[np.arange(len(labels)), labels]).mean()
+      assert found['nll'][i][j] == pytest.approx(nll, rel=1e-5)
+
+
+def test_layers_against_plain_cka(result, stored):
+  found = result['cka']['layers']
+  assert found['runs'] == [0, 1]  # two seeds of one objective
+  names = ['block1', 'block2', 'block3', 'features', 'logits']
+  assert found['endpoints'] == names
+  a, b = stored[0]['layers'], stored[1]['layers']
+  for i, x in enumerate(names):
+    for j, y in enumerate(names):
+      assert found['linear_cka'][i][j] == pytest.approx(
+        cka.linear_cka(a[f'pooled/{x}'], b[f'pooled/{y}']), abs=1e-5
+      )
+  features = [run['layers']['pooled/features'] for run in stored[:2]]
+  assert found['minibatch_cka'][3][3] == pytest.approx(
+    cka.minibatch_cka(*features, minibatch_size=8), abs=1e-4
+  )
+
+
+def test_corresponding_layers(result, stored):
+  found = result['cka']['corresponding']
+  assert np.shape(found['linear_cka']) == (5, 3, 3)
+  assert np.shape(found['minibatch_cka']) == (5, 3, 3)
+  pair = [stored[i]['layers']['pooled/block2'] for i in (0, 2)]
+  assert found['linear_cka'][1][0][2] == pytest.approx(
+    cka.linear_cka(*pair), abs=1e-5
+  )
+  features = result['cka']['features']
+  pair = [stored[i]['features']['features'] for i in (0, 2)]
+  for name, expected in [
+    ('linear_cka', cka.linear_cka(*pair)),
+    ('debiased_cka', cka.linear_cka(*pair, debiased=True)),
+    ('rbf_cka', cka.rbf_cka(*pair)),
+  ]:
+    assert features[name][0][2] == pytest.approx(expected), name
+
+
+def test_again_without_a_forward_pass(runs, result, tmp_path, monkeypatch):
+  def fail(*args, **kwargs):
+    raise AssertionError('a forward pass')
+
+  monkeypatch.setattr(outputs, 'Evaluator', fail)
+  again = compare(runs, output=str(tmp_path), minibatch_size=8)
+  assert again == result
+
+
+def test_runs_that_cannot_be_compared(runs, tmp_path):
+  with pytest.raises(ValueError, match='needs two runs or more; got 1'):
+    compare(runs[:1], output=str(tmp_path))
+  with pytest.raises(ValueError, match='is given twice'):
+    compare([runs[0], runs[0]], output=str(tmp_path))
+  other = tmp_path / 'other'
+  shutil.copytree(runs[0], other)
+  path = other / 'config.json'
+  path.write_text(
+    path.read_text().replace('"dataset": "digits"', '"dataset": "cifar10"')
+  )
+  with pytest.raises(ValueError, match="has dataset='cifar10'"):
+    compare([runs[0], str(other)], output=str(tmp_path))
+
+
+def test_mismatched_examples_are_refused(runs, result, tmp_path):
+  changed = tmp_path / 'changed'
+  shutil.copytree(runs[1], changed)
+  path = changed / 'eval' / 'digits-test' / 'predictions.npz'
+  arrays = dict(np.load(path))
+  arrays['id'][5] = b'another'
+  np.savez(path, **arrays)
+  with pytest.raises(ValueError, match='different examples: number 5'):
+    compare([runs[0], str(changed)], output=str(tmp_path))
+
+
+def test_an_error_takes_one_line(tmp_path, root):
+  result = subprocess.run(
+    [sys.executable, '-m', 'lossbench.compare', str(tmp_path), 'nowhere'],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1
+  assert 'is not a run directory' in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1

@@ -1,0 +1,105 @@
+"""Outputs are computed once and stored with their source."""
+
+import shutil
+
+import numpy as np
+import pytest
+
+from lossbench import outputs
+from lossbench.outputs import RunOutputs
+
+
+@pytest.fixture
+def run(tiny_runs, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(tiny_runs['sigmoid_0'], workdir)
+  shutil.rmtree(workdir / 'eval', ignore_errors=True)
+  return workdir
+
+
+@pytest.fixture
+def num_passes(monkeypatch):
+  """How often a forward pass was begun."""
+  begun = []
+  create = outputs.Evaluator
+
+  def counting(*args, **kwargs):
+    begun.append(kwargs['split'])
+    return create(*args, **kwargs)
+
+  monkeypatch.setattr(outputs, 'Evaluator', counting)
+  return lambda: len(begun)
+
+
+def _read_all(run):
+  return {
+    'predictions': run.predictions('digits', 'test'),
+    'sample': run.sample('digits', 'test', num_sampled=30),
+    'layers': run.layers('digits', 'test', num_examples=64, minibatch_size=8),
+  }
+
+
+def test_nothing_is_computed_twice(run, num_passes):
+  first = _read_all(RunOutputs(run))
+  assert num_passes() == 3
+  second = _read_all(RunOutputs(run))
+  assert num_passes() == 3
+  for name, expected in first.items():
+    np.testing.assert_array_equal(second[name].ids, expected.ids)
+    for key, values in expected.arrays.items():
+      np.testing.assert_array_equal(second[name].arrays[key], values)
+
+
+def test_another_checkpoint_is_another_source(run, num_passes):
+  at_last = RunOutputs(run, step='last')
+  at_first = RunOutputs(run, step='20')
+  assert at_last.step == 40
+  last = at_last.predictions('digits', 'test').arrays['logits']
+  first = at_first.predictions('digits', 'test').arrays['logits']
+  assert num_passes() == 2
+  assert not np.allclose(first, last)
+
+
+def test_a_damaged_file_is_computed_again(run, num_passes):
+  expected = RunOutputs(run).predictions('digits', 'test')
+  path = run / 'eval' / 'digits-test' / 'predictions.npz'
+  path.write_bytes(path.read_bytes()[:-100])
+  found = RunOutputs(run).predictions('digits', 'test')
+  assert num_passes() == 2
+  np.testing.assert_array_equal(
+    found.arrays['logits'], expected.arrays['logits']
+  )
+  assert RunOutputs(run).predictions('digits', 'test').ids.shape == (355,)
+  assert num_passes() == 2
+
+
+def test_some_of_the_arrays_of_layers(run, num_passes):
+  options = {'num_examples': 64, 'minibatch_size': 8}
+  runs = RunOutputs(run)
+  everything = runs.layers('digits', 'test', **options)
+  only = runs.layers('digits', 'test', only=['gram/block1'], **options)
+  assert list(only.arrays) == ['gram/block1']
+  np.testing.assert_array_equal(
+    only.arrays['gram/block1'], everything.arrays['gram/block1']
+  )
+  assert everything.arrays['gram/block1'].shape == (64, 8)
+
+
+def test_diverged_checkpoints_are_refused(run, monkeypatch):
+  runs = RunOutputs(run)
+  monkeypatch.setattr(outputs.np, 'isfinite', lambda x: np.zeros(1, bool))
+  with pytest.raises(ValueError, match='hold NaN or infinity'):
+    runs.predictions('digits', 'test')
+
+
+def test_refusals(run, tmp_path):
+  with pytest.raises(FileNotFoundError, match='is not a run directory'):
+    RunOutputs(tmp_path)
+  with pytest.raises(FileNotFoundError, match='no checkpoint of step 7'):
+    RunOutputs(run, step='7')
+  with pytest.raises(ValueError, match='not divisible by the 4 devices'):
+    RunOutputs(run, batch_size=30)
+  with pytest.raises(ValueError, match="has no split 'validation'"):
+    RunOutputs(run).predictions('digits', 'validation')
+  with pytest.raises(ValueError, match='smaller --minibatch_size'):
+    RunOutputs(run).layers('digits', 'test', num_examples=16, minibatch_size=32)

@@ -1,0 +1,289 @@
+"""The transfer binary on a real run: protocol, oracles, files, refusals."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from scipy import special
+from sklearn.linear_model import LogisticRegression
+
+from configs import digits_cnn
+from lossbench import build, transfer
+from lossbench import logistic_regression as regression
+from lossbench.data import datasets, pipeline, preprocess
+from lossbench.run_directory import RunDirectory
+from lossbench.train.checkpoints import Checkpointer, load_checkpoint
+
+
+@pytest.fixture(scope='module')
+def run(tiny_runs, tmp_path_factory):
+  """A run directory of our own."""
+  workdir = tmp_path_factory.mktemp('transfer') / 'tiny'
+  shutil.copytree(tiny_runs['sigmoid_0'], workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def records(run):
+  found = transfer.transfer(workdir=str(run), dataset='digits')
+  return {record.name: record for record in found}
+
+
+def _metrics(run, name='transfer-digits'):
+  return json.loads((run / 'eval' / name / 'metrics.json').read_text())
+
+
+@pytest.fixture(scope='module')
+def features(run, digits_dir):
+  """Features by plain `jit`, and labels, of train and test."""
+  config = RunDirectory(run).read_config()
+  checkpoint = load_checkpoint(RunDirectory(run), 'best')
+  builder = datasets.open_dataset('digits', data_dir=digits_dir)
+  classifier = build.build_classifier(config, build.build_objective(config))
+  normalize_fn = build.build_normalize_fn(config)
+  found = {}
+  for split in ('train', 'test'):
+    images, labels = pipeline.load_split(
+      builder, split=split, image_fn=preprocess.build_eval_image_fn(config)
+    )
+    endpoints = jax.jit(lambda v, x: classifier.apply(v, x, train=False))(
+      checkpoint.eval_variables, normalize_fn(images)
+    )
+    found[split] = np.asarray(endpoints['features'], np.float64), labels
+  return found
+
+
+def test_accuracy_and_objective_against_scikit_learn(run, records, features):
+  x, y = features['train']
+  l2 = records['l2'].value
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    theirs = LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000).fit(x, y)
+  their_accuracy = theirs.score(*features['test'])
+  assert records['top1_accuracy'].value == pytest.approx(
+    their_accuracy, abs=0.005
+  )
+  log_probs = special.log_softmax(x @ theirs.coef_.T + theirs.intercept_, 1)
+  their_objective = -log_probs[np.arange(len(y)), y].sum()
+  their_objective += l2 / 2 * np.sum(theirs.coef_**2)
+  # The features differ in float32's last digits.
+  assert records['train_objective'].value <= their_objective * (1 + 1e-5)
+
+
+def test_l2_is_chosen_on_the_holdout_only(run, records, features):
+  x, y = features['train']
+  # In the order of the ids, as the binary sees them.
+  held = transfer.holdout_mask(y)
+  path = _metrics(run)['path']
+  assert [entry['l2'] for entry in path] == list(regression.L2_VALUES)
+  assert all(entry['relative_gap_bound'] <= 1e-6 for entry in path)
+  assert all(np.isfinite(entry['gradient_norm']) for entry in path)
+  accuracies = np.array([entry['holdout_accuracy'] for entry in path])
+  # Ties go to the largest.
+  best = np.flatnonzero(accuracies == accuracies.max())[-1]
+  assert records['l2'].value == path[best]['l2']
+  assert records['holdout_accuracy'].value == accuracies.max()
+  for index in (10, best):
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      theirs = LogisticRegression(
+        C=1 / path[index]['l2'], tol=1e-6, max_iter=5000
+      ).fit(x[~held], y[~held])
+    assert theirs.score(x[held], y[held]) == pytest.approx(
+      accuracies[index], abs=1.5 / held.sum()
+    )
+
+
+def test_files(run, records):
+  metrics = _metrics(run)
+  assert metrics['dataset'] == 'digits'
+  assert metrics['main_metric'] == 'top1_accuracy'
+  assert metrics['train_split'] == 'train'
+  by_name = {m['name']: m for m in metrics['metrics']}
+  assert by_name['top1_accuracy']['n'] == 355
+  assert by_name['top1_accuracy']['direction'] == 'higher'
+  assert by_name['train_objective']['n'] == 1442
+  folder = run / 'eval' / 'transfer-digits'
+  predictions = np.load(folder / 'predictions.npz')
+  assert list(predictions['id']) == sorted(predictions['id'])
+  right = predictions['logits'].argmax(1) == predictions['label']
+  assert np.mean(right) == pytest.approx(records['top1_accuracy'].value)
+  labels = predictions['label']
+  assert records['mean_class_accuracy'].value == pytest.approx(
+    np.mean([right[labels == k].mean() for k in range(10)])
+  )
+  classifier = np.load(folder / 'classifier.npz')
+  assert classifier['l2'] == records['l2'].value
+  assert classifier['bias'].shape == (10,)
+
+
+def test_relearns_the_source_task_from_its_holdout(run):
+  records = transfer.transfer(
+    workdir=str(run), dataset='digits', split='holdout', step='last'
+  )
+  by_name = {record.name: record for record in records}
+  assert by_name['train_objective'].n == 142
+  metrics = _metrics(run, 'transfer-digits-holdout')
+  assert metrics['train_split'] == 'holdout'
+  assert metrics['step'] == 40
+
+
+def test_the_command_on_one_device(run, records, root):
+  before = _metrics(run)
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'lossbench.transfer',
+      f'--workdir={run}',
+      '--dataset=digits',
+      '--batch_size=100',
+    ],
+    cwd=root,
+    env={**os.environ, 'XLA_FLAGS': ''},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert 'top1_accuracy (main)' in result.stdout
+  assert 'L2 values 45/45 (100%)' in result.stderr
+  after = _metrics(run)
+  for old, new in zip(before['metrics'], after['metrics'], strict=True):
+    if old['name'] not in ('gradient_norm', 'relative_gap_bound'):
+      # Features differ in float32's last digits.
+      assert new['value'] == pytest.approx(old['value'], rel=1e-3, abs=1e-2)
+
+
+def test_an_error_takes_one_line(run, root):
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'lossbench.transfer',
+      f'--workdir={run}',
+      '--dataset=digitz',
+    ],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1
+  assert "Did you mean 'digits'?" in result.stderr
+  assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'error', 'text'),
+  [
+    (
+      {'dataset': 'cifar10', 'data_dir': '/nowhere'},
+      FileNotFoundError,
+      'cifar',
+    ),
+    ({'step': '7'}, FileNotFoundError, 'no checkpoint of step 7'),
+    ({'split': 'validation'}, ValueError, "has no split 'validation'"),
+    ({'split': 'train[:1]'}, ValueError, 'at least 2 examples'),
+    ({'split': 'train[:5]'}, ValueError, 'classes have no training example'),
+    ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
+  ],
+)
+def test_refusals(run, arguments, error, text):
+  with pytest.raises(error, match=text):
+    transfer.transfer(workdir=str(run), **{'dataset': 'digits', **arguments})
+
+
+def test_holdout_of_another_data_set_is_refused(run, real_data_dir):
+  with pytest.raises(ValueError, match='has no holdout of'):
+    transfer.transfer(
+      workdir=str(run),
+      dataset='caltech101',
+      split='holdout',
+      data_dir=real_data_dir,
+    )
+
+
+@pytest.mark.parametrize(
+  ('value', 'text'),
+  [
+    (np.nan, 'parameter arrays of step 40 of .* hold NaN'),
+    # Finite, but the convolutions overflow.
+    (3e38, 'of 1442 feature rows hold NaN or infinity'),
+  ],
+)
+def test_broken_checkpoints_are_refused(
+  tiny_runs, tmp_path, monkeypatch, value, text
+):
+  restore = Checkpointer.restore
+
+  def diverged(*args):
+    checkpoint = restore(*args)
+    arrays = jax.tree.map(
+      lambda x: np.full_like(x, value), checkpoint.arrays['ema']
+    )
+    return dataclasses.replace(checkpoint, arrays={'ema': arrays})
+
+  run = tmp_path / 'tiny'
+  shutil.copytree(tiny_runs['sigmoid_0'], run)
+  shutil.rmtree(run / 'eval', ignore_errors=True)
+  monkeypatch.setattr(Checkpointer, 'restore', diverged)
+  with pytest.raises(ValueError, match=text):
+    transfer.transfer(workdir=str(run), dataset='digits')
+
+
+def test_holdout_has_the_same_share_of_every_class():
+  labels = np.repeat([0, 1, 2], [10, 5, 1])
+  held = transfer.holdout_mask(labels)
+  assert list(np.bincount(labels[held], minlength=3)) == [2, 1, 0]
+  np.testing.assert_array_equal(held, transfer.holdout_mask(labels))
+  with pytest.raises(ValueError, match='leave none for a holdout'):
+    transfer.holdout_mask(np.arange(4))
+
+
+def test_ties_go_to_the_largest_l2():
+  assert transfer.best_l2([1e-3, 1.0, 10.0], [0.5, 0.9, 0.9]) == 10.0
+
+
+def test_mean_class_accuracy_weighs_classes_alike():
+  labels = np.array([0, 0, 0, 2])
+  assert transfer.mean_class_accuracy(np.array([0, 0, 1, 2]), labels) == (
+    pytest.approx((2 / 3 + 1) / 2)
+  )
+
+
+def test_images_of_other_data_sets_are_resized_and_cropped():
+  """Shorter side to the image size, centre; grey for a grey model."""
+  config = digits_cnn.get_config()
+  image = np.zeros((20, 40, 3), np.uint8)
+  image[:, 10:30] = 200  # the central square
+  encoded = tf.io.encode_png(image)
+  image_fn, _ = transfer.build_image_fn(config, 'cifar10')
+  found = image_fn(encoded).numpy()
+  assert found.shape == (8, 8, 1)
+  assert (found == 200).all()
+  config.pixel_mean = config.pixel_std = (0.5, 0.5, 0.5)
+  image_fn, _ = transfer.build_image_fn(config, 'cifar10')
+  found = image_fn(encoded).numpy()
+  assert found.shape == (8, 8, 3)
+
+
+@pytest.mark.slow
+def test_per_class_mean_is_main_where_the_field_uses_it(run, real_data_dir):
+  """Digits features of Caltech-101: poor, but the whole protocol."""
+  records = transfer.transfer(
+    workdir=str(run), dataset='caltech101', data_dir=real_data_dir
+  )
+  assert records[0].name == 'mean_class_accuracy'
+  assert records[0].n == 612
+  metrics = _metrics(run, 'transfer-caltech101')
+  assert metrics['main_metric'] == 'mean_class_accuracy'
+  assert max(e['relative_gap_bound'] for e in metrics['path']) <= 1e-6
