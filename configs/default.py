@@ -74,6 +74,12 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Standard deviation of the output layer's initial kernel.
   config.output_kernel_stddev = 0.01
 
+  # Fine-tuning: a run directory whose backbone this run starts from, with a new
+  # output layer; '' starts from the seed. And which of its checkpoints: 'best',
+  # 'last' or a step.
+  config.init_from = ''
+  config.init_step = 'best'
+
   # Optimisation. Batch sizes are global, over all devices and processes.
   config.batch_size = 128
   config.num_epochs = 10.0

@@ -92,6 +92,12 @@ class RunDirectory:
     plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
     return self.path / 'eval' / f'{dataset}-{plain}'
 
+  def has_checkpoints(self) -> bool:
+    """Whether a whole checkpoint is there; one being written is none."""
+    if not self.checkpoints_path.is_dir():
+      return False
+    return any(path.name.isdigit() for path in self.checkpoints_path.iterdir())
+
   def read_config(self) -> ml_collections.ConfigDict:
     """The run's configuration.
 

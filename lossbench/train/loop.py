@@ -14,6 +14,11 @@ from lossbench.data import datasets
 from lossbench.evaluation import Evaluator
 from lossbench.run_directory import RunDirectory, write_json
 from lossbench.train.checkpoints import Checkpointer
+from lossbench.train.initialization import (
+  initial_state,
+  load_source,
+  start_from,
+)
 from lossbench.train.inputs import (
   build_train_inputs,
   prefetch_to_devices,
@@ -23,31 +28,10 @@ from lossbench.train.plan import build_plan, check_config
 from lossbench.train.progress import Progress
 from lossbench.train.schedules import create_schedule
 from lossbench.train.skipping import skipped_ids
-from lossbench.train.state import StepHparams, TrainState, create_state, decayed
+from lossbench.train.state import StepHparams
 from lossbench.train.step import create_train_step
 
 _FIRST_PROFILED_STEP = 10
-
-
-def initial_state(
-  config: ml_collections.ConfigDict, hparams: StepHparams
-) -> TrainState:
-  """The state before the first step, a function of the seed alone."""
-  classifier = build.build_classifier(config, hparams.objective)
-  side = classifier.backbone.min_image_size
-  channels = len(config.pixel_mean)
-
-  @jax.jit
-  def init(seed):
-    # No parameter's shape depends on the image size; small ones compile fast.
-    images = jax.numpy.zeros((1, side, side, channels))
-    variables = classifier.init(jax.random.key(seed), images, train=False)
-    mask = decayed(variables['params'], batch_norm=config.decay_batch_norm)
-    return create_state(
-      variables, hparams=hparams, mask=mask, keep_ema=config.ema_decay > 0
-    )
-
-  return jax.device_get(init(hparams.seed))
 
 
 def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
@@ -152,6 +136,8 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
     config, num_examples=datasets.num_examples(builder, train_split)
   )
   schedule_fn = _build_schedule(config, plan)
+  # A run that has begun no longer needs what it started from.
+  source = None if run.has_checkpoints() else load_source(config, run)
   run.claim(config)
 
   bad_ids = skipped_ids(config, builder, split=train_split, run=run)
@@ -160,6 +146,8 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
     plan = build_plan(config, num_examples=inputs.num_examples)
     schedule_fn = _build_schedule(config, plan)
   state = initial_state(config, hparams)
+  if source is not None:
+    state = start_from(state, source)
   history: list[dict[str, Any]] = []
   writer = metric_writers.create_default_writer(
     run.path, just_logging=jax.process_index() > 0

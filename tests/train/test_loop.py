@@ -10,10 +10,9 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from configs import digits_cnn
 from lossbench import build
-from lossbench.evaluate import load_checkpoint
 from lossbench.run_directory import RunDirectory
-from lossbench.train import loop
-from lossbench.train.checkpoints import Checkpointer
+from lossbench.train import initialization, loop
+from lossbench.train.checkpoints import Checkpointer, load_checkpoint
 from lossbench.train.plan import build_plan, check_config
 
 
@@ -221,7 +220,7 @@ def test_initial_state_is_a_function_of_the_seed():
 
   def initial(seed):
     config.seed = seed
-    return loop.initial_state(config, loop.build_step_hparams(config))
+    return initialization.initial_state(config, loop.build_step_hparams(config))
 
   first, again, other = initial(1), initial(1), initial(2)
   jax.tree.map(np.testing.assert_array_equal, first, again)

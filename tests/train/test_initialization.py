@@ -1,0 +1,111 @@
+"""Fine-tuning: what a run takes from another, and what it refuses."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits_cnn
+from lossbench.run_directory import RunDirectory
+from lossbench.train import initialization, loop
+from lossbench.train.checkpoints import load_checkpoint
+
+
+@pytest.fixture
+def config(tiny_runs, digits_dir):
+  """Fine-tunes the tiny sigmoid run on half of the classes."""
+  config = digits_cnn.get_config('softmax')
+  config.data_dir = digits_dir
+  config.dataset = 'digits_low'
+  config.num_classes = 5
+  config.model.width = 4
+  config.batch_size = 64
+  config.num_epochs = 1.0
+  config.init_from = str(tiny_runs['sigmoid_0'])
+  return config
+
+
+def _start(config, tmp_path):
+  source = initialization.load_source(config, RunDirectory(tmp_path / 'new'))
+  hparams = loop.build_step_hparams(config)
+  fresh = initialization.initial_state(config, hparams)
+  return fresh, initialization.start_from(fresh, source)
+
+
+def test_the_backbone_is_the_sources_and_the_output_layer_new(
+  config, tiny_runs, tmp_path
+):
+  fresh, state = _start(config, tmp_path)
+  source = load_checkpoint(RunDirectory(tiny_runs['sigmoid_0']), 'best')
+  averages = source.arrays['ema']
+  for variables in (
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    state.ema,
+  ):
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      variables['params']['backbone'],
+      averages['params']['backbone'],
+    )
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      variables['batch_stats'],
+      averages['batch_stats'],
+    )
+    np.testing.assert_array_equal(
+      variables['params']['output_layer']['kernel'],
+      fresh.params['output_layer']['kernel'],
+    )
+  assert state.params['output_layer']['kernel'].shape == (16, 5)
+  assert state.step == 0
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_without_averages_of_its_own(config, tmp_path):
+  config.ema_decay = 0.0
+  _, state = _start(config, tmp_path)
+  assert state.ema is None
+
+
+def test_fine_tunes_and_resumes_without_the_source(config, tmp_path, tiny_runs):
+  source = tmp_path / 'source'
+  shutil.copytree(tiny_runs['sigmoid_0'], source)
+  config.init_from = str(source)
+  config.num_holdout = 100
+  config.checkpoint_every_steps = 4
+  workdir = tmp_path / 'run'
+  loop.train(config, workdir=str(workdir))
+  history = json.loads((workdir / 'history.json').read_text())
+  assert history[-1]['step'] == 9
+  checkpoints = sorted((workdir / 'checkpoints').iterdir())
+  shutil.rmtree(checkpoints[-1])
+  shutil.rmtree(source)
+  loop.train(config, workdir=str(workdir))
+  again = json.loads((workdir / 'history.json').read_text())
+  assert again[-1]['nll'] == history[-1]['nll']
+
+
+@pytest.mark.parametrize(
+  ('change', 'error', 'text'),
+  [
+    ({'init_from': 'nowhere'}, FileNotFoundError, 'not a run directory'),
+    ({'init_step': '7'}, FileNotFoundError, 'no checkpoint of step 7'),
+    ({'init_step': 'newest'}, ValueError, "'best', 'last' or a number"),
+    ({'model.width': 8}, ValueError, "has model = .*'width': 4.*'width': 8"),
+    ({'pixel_mean': (0.5,)}, ValueError, r'pixel_mean = \[0.3\], but .*0.5'),
+  ],
+)
+def test_refusals_before_anything_is_written(
+  config, tmp_path, change, error, text
+):
+  config.update_from_flattened_dict(change)
+  with pytest.raises(error, match=text):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_not_its_own_source(config, tiny_runs):
+  with pytest.raises(ValueError, match='is the --workdir itself'):
+    initialization.load_source(config, RunDirectory(tiny_runs['sigmoid_0']))
