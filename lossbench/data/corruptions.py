@@ -1,21 +1,29 @@
 """Corruptions of small grey images, with published severities.
 
-Of Hendrycks & Dietterich 2019 (arXiv:1903.12261), with the five severities that
-the authors use for CIFAR-10-C. Of their nineteen corruptions these seven make
-sense on 8 x 8 pixels: the other blurs, weathers and warps have radii of several
-pixels, fog needs a map of 32 x 32, saturation a colour.
+Of Hendrycks & Dietterich 2019 (arXiv:1903.12261), with the five severities of
+CIFAR-10-C: make_cifar_c.py in github.com/hendrycks/robustness. Of its nineteen
+corruptions these eight keep their meaning on 8 x 8 grey pixels. Left out:
+
+- pixelate: its factors leave 7, 7, 6, 6 and 5 of 8 pixels, not five severities;
+- glass, motion and zoom blur, snow, frost, fog, spatter and elastic_transform:
+  their radii, textures and anchor points are those of 32 x 32 pixels;
+- saturate, which needs colour, and jpeg_compression, which needs an encoder.
+
+Results are rounded to the nearest of the 256 levels, not truncated.
 """
 
 import numpy as np
 from scipy import ndimage
 
-# name -> parameter at severity 1..5
+# name -> parameter at severity 1..5; of defocus_blur the radius and the
+# standard deviation of its edge, in pixels
 SEVERITIES = {
   'gaussian_noise': (0.04, 0.06, 0.08, 0.09, 0.10),
   'shot_noise': (500, 250, 100, 75, 50),
   'impulse_noise': (0.01, 0.02, 0.03, 0.05, 0.07),
   'speckle_noise': (0.06, 0.10, 0.12, 0.16, 0.20),
   'gaussian_blur': (0.4, 0.6, 0.7, 0.8, 1.0),
+  'defocus_blur': ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1.0, 0.2), (1.5, 0.1)),
   'brightness': (0.05, 0.10, 0.15, 0.20, 0.30),
   'contrast': (0.75, 0.50, 0.40, 0.30, 0.15),
 }
@@ -46,6 +54,20 @@ def _gaussian_blur(x, rng, c):
   return ndimage.gaussian_filter(x, c, mode='nearest')
 
 
+def _defocus_blur(x, rng, c):
+  """A disk of a radius, its edge smoothed by a Gaussian of 3 x 3 pixels."""
+  del rng
+  radius, edge_stddev = c
+  reach = int(radius) + 1  # one pixel more for the edge
+  offsets = np.arange(-reach, reach + 1)
+  disk = np.add.outer(offsets**2, offsets**2) <= radius**2
+  edge = np.exp(-np.array([1, 0, 1]) / (2 * edge_stddev**2))
+  edge = np.outer(edge, edge)
+  kernel = ndimage.convolve(disk.astype(np.float64), edge, mode='constant')
+  # OpenCV, which the authors use, mirrors without repeating the outermost row.
+  return ndimage.convolve(x, kernel / kernel.sum(), mode='mirror')
+
+
 def _brightness(x, rng, c):
   del rng
   return x + c  # of a grey pixel HSV's value is its level
@@ -62,6 +84,7 @@ _FUNCTIONS = {
   'impulse_noise': _impulse_noise,
   'speckle_noise': _speckle_noise,
   'gaussian_blur': _gaussian_blur,
+  'defocus_blur': _defocus_blur,
   'brightness': _brightness,
   'contrast': _contrast,
 }

@@ -85,7 +85,7 @@ def open_dataset(
         'Point --config.data_dir (or TFDS_DATA_DIR) at a directory that TFDS '
         f'has prepared, or prepare it: {_how_to_prepare(spec, data_dir)}'
       )
-    builder = _prepare_offline(builder, data_dir=data_dir)
+    builder = _prepare_offline(builder, spec.tfds_name, data_dir=data_dir)
   found = count_classes(builder)
   if num_classes is not None and found != num_classes:
     raise ValueError(
@@ -113,11 +113,23 @@ def not_available(name: str, data_dir: str | None) -> str | None:
   """Why a data set cannot be read, in one line; None if it can.
 
   Looks for its directory and opens nothing: there may be a hundred to check.
+
+  Args:
+    name: one of `known_datasets()`.
+    data_dir: as of `open_dataset`; may be in a bucket (gs://...).
+
+  Returns:
+    None if the data set is prepared or can be made offline, else 'not
+    available: ' and how to prepare it.
+
+  Raises:
+    ValueError: if the name is unknown.
   """
   spec = get_dataset_spec(name)
   data_dir = resolve_data_dir(data_dir)
-  path = pathlib.Path(data_dir) / spec.tfds_name
-  if spec.offline or any(path.glob('*/dataset_info.json')):
+  # TensorFlow also lists buckets, where data sets for TPUs lie.
+  pattern = os.path.join(data_dir, spec.tfds_name, '*', 'dataset_info.json')
+  if spec.offline or tf.io.gfile.glob(pattern):
     return None
   return f'not available: {_how_to_prepare(spec, data_dir)}'
 
@@ -135,7 +147,7 @@ def count_classes(builder: tfds.core.DatasetBuilder) -> int:
   return builder.info.features[label_feature(builder)].num_classes
 
 
-def _prepare_offline(builder, *, data_dir):
+def _prepare_offline(builder, tfds_name, *, data_dir):
   try:
     # TFDS prints that it downloads, which it does not.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -143,11 +155,11 @@ def _prepare_offline(builder, *, data_dir):
   except OSError as error:
     # Where several processes start at once, the first to finish wins and the
     # others fail to put the same files in the same place.
-    winner = tfds.builder(builder.name, data_dir=data_dir)
+    winner = tfds.builder(tfds_name, data_dir=data_dir)
     if winner.info.splits:
       return winner
     raise OSError(
-      f'Dataset {builder.name!r} cannot be written to {builder.data_dir}: '
+      f'Dataset {tfds_name!r} cannot be written to {builder.data_dir}: '
       f'{error}. Point --config.data_dir (or TFDS_DATA_DIR) at a directory '
       'that you may write to.'
     ) from error

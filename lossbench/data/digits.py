@@ -97,7 +97,7 @@ class DigitsHigh(_Builder):
 class DigitsC(_Builder):
   """The test images of `digits`, corrupted; see `corruptions`."""
 
-  RELEASE_NOTES: dict = {'1.0.0': 'Seven corruptions, five severities.'}  # noqa: RUF012
+  RELEASE_NOTES: dict = {'1.0.0': 'Eight corruptions, five severities.'}  # noqa: RUF012
   BUILDER_CONFIGS = [  # noqa: RUF012
     tfds.core.BuilderConfig(name=f'{name}_{severity}')
     for name in SEVERITIES

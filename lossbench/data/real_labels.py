@@ -3,6 +3,8 @@
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lossbench.data.bad_images import damaged_files_named
+
 
 def read_real_labels(
   builder: tfds.core.DatasetBuilder, split: str
@@ -14,7 +16,12 @@ def read_real_labels(
     split: of it.
 
   Returns:
-    ids [N] bytes, ascending, and is_label [N, K] bool; a row may be all False.
+    ids [N] bytes, TFDS's as in `pipeline.eval_batches`, ascending; and
+    is_label [N, K] bool, K the number of ImageNet's classes. A row may be all
+    False: raters found none of the classes.
+
+  Raises:
+    ValueError: if a file of the data set is damaged; names it.
   """
   num_classes = builder.info.features['real_label'].feature.num_classes
   records = builder.as_dataset(
@@ -23,10 +30,11 @@ def read_real_labels(
     read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
   )
   ids, rows = [], []
-  for record in records.as_numpy_iterator():
-    row = np.zeros(num_classes, bool)
-    row[record['real_label']] = True
-    ids.append(record['tfds_id'])
-    rows.append(row)
+  with damaged_files_named(builder, split):
+    for record in records.as_numpy_iterator():
+      row = np.zeros(num_classes, bool)
+      row[record['real_label']] = True
+      ids.append(record['tfds_id'])
+      rows.append(row)
   order = np.argsort(np.array(ids, dtype=bytes), kind='stable')
   return np.array(ids, dtype=bytes)[order], np.stack(rows)[order]

@@ -5,25 +5,24 @@ import json
 import numpy as np
 import pytest
 
-from lossbench import evaluate
-from lossbench.evaluation import (
-  Predictions,
-  prediction_measurements,
-  representation_measurements,
-)
+from lossbench import scoring
+from lossbench.measurements import create_measurements
 from lossbench.metrics.records import create_record
 from lossbench.objectives import create_objective
 
 
-def _measured():
-  accumulators = prediction_measurements(10).empty_fn()
-  accumulators |= representation_measurements(
-    {'block1': 4, 'features': 8, 'logits': 10}, num_classes=10
-  ).empty_fn()
-  return sorted({name.partition('/')[0] for name in accumulators})
+def _accumulated():
+  """What the suites measure that are not parts of one accumulator."""
+  names = set()
+  for suite in ('predictions', 'representations'):
+    measurements = create_measurements(
+      suite, {'block1': 4, 'features': 8, 'logits': 10}, num_classes=10
+    )
+    names |= {name.partition('/')[0] for name in measurements.empty_fn()}
+  return sorted(names - {'neural_collapse'})  # nc1 to nc4
 
 
-@pytest.mark.parametrize('name', _measured())
+@pytest.mark.parametrize('name', _accumulated())
 def test_everything_that_accumulates_is_known(name):
   record = create_record(name, 0.5, n=100)
   assert record.name == name
@@ -31,26 +30,30 @@ def test_everything_that_accumulates_is_known(name):
   assert record.direction in ('higher', 'lower', 'neutral')
 
 
-def test_everything_that_temperature_scaling_reports_is_known():
+def test_everything_that_is_scored_is_known():
   rng = np.random.default_rng(0)
-  predictions = Predictions(
-    ids=np.array([b'%d' % i for i in range(60)]),
-    labels=rng.integers(0, 5, 60).astype(np.int32),
-    logits=rng.normal(size=(60, 5)).astype(np.float32),
-  )
-  records = evaluate.temperature_records(
-    create_objective('softmax'), predictions
+  logits = rng.normal(size=(60, 6)).astype(np.float32)
+  labels = rng.integers(0, 6, 60).astype(np.int32)
+  records, _ = scoring.prediction_records(
+    create_objective('softmax'), logits, labels
   )
   assert [record.name for record in records] == [
+    'top1_accuracy',
+    'top5_accuracy',
+    'nll',
+    'ece',
+    'brier_score',
+    'classwise_ece',
+    'adaptive_ece',
     'temperature',
     'tempered_nll',
     'tempered_ece',
   ]
   assert {record.n for record in records} == {60}
-  # Labels are noise, so the flattest distribution is the best: log 5 nats.
+  # Labels are noise, so the flattest distribution is the best: log 6 nats.
   values = {record.name: record.value for record in records}
   assert values['temperature'] > 2
-  assert values['tempered_nll'] == pytest.approx(np.log(5), abs=0.05)
+  assert values['tempered_nll'] == pytest.approx(np.log(6), abs=0.05)
 
 
 @pytest.mark.parametrize(
