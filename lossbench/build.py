@@ -1,5 +1,8 @@
 """From a configuration to the objects that it names."""
 
+import json
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,6 +12,21 @@ from lossbench.models import Classifier, create_backbone
 from lossbench.objectives import Objective, create_objective
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def pack_fields(config: ml_collections.ConfigDict, names: Sequence[str]) -> str:
+  """Some fields as a string, equal for equal values: what a cache is keyed by.
+
+  Compiled steps are kept under the fields they depend on, so that runs that
+  differ in others (seeds, hyperparameters) share them.
+  """
+  fields = ml_collections.ConfigDict({name: config[name] for name in names})
+  return fields.to_json(sort_keys=True)
+
+
+def unpack_fields(fields: str) -> ml_collections.ConfigDict:
+  """The configuration of only those fields that `pack_fields` was given."""
+  return ml_collections.ConfigDict(json.loads(fields))
 
 
 def build_objective(config: ml_collections.ConfigDict) -> Objective:

@@ -387,6 +387,16 @@ def evaluate(
     results, missing = evaluate_ood(outputs, data_dir=data_dir)
     if first:
       print_ood_table(results, missing)
+  if split is None and first:
+    write_json(
+      outputs.run.evaluation_path,
+      {
+        'step': outputs.step,
+        'last_step': outputs.last_step,
+        'ood': ood,
+        'not_available': missing,
+      },
+    )
   LOGGER.info('Wrote %s', outputs.run.path / 'eval')
   if strict and missing:
     raise FileNotFoundError(

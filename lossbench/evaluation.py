@@ -9,9 +9,8 @@ same on any number of devices and for any batch size.
 import collections
 import dataclasses
 import functools
-import json
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -44,6 +43,10 @@ _STEP_FIELDS = (
   'pixel_mean',
   'pixel_std',
 )
+
+
+# What the run's own way from bytes to pixels depends on.
+_IMAGE_FIELDS = ('image_size', 'pixel_mean', 'resize_images', 'resize_ratio')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _compiled(fields: str, suite: str, keep: Collect):
   So 72 runs of one architecture share a step; objectives of other parts are
   traced into it as they come.
   """
-  config = ml_collections.ConfigDict(json.loads(fields))
+  config = build.unpack_fields(fields)
   backbone = build.build_backbone(config)
   measurements = create_measurements(
     suite,
@@ -211,6 +214,40 @@ def check_batch_size(batch_size: int, *, gram_size: int = 0):
     )
 
 
+class _DecodedSplits:
+  """Splits of data sets that fit into memory, decoded once for all runs.
+
+  Data that fit on a device fit beside it. The least recently used go first.
+
+  Args:
+    max_bytes: of all images that are kept.
+  """
+
+  def __init__(self, max_bytes: int = 2**30):
+    self._max_bytes = max_bytes
+    self._splits: dict[Hashable, list[dict[str, np.ndarray]]] = {}
+
+  def get(
+    self, key: Hashable, read: Callable[[], Iterable[dict[str, np.ndarray]]]
+  ) -> list[dict[str, np.ndarray]]:
+    """The batches of a key, from `read` if they are not kept."""
+    batches = self._splits.pop(key, None)
+    self._splits[key] = list(read()) if batches is None else batches
+    while len(self._splits) > 1 and self._num_bytes() > self._max_bytes:
+      del self._splits[next(iter(self._splits))]
+    return self._splits[key]
+
+  def _num_bytes(self) -> int:
+    return sum(
+      batch['image'].nbytes
+      for batches in self._splits.values()
+      for batch in batches
+    )
+
+
+_decoded = _DecodedSplits()
+
+
 class Pass(NamedTuple):
   """The results of one pass, the same on every process.
 
@@ -263,9 +300,8 @@ class Evaluator:
     self.num_examples = datasets.num_examples(builder, split) - len(bad_ids)
     self._batch_size = batch_size or config.eval_batch_size
     check_batch_size(self._batch_size, gram_size=collect.gram_size)
-    fields = {name: config[name] for name in _STEP_FIELDS}
     self._eval_step, self._measurements = _compiled(
-      ml_collections.ConfigDict(fields).to_json(sort_keys=True), suite, collect
+      build.pack_fields(config, _STEP_FIELDS), suite, collect
     )
     self._collect = collect
     self._num_classes = config.num_classes if own_labels else None
@@ -281,9 +317,19 @@ class Evaluator:
         process_count=jax.process_count(),
       )
 
-    # Data that fit on a device fit beside it; read and decode them once.
-    self._batches: Iterable = list(read()) if config.data_on_device else None
     self._read = read
+    self._batches: Sequence[dict] | None = None
+    if config.data_on_device and image_fn is None:
+      self._batches = _decoded.get(
+        (
+          str(builder.data_path),
+          split,
+          self._batch_size,
+          tuple(bad_ids),
+          build.pack_fields(config, _IMAGE_FIELDS),
+        ),
+        read,
+      )
 
   def scalars(self, state) -> dict[str, float]:
     """Metrics of a replicated train state, by name."""

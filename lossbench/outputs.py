@@ -124,6 +124,7 @@ class RunOutputs:
     check_batch_size(self._batch_size)
     with open_checkpoints(self.run) as checkpointer:
       self.step = checkpointer.resolve(step)
+      self.last_step = checkpointer.steps[-1]
       self._fingerprint = checkpointer.fingerprint(self.step)
 
   @functools.cached_property
@@ -262,6 +263,7 @@ class RunOutputs:
         tfds_split,
         collect=Collect(logits=True),
         own_labels=own_labels,
+        quiet=quiet,
       ).collected.sorted_by_id(),
     )
 

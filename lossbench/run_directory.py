@@ -1,13 +1,17 @@
 """A run directory is the unit of record: what is where, and whose it is.
 
 config.json                       the configuration, as resolved
-run.json                          objective, versions, command line
+run.json                          objective, steps, versions, command line
 checkpoints/<step>/               Orbax
 history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
 eval/<dataset>-<split>/           metrics.json and predictions.npz
+eval/evaluation.json              written last: what was evaluated, what not
+lock                              held by whoever trains into the directory
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -86,6 +90,7 @@ class RunDirectory:
     self.config_path = self.path / 'config.json'
     self.checkpoints_path = self.path / 'checkpoints'
     self.history_path = self.path / 'history.json'
+    self.evaluation_path = self.path / 'eval' / 'evaluation.json'
 
   def eval_path(self, dataset: str, split: str) -> pathlib.Path:
     """Where results on a split lie; slices become part of the name."""
@@ -131,8 +136,64 @@ class RunDirectory:
         'to resume.'
       )
 
-  def claim(self, config: ml_collections.ConfigDict):
+  @property
+  def num_steps(self) -> int | None:
+    """Steps that the run takes; None before training has begun."""
+    path = self.path / 'run.json'
+    return read_json(path).get('num_steps') if path.exists() else None
+
+  @property
+  def last_step(self) -> int:
+    """Of the newest whole checkpoint, 0 without one."""
+    if not self.checkpoints_path.is_dir():
+      return 0
+    steps = [
+      int(path.name)
+      for path in self.checkpoints_path.iterdir()
+      if path.name.isdigit()
+    ]
+    return max(steps, default=0)
+
+  @contextlib.contextmanager
+  def locked(self):
+    """Keeps a second process out for as long as this one lives.
+
+    The operating system holds the lock, so that no process that died, however,
+    leaves one behind.
+
+    Of the processes of one job only the first takes the lock.
+
+    Raises:
+      BlockingIOError: if another process trains into the directory.
+      OSError: if it cannot be written to.
+    """
+    import jax  # see `claim`
+
+    if jax.process_index() > 0:
+      yield
+      return
+    self._make()
+    path = self.path / 'lock'
+    with path.open('a') as file:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise BlockingIOError(
+          f'--workdir={self.path} is in use by process '
+          f'{path.read_text().strip() or "?"}. Wait for it, stop it, or choose '
+          'another directory.'
+        ) from error
+      file.truncate(0)
+      file.write(f'{os.getpid()} on {os.uname().nodename}\n')
+      file.flush()
+      yield
+
+  def claim(self, config: ml_collections.ConfigDict, *, num_steps: int):
     """Makes this the directory of the run that `config` describes.
+
+    Args:
+      config: resolved.
+      num_steps: that the run takes.
 
     Raises:
       ValueError: if it holds another run; nothing is written then.
@@ -142,20 +203,30 @@ class RunDirectory:
     import jax
 
     self.check_compatible(config)
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      write_json(self.config_path, _plain(config))
-    except OSError as error:
-      raise OSError(
-        f'--workdir={self.path} cannot be written to: {error.strerror}. Choose '
-        'a directory that you may write to.'
-      ) from error
+    if jax.process_index() > 0:
+      return
+    self._make()
+    write_json(self.config_path, _plain(config))
     write_json(
       self.path / 'run.json',
       {
         'objective': config.objective.name,
+        'num_steps': num_steps,
         'lossbench_version': lossbench.__version__,
         'jax_version': jax.__version__,
         'command': sys.argv,
       },
     )
+
+  def _make(self):
+    """Makes the directory and tries to write, before hours of work."""
+    probe = self.path / f'.{uuid.uuid4().hex}'
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      probe.touch()
+      probe.unlink()
+    except OSError as error:
+      raise OSError(
+        f'--workdir={self.path} cannot be written to: {error.strerror}. Choose '
+        'a directory that you may write to.'
+      ) from error

@@ -184,7 +184,7 @@ def test_refusals(run, arguments, error, text):
 def test_directories_without_runs_or_checkpoints(tmp_path):
   with pytest.raises(FileNotFoundError, match='is not a run directory'):
     evaluate(workdir=str(tmp_path))
-  RunDirectory(tmp_path).claim(digits_cnn.get_config())
+  RunDirectory(tmp_path).claim(digits_cnn.get_config(), num_steps=26)
   with pytest.raises(FileNotFoundError, match='has no checkpoints'):
     evaluate(workdir=str(tmp_path))
 

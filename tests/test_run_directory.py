@@ -3,6 +3,8 @@
 import json
 import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import ml_collections
@@ -32,7 +34,7 @@ def _files(run):
 
 
 def test_claim_makes_the_directory_and_says_what_it_is(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   assert _files(run) == ['config.json', 'run.json']
   assert json.loads(run.config_path.read_text()) == json.loads(config.to_json())
   about = json.loads((run.path / 'run.json').read_text())
@@ -40,10 +42,11 @@ def test_claim_makes_the_directory_and_says_what_it_is(run, config):
   assert about['lossbench_version'] == lossbench.__version__
   assert about['jax_version'] == jax.__version__
   assert isinstance(about['command'], list)
+  assert about['num_steps'] == run.num_steps == 26
 
 
 def test_config_comes_back_as_a_config(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   found = run.read_config()
   assert found.objective.dropout.keep_prob == config.objective.dropout.keep_prob
   assert found.model.width == config.model.width
@@ -52,16 +55,48 @@ def test_config_comes_back_as_a_config(run, config):
   assert found.to_dict() == json.loads(config.to_json())
 
 
+def test_steps_of_a_run_that_has_not_begun(run):
+  assert run.num_steps is None
+  assert run.last_step == 0
+
+
+def test_the_last_step_is_that_of_a_whole_checkpoint(run):
+  for name in ('000000010', '000000020', '000000030.orbax-checkpoint-tmp'):
+    (run.checkpoints_path / name).mkdir(parents=True)
+  assert run.last_step == 20
+
+
+def test_a_directory_in_use_is_refused_and_a_dead_lock_is_not(run):
+  """By doing it: another process holds the lock, then is killed."""
+  program = (
+    'import sys, time; from lossbench.run_directory import RunDirectory\n'
+    'with RunDirectory(sys.argv[1]).locked():\n'
+    "  print('locked', flush=True); time.sleep(60)"
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', program, str(run.path)],
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as holder:
+    assert holder.stdout.readline() == 'locked\n'
+    message = rf'is in use by process {holder.pid} on .* choose another'
+    with pytest.raises(BlockingIOError, match=message), run.locked():
+      pass
+    holder.kill()
+  with run.locked():
+    assert str(os.getpid()) in (run.path / 'lock').read_text()
+
+
 def test_the_same_config_may_claim_again(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   run.checkpoints_path.mkdir()
   run.check_compatible(config)
-  run.claim(config)
-  run.claim(run.read_config())  # with lists for tuples
+  run.claim(config, num_steps=26)
+  run.claim(run.read_config(), num_steps=26)  # with lists for tuples
 
 
 def test_operational_fields_may_change(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   config.data_dir = '/elsewhere'
   config.log_every_steps += 1
   config.checkpoint_every_steps += 1
@@ -69,7 +104,7 @@ def test_operational_fields_may_change(run, config):
   config.keep_every_epochs += 1
   config.eval_batch_size *= 2
   config.profile_steps += 1
-  run.claim(config)
+  run.claim(config, num_steps=26)
   assert run.read_config().data_dir == '/elsewhere'
 
 
@@ -78,7 +113,7 @@ def test_operational_fields_exist(config):
 
 
 def test_another_config_is_refused_field_by_field(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   before = {p: p.read_bytes() for p in run.path.iterdir()}
   other = digits_cnn.get_config('sigmoid+dropout')
   other.learning_rate = 0.25
@@ -87,7 +122,7 @@ def test_another_config_is_refused_field_by_field(run, config):
   other.pixel_mean = (0.4,)
   other.data_dir = '/elsewhere'
   with pytest.raises(ValueError, match='holds another run') as error:
-    run.claim(other)
+    run.claim(other, num_steps=26)
   text = str(error.value)
   assert str(run.path) in text
   for field in (
@@ -105,7 +140,7 @@ def test_another_config_is_refused_field_by_field(run, config):
 
 def test_fields_that_one_side_lacks_are_differences(run, config):
   """As between versions, or between objectives."""
-  run.claim(config)
+  run.claim(config, num_steps=26)
   other = digits_cnn.get_config('label_smoothing')
   with pytest.raises(ValueError) as error:
     run.check_compatible(other)
@@ -115,11 +150,11 @@ def test_fields_that_one_side_lacks_are_differences(run, config):
 
 
 def test_damaged_config_is_named(run, config):
-  run.claim(config)
+  run.claim(config, num_steps=26)
   whole = run.config_path.read_bytes()
   for damaged in (b'', whole[: len(whole) // 2], b'\xff\xfe\x00'):
     run.config_path.write_bytes(damaged)
-    for use in (run.read_config, lambda: run.claim(config)):
+    for use in (run.read_config, lambda: run.claim(config, num_steps=26)):
       with pytest.raises(ValueError, match='not valid JSON') as error:
         use()
       assert str(run.config_path) in str(error.value)
@@ -129,7 +164,7 @@ def test_damaged_config_is_named(run, config):
 def test_checkpoints_without_a_config_are_refused(run, config):
   run.checkpoints_path.mkdir(parents=True)
   with pytest.raises(ValueError, match=r'no config\.json') as error:
-    run.claim(config)
+    run.claim(config, num_steps=26)
   assert str(run.path) in str(error.value)
   assert _files(run) == ['checkpoints']
 
@@ -138,14 +173,14 @@ def test_directory_with_other_files_may_be_claimed(run, config):
   """For example a log that the shell redirects into it."""
   run.path.mkdir(parents=True)
   (run.path / 'output.log').touch()
-  run.claim(config)
+  run.claim(config, num_steps=26)
 
 
 @pytest.mark.parametrize('workdir', ['file', 'file/below'])
 def test_directory_that_cannot_be_written_is_named(tmp_path, config, workdir):
   (tmp_path / 'file').touch()
   with pytest.raises(OSError, match='cannot be written to') as error:
-    RunDirectory(tmp_path / workdir).claim(config)
+    RunDirectory(tmp_path / workdir).claim(config, num_steps=26)
   assert f'--workdir={tmp_path / workdir}' in str(error.value)
 
 
@@ -153,14 +188,14 @@ def test_directory_that_cannot_be_written_is_named(tmp_path, config, workdir):
 def test_read_only_directory_is_named(tmp_path, config):
   tmp_path.chmod(0o555)
   with pytest.raises(OSError, match='Permission denied'):
-    RunDirectory(tmp_path / 'run').claim(config)
+    RunDirectory(tmp_path / 'run').claim(config, num_steps=26)
 
 
 def test_values_that_json_would_distort_are_refused(run):
   config = ml_collections.ConfigDict({'objective': {'name': 'softmax'}})
   config.dtype = complex(1, 2)
   with pytest.raises(TypeError):
-    run.claim(config)
+    run.claim(config, num_steps=26)
 
 
 def test_not_a_run_directory(tmp_path):

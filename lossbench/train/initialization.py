@@ -1,5 +1,6 @@
 """The state before the first step: from the seed, or from another run."""
 
+import functools
 from typing import Any
 
 import jax
@@ -18,26 +19,46 @@ PyTree = Any
 # others would see other inputs.
 _SHARED_FIELDS = ('model', 'pixel_mean', 'pixel_std')
 
+# Fields that decide the shapes and distributions of initial parameters.
+_INIT_FIELDS = (
+  'compute_dtype',
+  'decay_batch_norm',
+  'image_size',
+  'model',
+  'num_classes',
+  'output_kernel_stddev',
+  'pixel_mean',
+)
+
 
 def initial_state(
   config: ml_collections.ConfigDict, hparams: StepHparams
 ) -> TrainState:
   """The state before the first step, a function of the seed alone."""
-  classifier = build.build_classifier(config, hparams.objective)
-  side = classifier.backbone.min_image_size
-  channels = len(config.pixel_mean)
+  init = _compiled_init(
+    build.pack_fields(config, _INIT_FIELDS), config.ema_decay > 0
+  )
+  return jax.device_get(init(hparams))
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_init(fields: str, keep_ema: bool):
+  config = build.unpack_fields(fields)
 
   @jax.jit
-  def init(seed):
+  def init(hparams):
+    classifier = build.build_classifier(config, hparams.objective)
     # No parameter's shape depends on the image size; small ones compile fast.
-    images = jax.numpy.zeros((1, side, side, channels))
-    variables = classifier.init(jax.random.key(seed), images, train=False)
+    side = classifier.backbone.min_image_size
+    images = jax.numpy.zeros((1, side, side, len(config.pixel_mean)))
+    key = jax.random.key(hparams.seed)
+    variables = classifier.init(key, images, train=False)
     mask = decayed(variables['params'], batch_norm=config.decay_batch_norm)
     return create_state(
-      variables, hparams=hparams, mask=mask, keep_ema=config.ema_decay > 0
+      variables, hparams=hparams, mask=mask, keep_ema=keep_ema
     )
 
-  return jax.device_get(init(hparams.seed))
+  return init
 
 
 def load_source(

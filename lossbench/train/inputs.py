@@ -23,16 +23,41 @@ class TrainInputs:
 
   Attributes:
     num_examples: in the training split.
-    input_fn: for `create_train_step`.
     data: resident on every device with a leading device axis, or None.
     batches_fn: (start_step, num_steps) -> this process's batches from there
       on, [process batch, ...].
   """
 
   num_examples: int
-  input_fn: InputFn
   data: Any
   batches_fn: Callable[[int, int], Iterator[dict[str, np.ndarray]]]
+
+
+def build_input_fn(config: ml_collections.ConfigDict) -> InputFn:
+  """What the compiled step does to a batch of these inputs; see `step`.
+
+  Images that live on the device are looked up and augmented there; those that
+  are streamed were augmented on the host.
+  """
+  normalize_fn = build.build_normalize_fn(config)
+
+  def streamed_fn(batch, data, key, positions):
+    del data, key, positions
+    return normalize_fn(batch['image']), batch['label']
+
+  def resident_fn(batch, data, key, positions):
+    images = data['image'][batch['index']]
+    if config.crop_padding or config.random_flip:
+      images = device_augment.pad_crop_flip(
+        images,
+        key,
+        positions,
+        pad=config.crop_padding,
+        flip=config.random_flip,
+      )
+    return normalize_fn(images), data['label'][batch['index']]
+
+  return resident_fn if config.data_on_device else streamed_fn
 
 
 def build_train_inputs(
@@ -57,12 +82,6 @@ def build_train_inputs(
 
 def _streamed_inputs(config, builder, split, bad_ids):
   from lossbench.data import pipeline, preprocess
-
-  normalize_fn = build.build_normalize_fn(config)
-
-  def input_fn(batch, data, key, positions):
-    del data, key, positions  # augmented on the host
-    return normalize_fn(batch['image']), batch['label']
 
   def batches_fn(start_step, num_steps):
     batches = pipeline.train_batches(
@@ -89,7 +108,6 @@ def _streamed_inputs(config, builder, split, bad_ids):
       bad_ids=bad_ids,
       process_count=jax.process_count(),
     ),
-    input_fn=input_fn,
     data=None,
     batches_fn=batches_fn,
   )
@@ -105,19 +123,6 @@ def _resident_inputs(config, builder, split, bad_ids):
     bad_ids=bad_ids,
   )
   pipeline.check_labels({'label': labels}, num_classes=config.num_classes)
-  normalize_fn = build.build_normalize_fn(config)
-
-  def input_fn(batch, data, key, positions):
-    images = data['image'][batch['index']]
-    if config.crop_padding or config.random_flip:
-      images = device_augment.pad_crop_flip(
-        images,
-        key,
-        positions,
-        pad=config.crop_padding,
-        flip=config.random_flip,
-      )
-    return normalize_fn(images), data['label'][batch['index']]
 
   def batches_fn(start_step, num_steps):
     return device_data.index_batches(
@@ -132,7 +137,6 @@ def _resident_inputs(config, builder, split, bad_ids):
 
   return TrainInputs(
     num_examples=len(labels),
-    input_fn=input_fn,
     data=devices.replicate({'image': images, 'label': labels}),
     batches_fn=batches_fn,
   )

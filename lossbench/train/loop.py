@@ -1,5 +1,6 @@
 """The training run: from a configuration and a directory to checkpoints."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -20,6 +21,7 @@ from lossbench.train.initialization import (
   start_from,
 )
 from lossbench.train.inputs import (
+  build_input_fn,
   build_train_inputs,
   prefetch_to_devices,
 )
@@ -29,9 +31,28 @@ from lossbench.train.progress import Progress
 from lossbench.train.schedules import create_schedule
 from lossbench.train.skipping import skipped_ids
 from lossbench.train.state import StepHparams
-from lossbench.train.step import create_train_step
+from lossbench.train.step import TrainStep, create_train_step
 
 _FIRST_PROFILED_STEP = 10
+
+# What the compiled step depends on, besides the structure of its arguments.
+_STEP_FIELDS = (
+  'accumulation_steps',
+  'compute_dtype',
+  'crop_padding',
+  'data_on_device',
+  'decay_batch_norm',
+  'decay_per_epoch',
+  'image_size',
+  'model',
+  'num_classes',
+  'num_epochs',
+  'pixel_mean',
+  'pixel_std',
+  'random_flip',
+  'schedule',
+  'warmup_epochs',
+)
 
 
 def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
@@ -53,13 +74,27 @@ def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
   )
 
 
-def _build_schedule(config, plan):
+def _build_schedule(config, steps_per_epoch):
   return create_schedule(
     config.schedule,
     num_epochs=config.num_epochs,
-    steps_per_epoch=plan.steps_per_epoch,
+    steps_per_epoch=steps_per_epoch,
     warmup_epochs=config.warmup_epochs,
     decay_per_epoch=config.decay_per_epoch,
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
+  """The pmapped step, once for all runs that differ in seed and numbers only."""
+  config = build.unpack_fields(fields)
+  return create_train_step(
+    build.build_backbone(config),
+    num_classes=config.num_classes,
+    input_fn=build_input_fn(config),
+    schedule_fn=_build_schedule(config, steps_per_epoch),
+    decay_batch_norm=config.decay_batch_norm,
+    accumulation_steps=config.accumulation_steps,
   )
 
 
@@ -117,13 +152,14 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
     ValueError: if the configuration is refused or the directory holds another
       run.
     FileNotFoundError: if the data set is not on the disk.
-    OSError: if the directory cannot be written to.
+    OSError: if the directory cannot be written to, or another process trains
+      into it.
     FloatingPointError: if the loss stops being finite; checkpoints made before
       are kept.
   """
   check_config(config)
   hparams = build_step_hparams(config)
-  backbone = build.build_backbone(config)
+  build.build_backbone(config)  # refused before anything is read
   run = RunDirectory(workdir)
   run.check_compatible(config)
   builder = datasets.open_dataset(
@@ -135,16 +171,21 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   plan = build_plan(
     config, num_examples=datasets.num_examples(builder, train_split)
   )
-  schedule_fn = _build_schedule(config, plan)
+  _build_schedule(config, plan.steps_per_epoch)  # likewise
   # A run that has begun no longer needs what it started from.
   source = None if run.has_checkpoints() else load_source(config, run)
-  run.claim(config)
+  with run.locked():
+    run.claim(config, num_steps=plan.num_steps)
+    _train(config, hparams, run, builder, train_split, holdout, plan, source)
 
+
+def _train(config, hparams, run, builder, train_split, holdout, plan, source):
+  """Trains into a directory that is ours."""
   bad_ids = skipped_ids(config, builder, split=train_split, run=run)
   inputs = build_train_inputs(config, builder, train_split, bad_ids=bad_ids)
   if bad_ids:
     plan = build_plan(config, num_examples=inputs.num_examples)
-    schedule_fn = _build_schedule(config, plan)
+    run.claim(config, num_steps=plan.num_steps)
   state = initial_state(config, hparams)
   if source is not None:
     state = start_from(state, source)
@@ -178,13 +219,8 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
         split=holdout,
         bad_ids=skipped_ids(config, builder, split=holdout, run=run),
       )
-    train_step = create_train_step(
-      backbone,
-      num_classes=config.num_classes,
-      input_fn=inputs.input_fn,
-      schedule_fn=schedule_fn,
-      decay_batch_norm=config.decay_batch_norm,
-      accumulation_steps=config.accumulation_steps,
+    train_step = _compiled_step(
+      build.pack_fields(config, _STEP_FIELDS), plan.steps_per_epoch
     )
     log = TrainLog(
       writer, Progress(start_step, plan.num_steps), config=config, plan=plan

@@ -10,7 +10,11 @@ import pytest
 
 from configs import digits_cnn
 from lossbench.data import datasets
-from lossbench.train.inputs import build_train_inputs, prefetch_to_devices
+from lossbench.train.inputs import (
+  build_input_fn,
+  build_train_inputs,
+  prefetch_to_devices,
+)
 
 SPLIT = 'train[:128]'
 BATCH_SIZE = 32
@@ -22,11 +26,17 @@ def builder(digits_dir):
   return datasets.open_dataset('digits', data_dir=digits_dir)
 
 
-def _inputs(builder, **overrides):
-  config = digits_cnn.get_config()
-  config.batch_size = BATCH_SIZE
-  config.update(overrides)
-  return build_train_inputs(config, builder, SPLIT)
+class _Inputs:
+  """The inputs of a configuration and what the step does to them."""
+
+  def __init__(self, builder, **overrides):
+    config = digits_cnn.get_config()
+    config.batch_size = BATCH_SIZE
+    config.update(overrides)
+    inputs = build_train_inputs(config, builder, SPLIT)
+    self.num_examples, self.data = inputs.num_examples, inputs.data
+    self.batches_fn = inputs.batches_fn
+    self.input_fn = build_input_fn(config)
 
 
 def _images_and_labels(inputs, *, num_steps, start_step=0):
@@ -55,7 +65,7 @@ def _multiset(seen):
 def plain(builder):
   """The two ways to the same data, without augmentation."""
   return {
-    on_device: _inputs(builder, data_on_device=on_device, crop_padding=0)
+    on_device: _Inputs(builder, data_on_device=on_device, crop_padding=0)
     for on_device in (False, True)
   }
 
@@ -101,7 +111,7 @@ def test_restart_continues_the_stream(plain, on_device):
   'augmentation', [{'crop_padding': 2}, {'random_flip': True}]
 )
 def test_augmentation_is_on_both_ways(builder, plain, on_device, augmentation):
-  inputs = _inputs(
+  inputs = _Inputs(
     builder,
     **{'crop_padding': 0, 'data_on_device': on_device} | augmentation,
   )
@@ -121,7 +131,7 @@ def test_augmentation_is_on_both_ways(builder, plain, on_device, augmentation):
 @pytest.mark.parametrize('on_device', [False, True])
 def test_labels_outside_the_classes_never_reach_the_step(builder, on_device):
   def first_epoch():
-    inputs = _inputs(builder, data_on_device=on_device, num_classes=9)
+    inputs = _Inputs(builder, data_on_device=on_device, num_classes=9)
     return list(inputs.batches_fn(0, STEPS_PER_EPOCH))
 
   with pytest.raises(ValueError, match=r'has label 9, outside \[0, 9\)'):
