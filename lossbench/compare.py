@@ -28,6 +28,7 @@ from rich import table as rich_table
 import lossbench
 from lossbench import console, scoring
 from lossbench.console import LOGGER
+from lossbench.data import catalogue
 from lossbench.evaluation import Collected
 from lossbench.metrics import agreement, cka
 from lossbench.metrics.accuracy import top1_accuracy
@@ -368,7 +369,6 @@ def compare(
     ValueError: if runs cannot be compared, or an argument is not legal.
     OSError: if the result cannot be written.
   """
-  from lossbench.data import datasets
 
   runs = [
     RunOutputs(path, step=step, data_dir=data_dir, batch_size=batch_size)
@@ -378,7 +378,7 @@ def compare(
   target = pathlib.Path(output)
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
   dataset = dataset or runs[0].config.dataset
-  split = split or datasets.get_dataset_spec(dataset).test_split
+  split = split or catalogue.get_dataset_spec(dataset).test_split
   predictions = []
   for number, run in enumerate(runs, start=1):
     LOGGER.info('[%d/%d] predictions of %s', number, len(runs), run.run.path)

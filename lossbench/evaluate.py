@@ -21,6 +21,7 @@ from rich import table as rich_table
 import lossbench
 from lossbench import console, scoring
 from lossbench.console import LOGGER
+from lossbench.data import catalogue
 from lossbench.evaluation import Collected
 from lossbench.metrics.cosine_distances import cosine_distances
 from lossbench.metrics.neural_collapse import (
@@ -157,7 +158,7 @@ def evaluate_ood(
 
   config = outputs.config
   data_dir = config.data_dir if data_dir is None else data_dir
-  suite = datasets.ood_suite(config.dataset)
+  suite = catalogue.ood_suite(config.dataset)
   missing = {}
   for ood_set in suite:
     reason = datasets.not_available(ood_set.name, data_dir)
@@ -166,7 +167,7 @@ def evaluate_ood(
   results: dict[str, list[Record]] = {}
   families: dict[str, list[list[Record]]] = {}
   present = [ood_set for ood_set in suite if ood_set.name not in missing]
-  test_split = datasets.get_dataset_spec(config.dataset).test_split
+  test_split = catalogue.get_dataset_spec(config.dataset).test_split
   if present:
     on_progress = create_printer('out-of-distribution sets', len(present))
   for number, ood_set in enumerate(present, start=1):
@@ -183,7 +184,7 @@ def evaluate_ood(
   for family, members in families.items():
     of_family = [s for s in suite if s.family == family]
     records = _family_records(members, num_members=len(of_family))
-    split = datasets.get_dataset_spec(of_family[0].name).test_split
+    split = catalogue.get_dataset_spec(of_family[0].name).test_split
     write_metrics(
       outputs.eval_path(family, split),
       records,
@@ -197,9 +198,9 @@ def evaluate_ood(
 
 
 def _ood_records(outputs, ood_set, test_split) -> list[Record]:
-  from lossbench.data import datasets, real_labels
+  from lossbench.data import real_labels
 
-  spec = datasets.get_dataset_spec(ood_set.name)
+  spec = catalogue.get_dataset_spec(ood_set.name)
   predictions = outputs.predictions(
     ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
   )
@@ -359,13 +360,12 @@ def evaluate(
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
-  from lossbench.data import datasets
 
   outputs = RunOutputs(
     workdir, step=step, data_dir=data_dir, batch_size=batch_size
   )
   config = outputs.config
-  name = split or datasets.get_dataset_spec(config.dataset).test_split
+  name = split or catalogue.get_dataset_spec(config.dataset).test_split
   LOGGER.info(
     'Evaluating step %d of %s (%s) on %s %s.',
     outputs.step,

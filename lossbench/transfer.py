@@ -25,6 +25,7 @@ import lossbench
 from lossbench import console
 from lossbench import logistic_regression as regression
 from lossbench.console import LOGGER
+from lossbench.data import catalogue
 from lossbench.evaluation import Collected
 from lossbench.metrics.records import Record, create_record
 from lossbench.outputs import RunOutputs, write_arrays
@@ -262,7 +263,7 @@ def transfer(
     workdir, step=step, data_dir=data_dir, batch_size=batch_size
   )
   config = outputs.config
-  spec = datasets.get_dataset_spec(dataset)
+  spec = catalogue.get_dataset_spec(dataset)
   if split == 'holdout' and dataset != config.dataset:
     raise ValueError(
       f'--split=holdout is what the run kept of its own {config.dataset!r}; it '

@@ -9,7 +9,7 @@ import pytest
 
 from configs import default
 from lossbench import build
-from lossbench.data import datasets
+from lossbench.data import catalogue
 from lossbench.objectives import get_part, known_parts
 from lossbench.train.plan import check_config
 from lossbench.train.schedules import create_schedule
@@ -77,7 +77,7 @@ def test_default_objective_is_softmax(recipe):
 def test_recipe_can_start(recipe):
   config = recipe.get_config()
   check_config(config)
-  assert config.dataset in datasets.known_datasets()
+  assert config.dataset in catalogue.known_datasets()
   create_schedule(
     config.schedule,
     num_epochs=config.num_epochs,

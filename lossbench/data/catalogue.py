@@ -6,6 +6,7 @@ and for runs on a data set the others that they are evaluated on.
 """
 
 import dataclasses
+import difflib
 
 from lossbench.data.corruptions import NUM_SEVERITIES, SEVERITIES
 
@@ -177,3 +178,32 @@ OOD_SUITES = {
     *_unrelated('dtd', 'places365_small'),
   ),
 }
+
+
+def known_datasets() -> tuple[str, ...]:
+  """The names of all data sets, sorted; corruptions one by one."""
+  return tuple(sorted(DATASETS))
+
+
+def get_dataset_spec(name: str) -> DatasetSpec:
+  """Looks a data set up; an unknown name raises ValueError with the known."""
+  if name in DATASETS:
+    return DATASETS[name]
+  close = difflib.get_close_matches(name, DATASETS, n=1)
+  hint = f' Did you mean {close[0]!r}?' if close else ''
+  families = {s.family for suite in OOD_SUITES.values() for s in suite}
+  known = [
+    known_name
+    for known_name in known_datasets()
+    if not any(family and known_name.startswith(family) for family in families)
+  ]
+  raise ValueError(
+    f'Unknown dataset {name!r}. Known: {", ".join(known)}, and the corruptions '
+    f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
+    f'.{hint}'
+  )
+
+
+def ood_suite(dataset: str) -> tuple[OodSet, ...]:
+  """What runs on a data set are evaluated on beside its test split."""
+  return OOD_SUITES.get(dataset, ())

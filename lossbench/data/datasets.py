@@ -1,7 +1,6 @@
 """The data sets that lossbench knows, and opening them with clear errors."""
 
 import contextlib
-import difflib
 import io
 import os
 import pathlib
@@ -10,40 +9,11 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lossbench.data import digits  # noqa: F401  (registers TFDS builders)
-from lossbench.data.catalogue import DATASETS, OOD_SUITES, DatasetSpec, OodSet
+from lossbench.data.catalogue import DATASETS, DatasetSpec, get_dataset_spec
 
 # TensorFlow reads and decodes on the host; the accelerators are JAX's.
 tf.config.set_visible_devices([], 'GPU')
 tfds.disable_progress_bar()
-
-
-def known_datasets() -> tuple[str, ...]:
-  """The names of all data sets, sorted; corruptions one by one."""
-  return tuple(sorted(DATASETS))
-
-
-def get_dataset_spec(name: str) -> DatasetSpec:
-  """Looks a data set up; an unknown name raises ValueError with the known."""
-  if name in DATASETS:
-    return DATASETS[name]
-  close = difflib.get_close_matches(name, DATASETS, n=1)
-  hint = f' Did you mean {close[0]!r}?' if close else ''
-  families = {s.family for suite in OOD_SUITES.values() for s in suite}
-  known = [
-    known_name
-    for known_name in known_datasets()
-    if not any(family and known_name.startswith(family) for family in families)
-  ]
-  raise ValueError(
-    f'Unknown dataset {name!r}. Known: {", ".join(known)}, and the corruptions '
-    f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
-    f'.{hint}'
-  )
-
-
-def ood_suite(dataset: str) -> tuple[OodSet, ...]:
-  """What runs on a data set are evaluated on beside its test split."""
-  return OOD_SUITES.get(dataset, ())
 
 
 def resolve_data_dir(data_dir: str | None) -> str:

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench.data import datasets, pipeline, real_labels
+from lossbench.data import catalogue, datasets, pipeline, real_labels
 from lossbench.data.catalogue import DATASETS, OOD_SUITES
 
 
@@ -43,10 +43,10 @@ def test_corruption_families_are_complete():
     ('cifar10', 'cifar10_c', 75),
     ('digits', 'digits_c', 40),
   ]:
-    members = [s for s in datasets.ood_suite(dataset) if s.family == family]
+    members = [s for s in catalogue.ood_suite(dataset) if s.family == family]
     assert len(members) == size
     assert all(member.shifted for member in members)
-  assert datasets.ood_suite('caltech101') == ()
+  assert catalogue.ood_suite('caltech101') == ()
   for suite in OOD_SUITES.values():
     assert all(ood_set.name in DATASETS for ood_set in suite)
 

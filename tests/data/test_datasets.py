@@ -7,7 +7,7 @@ import re
 import pytest
 import tensorflow_datasets as tfds
 
-from lossbench.data import datasets, digits
+from lossbench.data import catalogue, datasets, digits
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def cifar10_spec(monkeypatch):
 
 
 def test_known_datasets_can_be_looked_up():
-  names = datasets.known_datasets()
+  names = catalogue.known_datasets()
   assert 'digits' in names
   assert list(names) == sorted(names)
   for name in names:
-    spec = datasets.get_dataset_spec(name)
+    spec = catalogue.get_dataset_spec(name)
     assert spec.tfds_name
     assert spec.test_split
 
@@ -42,7 +42,7 @@ def test_unknown_dataset_suggests_a_known_one(tmp_path):
 
 def test_unknown_dataset_like_no_other_gets_no_suggestion():
   with pytest.raises(ValueError, match="Unknown dataset 'xyz'") as error:
-    datasets.get_dataset_spec('xyz')
+    catalogue.get_dataset_spec('xyz')
   assert 'Did you mean' not in str(error.value)
 
 

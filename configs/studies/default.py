@@ -1,0 +1,67 @@
+"""Every field of a study's configuration, with its meaning.
+
+A study is a set of groups; a group is one recipe with some objectives and
+seeds. Any field can be overridden on the command line:
+--config.groups.digits_cnn.num_seeds=5.
+"""
+
+import ml_collections
+
+# The paper's nine, in the order of its section 2.
+OBJECTIVES = (
+  'softmax',
+  'label_smoothing',
+  'dropout',
+  'extra_final_layer_l2',
+  'logit_penalty',
+  'logit_normalization',
+  'cosine_softmax',
+  'sigmoid',
+  'squared_error',
+)
+
+
+def get_default_study() -> ml_collections.ConfigDict:
+  """A study without groups."""
+  config = ml_collections.ConfigDict()
+  # Of the report.
+  config.title = ''
+  # TFDS directory of all runs; '' takes each recipe's.
+  config.data_dir = ''
+  # Name -> `group`. Names are those of directories and of the report.
+  config.groups = ml_collections.ConfigDict()
+  return config
+
+
+def group(recipe: str, **fields) -> ml_collections.ConfigDict:
+  """Runs of one recipe: every objective x variant x seed.
+
+  Args:
+    recipe: a file, e.g. 'configs/digits_cnn.py', relative to where the study
+      is started.
+    **fields: that differ from those below.
+  """
+  config = ml_collections.ConfigDict()
+  config.recipe = recipe
+  # As after the colon of --config: 'sigmoid', 'softmax+mixup', ...
+  config.objectives = OBJECTIVES
+  # Seeds 0 to num_seeds - 1.
+  config.num_seeds = 3
+  # Changes to the recipe, as on the command line: ('num_epochs=20', ...).
+  config.overrides = ()
+  # Of several variants each gets its own changes besides:
+  # (('objective.dropout.keep_prob=0.5',), ('objective.dropout.keep_prob=0.8',)).
+  config.variants = ((),)
+  # Another group of the study, of runs with a holdout: of each objective these
+  # stop at the epoch of its best holdout accuracy, averaged over seeds.
+  config.stop_epoch_from = ''
+  # Evaluate runs on their test split, and on out-of-distribution sets too.
+  config.evaluate = True
+  config.ood = True
+  # Compare all runs of the group, and their layers.
+  config.compare = True
+  config.cka = True
+  # Data sets to transfer to; with ':holdout' or ':<split>' trained on that.
+  config.transfer = ()
+  config.update(fields)
+  return config

@@ -1,0 +1,39 @@
+"""Table 4: cosine softmax on ImageNet over its temperature.
+
+  python -m lossbench.study --config=configs/studies/temperature.py --workdir=studies/temperature --list
+
+Below 0.05 training is unstable unless the loss is multiplied by the temperature,
+as the paper does in this study only.
+"""
+
+from configs.studies import default
+from configs.studies.paper import TRANSFER
+
+SCALED = (0.01, 0.02, 0.03, 0.04)
+PLAIN = (0.05, 0.06, 0.07, 0.08)
+
+
+def _variants(temperatures):
+  return tuple(
+    (f'objective.cosine_softmax.temperature={t}',) for t in temperatures
+  )
+
+
+def get_config():
+  config = default.get_default_study()
+  config.title = 'Temperature of cosine softmax'
+  recipe = 'configs/imagenet_resnet50.py'
+  for name, objective, temperatures in (
+    ('scaled', 'cosine_softmax+scale_by_temperature', SCALED),
+    ('plain', 'cosine_softmax', PLAIN),
+  ):
+    config.groups[name] = default.group(
+      recipe,
+      objectives=(objective,),
+      variants=_variants(temperatures),
+      num_seeds=1,
+      transfer=(*TRANSFER[:-1], 'imagenet2012:holdout'),
+      ood=False,
+      compare=False,
+    )
+  return config

@@ -1,0 +1,126 @@
+"""Writes a study's report: python -m lossbench.report --workdir=STUDY.
+
+Every table as Markdown, LaTeX and CSV, every figure as PDF and PNG, and
+report.html, which shows all of it and needs nothing else, into STUDY/report/.
+Reads the records of the runs alone: no JAX, no TensorFlow, no accelerator.
+"""
+
+import io
+import pathlib
+import sys
+
+from absl import app, flags
+
+import lossbench
+from lossbench import console
+
+_DPI = 110
+
+
+def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes the report of a study into <workdir>/report/.
+
+  Args:
+    workdir: of the study.
+
+  Returns:
+    The path of report.html.
+
+  Raises:
+    FileNotFoundError: if there is no study.
+    ValueError: if its study.json is damaged, or no run has a result.
+    OSError: if the report cannot be written.
+  """
+  from lossbench.report import html, records
+  from lossbench.report.figures import FIGURES
+  from lossbench.report.paper_tables import TABLES
+
+  study = records.load_study(workdir)
+  target = study.path / 'report'
+  (target / 'tables').mkdir(parents=True, exist_ok=True)
+  (target / 'figures').mkdir(parents=True, exist_ok=True)
+  for problem in study.problems:
+    print(problem, file=sys.stderr)
+  table_sections = [
+    _write_table(study, title, build_fn, target / 'tables')
+    for title, build_fn in TABLES
+  ]
+  figure_sections = []
+  for number, spec in enumerate(FIGURES, start=1):
+    images = [
+      (recipe, *_write_figure(study, recipe, spec, target / 'figures'))
+      for recipe in study.recipes()
+    ]
+    figure_sections.append(
+      html.figure_section(spec.title, spec.caption, images)
+    )
+    print(f'figure {number}/{len(FIGURES)}', end='\r', file=sys.stderr)
+  path = target / 'report.html'
+  path.write_text(
+    html.page(
+      study,
+      version=lossbench.__version__,
+      table_sections=table_sections,
+      figure_sections=figure_sections,
+    )
+  )
+  return path
+
+
+def _write_table(study, title, build_fn, target) -> str:
+  from lossbench.report import html, records, tables
+
+  try:
+    table = build_fn(study)
+  except records.NotRun as reason:
+    return html.table_section(title, None, str(reason))
+  for suffix, render in (
+    ('md', tables.to_markdown),
+    ('tex', tables.to_latex),
+    ('csv', tables.to_csv),
+  ):
+    (target / f'{table.name}.{suffix}').write_text(render(table))
+  return html.table_section(title, table, '')
+
+
+def _write_figure(study, recipe, spec, target) -> tuple[bytes | None, str]:
+  from lossbench.report import records
+
+  try:
+    figure = spec.draw(study, recipe)
+  except records.NotRun as reason:
+    return None, str(reason)
+  png = io.BytesIO()
+  figure.savefig(png, format='png', dpi=_DPI)
+  (target / f'{spec.name}-{recipe}.png').write_bytes(png.getvalue())
+  # Without a date the same records give the same file.
+  figure.savefig(
+    target / f'{spec.name}-{recipe}.pdf', metadata={'CreationDate': None}
+  )
+  return png.getvalue(), ''
+
+
+def define_flags():
+  """Not at import, so that binaries can import one another."""
+  flags.DEFINE_string('workdir', None, 'Directory of the study.')
+
+
+def main(argv):
+  if len(argv) > 1:
+    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
+  try:
+    path = write_report(flags.FLAGS.workdir)
+  except ModuleNotFoundError as error:
+    sys.exit(
+      f"Error: reports need {error.name}: pip install -e '.[report]' (in the "
+      'checkout).'
+    )
+  except (ValueError, OSError) as error:
+    console.fail(error)
+  print(f'Wrote {path}')
+
+
+if __name__ == '__main__':
+  define_flags()
+  flags.mark_flags_as_required(['workdir'])
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,127 @@
+"""The paper's figures: one file a figure."""
+
+import dataclasses
+from collections.abc import Callable
+
+from matplotlib.figure import Figure
+
+from lossbench.report.figures import (
+  agreement,
+  cka,
+  distances,
+  ensembles,
+  hardness,
+  reliability,
+  separation,
+  sparsity,
+  spectra,
+  transfer,
+)
+from lossbench.report.records import StudyRecords
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureSpec:
+  """A figure of the report.
+
+  Attributes:
+    name: of its files.
+    title: its heading.
+    caption: its explanation.
+    draw: (study, group) -> figure; raises NotRun where records are missing.
+  """
+
+  name: str
+  title: str
+  caption: str
+  draw: Callable[[StudyRecords, str], Figure]
+
+
+# In the paper's order, then ours.
+FIGURES = (
+  FigureSpec(
+    'figure_1',
+    'Figure 1: different losses produce different predictions',
+    'a: share of test examples with the same top-1 prediction, for every pair of '
+    'runs. b: average-linkage clustering of 1 − that share.',
+    agreement.draw_same_top1,
+  ),
+  FigureSpec(
+    'figure_2',
+    'Figure 2: sparsity',
+    'Share of non-zero activations by layer, on the test split; mean and standard '
+    'error over seeds.',
+    sparsity.draw,
+  ),
+  FigureSpec(
+    'figure_3',
+    'Figure 3: similarity of representations',
+    'CKA on the test split. a: between the layers of two initialisations. b: '
+    'between corresponding layers of objectives, mean over pairs of runs; the '
+    'diagonal is that of different seeds of one objective.',
+    cka.draw,
+  ),
+  FigureSpec(
+    'figure_4',
+    'Figure 4: class separation by layer',
+    'R² (eq. 11) on the test split, of spatial averages; mean and standard error '
+    'over seeds.',
+    separation.draw,
+  ),
+  FigureSpec(
+    'figure_5',
+    'Figure 5: transfer against the relearned source task',
+    'Mean accuracy on the data sets transferred to, against accuracy of the '
+    'classifier relearned on the source task; mean and standard error over seeds.',
+    transfer.draw,
+  ),
+  FigureSpec(
+    'figure_d1',
+    'Figure D.1: right and wrong together',
+    'a: share of test examples that both get right or both get wrong. b: of those '
+    'both get wrong, the share with the same prediction.',
+    agreement.draw_right_and_wrong,
+  ),
+  FigureSpec(
+    'figure_d2',
+    'Figure D.2: agreement of ensembles',
+    'a: share of test examples with the same top-1 prediction of the ensembles of '
+    'all seeds of two objectives. b: clustering of 1 − that share.',
+    ensembles.draw_agreement,
+  ),
+  FigureSpec(
+    'figure_d3',
+    'Figure D.3: accuracy of ensembles',
+    'Probabilities averaged, each by its objective’s own map, both objectives '
+    'with half the weight.',
+    ensembles.draw_accuracy,
+  ),
+  FigureSpec(
+    'figure_e1',
+    'Figure E.1: angular visual hardness',
+    'Mean over the test split; bars: mean and standard error over seeds; dots: '
+    'seeds.',
+    hardness.draw,
+  ),
+  FigureSpec(
+    'figure_e2',
+    'Figure E.2: singular value spectra',
+    'Relative to the largest, mean over seeds. Features and centroids are '
+    'centred.',
+    spectra.draw,
+  ),
+  FigureSpec(
+    'figure_e3',
+    'Figure E.3: cosine distances',
+    'Densities of the cosine distance between penultimate features of pairs of '
+    'examples, linear and logarithmic; seeds pooled.',
+    distances.draw,
+  ),
+  FigureSpec(
+    'figure_reliability',
+    'Reliability (beyond the paper)',
+    'Accuracy against confidence in 15 bins on the test split; areas are shares '
+    'of examples; seeds pooled.',
+    reliability.draw,
+  ),
+)

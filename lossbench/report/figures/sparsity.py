@@ -1,0 +1,19 @@
+"""Figure 2: the share of activations that are not zero, by layer."""
+
+from matplotlib.figure import Figure
+
+from lossbench.report import display
+from lossbench.report.figures import lines
+from lossbench.report.records import StudyRecords
+
+
+def draw(study: StudyRecords, recipe: str) -> Figure:
+  """Figure 2."""
+  endpoints, values = lines.layer_values(study, recipe, 'nonzero_fraction')
+  figure = Figure(figsize=(9, 4.5), layout='constrained')
+  axes = figure.subplots()
+  lines.draw_layers(axes, endpoints, values, scale=display.percent(1))
+  axes.set_ylabel('non-zero activations (%)')
+  axes.set_ylim(bottom=0)
+  lines.add_legend(figure, axes)
+  return figure

@@ -1,0 +1,408 @@
+"""What a study consists of: its runs, their commands and configurations."""
+
+import ast
+import dataclasses
+import importlib.util
+import pathlib
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+import lossbench
+from lossbench.data.catalogue import DATASETS, get_dataset_spec
+from lossbench.run_directory import read_json, write_json
+
+_NAME = re.compile(r'[A-Za-z0-9_.-]+')
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+  """A data set to transfer to.
+
+  Attributes:
+    dataset: its name.
+    split: to train on; None for the data set's own.
+  """
+
+  dataset: str
+  split: str | None = None
+
+  def __str__(self):
+    return self.dataset + (f':{self.split}' if self.split else '')
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedRun:
+  """One run of a study.
+
+  Attributes:
+    name: 'group/objective[,variant]/seedN', its directory under runs/.
+    group: of the study.
+    recipe: file of the recipe.
+    objective: as after the colon of --config.
+    variant: what tells it from other runs of the objective, e.g.
+      'temperature=0.05', or ''.
+    seed: of the run.
+    overrides: 'field=value' of the recipe, without the seed.
+    config: resolved, but for what `stop_epoch_from` decides.
+    stop_epoch_from: group whose runs decide where this one stops, or ''.
+    evaluate: on the test split.
+    ood: and on out-of-distribution sets.
+    transfer: data sets to transfer to.
+  """
+
+  name: str
+  group: str
+  recipe: str
+  objective: str
+  variant: str
+  seed: int
+  overrides: tuple[str, ...]
+  config: ml_collections.ConfigDict
+  stop_epoch_from: str
+  evaluate: bool
+  ood: bool
+  transfer: tuple[Transfer, ...]
+
+  @property
+  def step(self) -> str:
+    """Which checkpoint is evaluated: the best where a holdout can tell it."""
+    return 'best' if self.config.num_holdout else 'last'
+
+  @property
+  def program(self) -> str:
+    """Equal for runs that can share compiled programs."""
+    return f'{self.group}/{self.objective}'
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedComparison:
+  """A comparison of all runs of a group.
+
+  Attributes:
+    name: the group's, its directory under comparisons/.
+    runs: names of the runs.
+    step: which checkpoints.
+    cka: compare layers too.
+  """
+
+  name: str
+  runs: tuple[str, ...]
+  step: str
+  cka: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """All of a study; see `build_study`."""
+
+  name: str
+  title: str
+  config_file: str
+  workdir: pathlib.Path
+  runs: tuple[PlannedRun, ...]
+  comparisons: tuple[PlannedComparison, ...]
+
+  def path(self, run: PlannedRun | str) -> pathlib.Path:
+    """The directory of a run."""
+    name = run if isinstance(run, str) else run.name
+    return self.workdir / 'runs' / name
+
+  def runs_of(self, group: str, objective: str | None = None):
+    """The runs of a group, or only those of an objective."""
+    return tuple(
+      run
+      for run in self.runs
+      if run.group == group and objective in (None, run.objective)
+    )
+
+  def commands(
+    self, run: PlannedRun, config: ml_collections.ConfigDict | None = None
+  ) -> dict[str, str]:
+    """Stage -> the command that does it by hand.
+
+    Args:
+      run: one of the study.
+      config: its final configuration; None while its stop epoch is unknown.
+    """
+    path = str(self.path(run))
+    words = ['python', 'main.py', f'--config={run.recipe}:{run.objective}']
+    words += [f'--config.{override}' for override in run.overrides]
+    words += [f'--config.seed={run.seed}', f'--workdir={path}']
+    if run.stop_epoch_from:
+      epoch = f'{config.stop_epoch:g}' if config else 'EPOCH'
+      words.append(f'--config.stop_epoch={epoch}')
+    if run.config.data_dir:
+      words.append(f'--config.data_dir={run.config.data_dir}')
+    commands = {'train': shlex.join(words)}
+    verb = ['python', '-m']
+    rest = [f'--workdir={path}', f'--step={run.step}']
+    if run.evaluate:
+      more = [] if run.ood else ['--noood']
+      commands['evaluate'] = shlex.join(
+        [*verb, 'lossbench.evaluate', *rest, *more]
+      )
+    for target in run.transfer:
+      more = [f'--dataset={target.dataset}']
+      more += [f'--split={target.split}'] if target.split else []
+      commands[f'transfer {target}'] = shlex.join(
+        [*verb, 'lossbench.transfer', *rest, *more]
+      )
+    return commands
+
+  def comparison_command(self, comparison: PlannedComparison) -> str:
+    """The command that makes a comparison by hand."""
+    words = ['python', '-m', 'lossbench.compare']
+    words += [str(self.path(name)) for name in comparison.runs]
+    words += [f'--output={self.workdir / "comparisons" / comparison.name}']
+    words += [f'--step={comparison.step}']
+    return shlex.join(words + ([] if comparison.cka else ['--nocka']))
+
+
+def load_config_fn(path: str):
+  """The get_config of a recipe's or a study's file.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+  """
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(
+      f'There is no recipe {path!r}. Start the study where its recipes lie, '
+      'usually in the checkout.'
+    )
+  spec = importlib.util.spec_from_file_location('config', path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config
+
+
+def apply_override(config: ml_collections.ConfigDict, override: str):
+  """Sets a field as --config.FIELD=VALUE does.
+
+  Raises:
+    ValueError: if it is not 'field=value', there is no such field, or the value
+      is of another type.
+  """
+  field, equals, text = override.partition('=')
+  node, names = config, field.split('.')
+  for name in names[:-1]:
+    node = node.get(name, {})
+  if not equals or names[-1] not in node:
+    raise ValueError(
+      f"Override {override!r} is not 'field=value' with a field of the recipe. "
+      f'Fields: {", ".join(sorted(node)) or "none"}.'
+    )
+  old = node[names[-1]]
+  try:
+    value = text if isinstance(old, str) else ast.literal_eval(text)
+    if isinstance(old, float) and isinstance(value, int):
+      value = float(value)
+    node[names[-1]] = value
+  except (SyntaxError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'Override {override!r}: {field} is of type {type(old).__name__}, as '
+      f'{old!r}.'
+    ) from error
+
+
+def _label(variant: Sequence[str]) -> str:
+  fields = [override.partition('=') for override in variant]
+  return ','.join(f'{f.split(".")[-1]}={value}' for f, _, value in fields)
+
+
+def _parse_transfer(text: str, config) -> Transfer:
+  dataset, _, split = text.partition(':')
+  get_dataset_spec(dataset)
+  if split == 'holdout' and dataset != config.dataset:
+    raise ValueError(
+      f'Transfer to {text!r}: a run on {config.dataset!r} has no holdout of it.'
+    )
+  return Transfer(dataset, split or None)
+
+
+def _group_runs(name, group, data_dir) -> list[PlannedRun]:
+  get_config = load_config_fn(group.recipe)
+  if group.num_seeds < 1:
+    raise ValueError(
+      f'Group {name!r} has num_seeds={group.num_seeds}; it must be >= 1.'
+    )
+  if not group.objectives or not group.variants:
+    raise ValueError(f'Group {name!r} has no objectives or no variants.')
+  if group.transfer and not group.evaluate:
+    raise ValueError(
+      f'Group {name!r} transfers without evaluating. Set evaluate=True.'
+    )
+  runs = []
+  for objective in group.objectives:
+    for variant in group.variants:
+      overrides = (*group.overrides, *variant)
+      label = _label(variant)
+      for seed in range(group.num_seeds):
+        config = get_config(objective)
+        for override in overrides:
+          apply_override(config, override)
+        config.seed = seed
+        if data_dir:
+          config.data_dir = data_dir
+        directory = f'{objective},{label}' if label else objective
+        runs.append(
+          PlannedRun(
+            name=f'{name}/{directory}/seed{seed}',
+            group=name,
+            recipe=group.recipe,
+            objective=objective,
+            variant=label,
+            seed=seed,
+            overrides=overrides,
+            config=config,
+            stop_epoch_from=group.stop_epoch_from,
+            evaluate=group.evaluate,
+            ood=group.ood,
+            transfer=tuple(_parse_transfer(t, config) for t in group.transfer),
+          )
+        )
+  names = [run.name for run in runs]
+  twice = {name for name in names if names.count(name) > 1}
+  if twice:
+    raise ValueError(f'{min(twice)!r} is in the study twice.')
+  return runs
+
+
+def _check_stop_epochs(study: Study):
+  for run in study.runs:
+    if not run.stop_epoch_from:
+      continue
+    sources = study.runs_of(run.stop_epoch_from, run.objective)
+    if not sources or not all(s.config.num_holdout for s in sources):
+      raise ValueError(
+        f'Group {run.group!r} stops where {run.stop_epoch_from!r} says, which '
+        f'has no runs of {run.objective!r} with a holdout.'
+      )
+
+
+def build_study(
+  config: ml_collections.ConfigDict,
+  *,
+  config_file: str,
+  workdir: str | pathlib.Path,
+) -> Study:
+  """Expands a configuration; refuses before anything runs.
+
+  Args:
+    config: see configs/studies/default.py.
+    config_file: it came from; its stem is the study's name.
+    workdir: of the study.
+
+  Raises:
+    FileNotFoundError: if a recipe is not there.
+    ValueError: if an objective, an override, a data set or a group is refused.
+  """
+  if not config.groups:
+    raise ValueError(f'{config_file} has no groups: there is nothing to run.')
+  runs: list[PlannedRun] = []
+  comparisons = []
+  for name, group in config.groups.items():
+    if not _NAME.fullmatch(name):
+      raise ValueError(f'{name!r} cannot be the name of a group: letters only.')
+    of_group = _group_runs(name, group, config.data_dir)
+    runs += of_group
+    if group.compare and len(of_group) > 1:
+      comparisons.append(
+        PlannedComparison(
+          name=name,
+          runs=tuple(run.name for run in of_group),
+          step=of_group[0].step,
+          cka=group.cka,
+        )
+      )
+  study = Study(
+    name=pathlib.Path(config_file).stem,
+    title=config.title or pathlib.Path(config_file).stem,
+    config_file=config_file,
+    workdir=pathlib.Path(workdir).expanduser(),
+    runs=tuple(runs),
+    comparisons=tuple(comparisons),
+  )
+  _check_stop_epochs(study)
+  return study
+
+
+def _run_json(study: Study, run: PlannedRun) -> dict[str, Any]:
+  dataset = run.config.dataset
+  return {
+    'name': run.name,
+    'recipe': run.group,
+    'objective': run.objective,
+    'variant': run.variant,
+    'seed': run.seed,
+    'dataset': dataset,
+    'test_split': DATASETS[dataset].test_split,
+    'transfer': [str(target) for target in run.transfer],
+    'evaluate': run.evaluate,
+    'commands': study.commands(run),
+  }
+
+
+def write_study(study: Study):
+  """Writes study.json, from which reports know what there should be.
+
+  Raises:
+    ValueError: if the directory holds another study.
+    OSError: if it cannot be written to.
+  """
+  path = study.workdir / 'study.json'
+  if path.exists():
+    found = read_json(path)['name']
+    if found != study.name:
+      raise ValueError(
+        f'{study.workdir} holds the study {found!r}, not {study.name!r}. Choose '
+        'another --workdir.'
+      )
+  elif (study.workdir / 'config.json').exists():
+    raise ValueError(
+      f'{study.workdir} is a run directory. Choose another --workdir.'
+    )
+  try:
+    study.workdir.mkdir(parents=True, exist_ok=True)
+    write_json(
+      path,
+      {
+        'name': study.name,
+        'title': study.title,
+        'lossbench_version': lossbench.__version__,
+        'config': study.config_file,
+        'runs': [_run_json(study, run) for run in study.runs],
+        'comparisons': [
+          {
+            'name': comparison.name,
+            'recipe': comparison.name,
+            'runs': list(comparison.runs),
+            'command': study.comparison_command(comparison),
+          }
+          for comparison in study.comparisons
+        ],
+      },
+    )
+  except OSError as error:
+    raise OSError(
+      f'--workdir={study.workdir} cannot be written to: {error.strerror}. '
+      'Choose a directory that you may write to.'
+    ) from error
+
+
+def select_runs(runs: Sequence[PlannedRun], only: Sequence[str]):
+  """The runs whose names contain one of the words, each of which must match.
+
+  Raises:
+    ValueError: if a word matches no run.
+  """
+  for word in only:
+    if not any(word in run.name for run in runs):
+      raise ValueError(
+        f'--only={word} matches no run. There are for example '
+        f'{", ".join(run.name for run in runs[:3])}; --list shows all.'
+      )
+  return [run for run in runs if not only or any(w in run.name for w in only)]

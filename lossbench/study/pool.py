@@ -1,0 +1,218 @@
+"""Who does which task of a study: this process, or several.
+
+A task is a run, with all its missing stages, or a comparison. Tasks never fail:
+their errors are results.
+"""
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from lossbench.study import stages
+from lossbench.study.plan import PlannedComparison, PlannedRun, Study
+
+
+class Event(NamedTuple):
+  """What a worker says.
+
+  Attributes:
+    worker: its number.
+    task: name of the run or comparison.
+    stage: what it does; '' once the task is over.
+    text: newest line of the log; once the task is over, its error or ''.
+  """
+
+  worker: int
+  task: str
+  stage: str
+  text: str
+
+
+Task = PlannedRun | PlannedComparison
+
+
+def _do(study: Study, task: Task, on_status: stages.OnStatus) -> str:
+  if isinstance(task, PlannedRun):
+    return stages.do_run(study, task, on_status)
+  return stages.do_comparison(study, task, on_status)
+
+
+def _program(task: Task) -> str:
+  return task.program if isinstance(task, PlannedRun) else task.name
+
+
+def do_here(
+  study: Study, tasks: Sequence[Task], on_event: Callable[[Event], None]
+):
+  """Does tasks one after the other, in this process."""
+  for task in tasks:
+
+    def on_status(stage, text, task=task):
+      on_event(Event(0, task.name, stage, text))
+
+    on_event(Event(0, task.name, '', _do(study, task, on_status)))
+
+
+def do_in_workers(
+  study: Study,
+  tasks: Sequence[Task],
+  on_event: Callable[[Event], None],
+  *,
+  num_workers: int,
+):
+  """Does tasks in processes of their own, which live as long as there are any.
+
+  A worker that dies (out of memory, a crash of a library) costs the task at
+  hand, which is reported, and is replaced.
+
+  Args:
+    study: of the tasks.
+    tasks: to do, in any order.
+    on_event: told what happens.
+    num_workers: processes.
+  """
+  queue = _Queue(tasks)
+  workers: dict[int, _Worker] = {}
+  try:
+    for number in range(min(num_workers, len(tasks))):
+      workers[number] = _Worker(study, number, num_workers)
+      workers[number].start(queue.take(''))
+    while any(worker.task is not None for worker in workers.values()):
+      for worker in _ready(workers.values()):
+        for event in worker.events():
+          on_event(event)
+        if worker.task is not None:
+          continue
+        task = queue.take(worker.program)
+        if task is None:
+          continue
+        if not worker.alive:
+          worker.close()
+          workers[worker.number] = _Worker(study, worker.number, num_workers)
+        workers[worker.number].start(task)
+  finally:
+    for worker in workers.values():
+      worker.close()
+
+
+class _Queue:
+  """Hands out tasks so that few workers compile the same program."""
+
+  def __init__(self, tasks: Sequence[Task]):
+    self._tasks = list(tasks)
+    self._begun: set[str] = set()
+
+  def take(self, program: str) -> Task | None:
+    """The next task: of this program, else of one nobody has begun, else any."""
+    if not self._tasks:
+      return None
+
+    def preference(task):
+      other = _program(task)
+      return 0 if other == program else 1 if other not in self._begun else 2
+
+    task = min(self._tasks, key=preference)
+    self._tasks.remove(task)
+    self._begun.add(_program(task))
+    return task
+
+
+class _Worker:
+  """A process that does one task after the other."""
+
+  def __init__(self, study: Study, number: int, num_workers: int):
+    context = multiprocessing.get_context('spawn')
+    self.number = number
+    self.program = ''
+    self.task: Task | None = None
+    self._connection, theirs = context.Pipe()
+    self._process = context.Process(
+      target=_work, args=(theirs, study, number, num_workers), daemon=True
+    )
+    self._process.start()
+    theirs.close()
+
+  @property
+  def alive(self) -> bool:
+    return self._process.is_alive()
+
+  @property
+  def connection(self) -> multiprocessing.connection.Connection:
+    return self._connection
+
+  def start(self, task: Task):
+    self.task, self.program = task, _program(task)
+    self._connection.send(task)
+
+  def events(self) -> Iterator[Event]:
+    """What there is to read; ends a task of a process that has died."""
+    try:
+      while self.task is not None and self._connection.poll():
+        event = Event(*self._connection.recv())
+        if not event.stage:
+          self.task = None
+        yield event
+    except (EOFError, OSError):
+      self._process.join()
+      task, self.task = self.task, None
+      yield Event(
+        self.number,
+        task.name,
+        '',
+        f'the worker died with exit code {self._process.exitcode}. Run the '
+        'same command again to continue.',
+      )
+
+  def close(self):
+    self._connection.close()
+    self._process.terminate()
+    self._process.join()
+
+
+def _ready(workers) -> list[_Worker]:
+  busy = [worker for worker in workers if worker.task is not None]
+  ready = multiprocessing.connection.wait([w.connection for w in busy])
+  return [worker for worker in busy if worker.connection in ready]
+
+
+def _work(connection, study: Study, number: int, num_workers: int):
+  """The main function of a worker."""
+  # What libraries print would tear the table to pieces.
+  log = study.workdir / f'worker{number}.log'
+  file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+  for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+    os.dup2(file, stream.fileno())
+  configure_devices(num_workers)
+  try:
+    while True:
+      task = connection.recv()
+
+      def on_status(stage, text, task=task):
+        connection.send((number, task.name, stage, text))
+
+      error = _do(study, task, on_status)
+      connection.send((number, task.name, '', error))
+  except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    return  # the study is over
+
+
+def configure_devices(num_workers: int):
+  """Prepares JAX for a study: before anything is computed.
+
+  Compiled programs are kept between processes, and workers on CPUs share the
+  cores instead of fighting for all of them.
+  """
+  import jax
+
+  cores = len(os.sched_getaffinity(0))
+  if num_workers > 1 and cores // num_workers <= 1:
+    # One core each: threads of one program would only wait for one another.
+    os.environ['XLA_FLAGS'] = ' '.join(
+      [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_multi_thread_eigen=false']
+    ).strip()
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

@@ -1,0 +1,212 @@
+"""A study with known numbers, written by hand: no run was ever trained."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from lossbench.metrics.records import create_record
+
+ENDPOINTS = ('block1', 'block2', 'features', 'logits')
+# objective -> top-1 accuracy of its seeds; made of 1000 examples.
+ACCURACY = {
+  'softmax': (0.770, 0.772, 0.774),
+  'sigmoid': (0.780, 0.782, 0.784),
+  'dropout': (0.779, 0.781, 0.786),
+}
+NUM_EXAMPLES = 1000
+
+
+def write_metrics(path: pathlib.Path, records, **about):
+  path.mkdir(parents=True, exist_ok=True)
+  metrics = [record.to_json() for record in records]
+  text = json.dumps({**about, 'metrics': metrics})
+  (path / 'metrics.json').write_text(text)
+
+
+def _records(accuracy, place):
+  n = NUM_EXAMPLES
+  records = [
+    create_record('top1_accuracy', accuracy, n=n),
+    create_record('top5_accuracy', 0.93 + place / 100, n=n),
+    create_record('nll', 0.9 + place, n=n),
+    create_record('ece', 0.05, n=n),
+    create_record('tempered_nll', None, n=n, note='not available: NaN'),
+    create_record('tempered_ece', 0.04, n=n),
+    create_record('angular_visual_hardness', 0.3 + place / 10, n=n),
+  ]
+  for depth, endpoint in enumerate(ENDPOINTS):
+    value = 0.1 * depth + 0.01 * place
+    records.append(
+      create_record('class_separation', value, n=n, endpoint=endpoint)
+    )
+    records.append(
+      create_record('nonzero_fraction', 1 - value, n=n, endpoint=endpoint)
+    )
+  return records
+
+
+def _curves(rng):
+  edges = np.linspace(0, 1, 21)
+  return {
+    'activation_singular_values': np.sort(rng.random(8))[::-1],
+    'kernel_singular_values': np.sort(rng.random(4))[::-1],
+    'centroid_singular_values': np.sort(rng.random(4))[::-1],
+    'cosine_distance_edges': edges,
+    'cosine_distance_within': rng.integers(0, 50, 20),
+    'cosine_distance_between': rng.integers(0, 50, 20),
+    'reliability_lower': np.arange(15) / 15,
+    'reliability_upper': np.arange(1, 16) / 15,
+    'reliability_num_examples': rng.integers(0, 9, 15),
+    'reliability_confidence': rng.random(15),
+    'reliability_accuracy': rng.random(15),
+  }
+
+
+def _comparison(root, names, objectives):
+  rng = np.random.default_rng(1)
+  size, num_layers = len(names), len(ENDPOINTS)
+
+  def matrix(n):
+    values = 0.5 + rng.random((n, n)) / 4
+    values = (values + values.T) / 2
+    np.fill_diagonal(values, 1)
+    return values.tolist()
+
+  def linkage(n):
+    return [[0.0, 1.0, 0.1, 2.0]] + [
+      [float(i + 1), float(n + i - 1), 0.1 * (i + 1), i + 2.0]
+      for i in range(1, n - 1)
+    ]
+
+  wrong = matrix(size)
+  wrong[0][1] = wrong[1][0] = None
+  layers = [matrix(num_layers), matrix(num_layers)]
+  return {
+    'runs': [
+      {'path': str(root / 'runs' / name), 'objective': objective}
+      for name, objective in zip(names, objectives, strict=True)
+    ],
+    'agreement': {
+      'same_top1': matrix(size),
+      'both_right_or_wrong': matrix(size),
+      'same_when_both_wrong': wrong,
+    },
+    'clustering': {'linkage': linkage(size)},
+    'ensembles': {
+      'objectives': list(ACCURACY),
+      'num_members': [3, 3, 3],
+      'top1_accuracy': matrix(3),
+      'nll': matrix(3),
+      'same_top1': matrix(3),
+      'linkage': linkage(3),
+    },
+    'cka': {
+      'layers': {
+        'runs': [0, 1],
+        'endpoints': list(ENDPOINTS),
+        'linear_cka': layers[0],
+        'minibatch_cka': layers[1],
+      },
+      'corresponding': {
+        'endpoints': list(ENDPOINTS),
+        'linear_cka': [matrix(size) for _ in ENDPOINTS],
+        'minibatch_cka': [matrix(size) for _ in ENDPOINTS],
+      },
+    },
+  }
+
+
+def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
+  """Three objectives x three seeds with every measurement."""
+  rng = np.random.default_rng(0)
+  names, objectives, runs = [], [], []
+  for place, (objective, accuracies) in enumerate(ACCURACY.items()):
+    for seed, accuracy in enumerate(accuracies):
+      name = f'{recipe}/{objective}/seed{seed}'
+      path = root / 'runs' / name
+      own = path / 'eval' / 'imagenet2012-validation'
+      write_metrics(
+        own,
+        _records(accuracy, place),
+        dataset='imagenet2012',
+        split='validation',
+      )
+      write_metrics(
+        path / 'eval' / 'imagenet_a-test',
+        [create_record('subset_top1_accuracy', 0.05 + place / 100, n=7500)],
+        dataset='imagenet_a',
+        split='test',
+      )
+      write_metrics(
+        path / 'eval' / 'imagenet_c-validation',
+        [create_record('top1_accuracy', 0.4, n=75)],
+        dataset='imagenet_c',
+        split='validation',
+      )
+      for target, value in (('food101', 0.7), ('cifar10', 0.9)):
+        write_metrics(
+          path / 'eval' / f'transfer-{target}',
+          [create_record('top1_accuracy', value - place / 100, n=10)],
+          dataset=target,
+          split='test',
+          train_split='train',
+          main_metric='top1_accuracy',
+        )
+      write_metrics(
+        path / 'eval' / 'transfer-imagenet2012-holdout',
+        [create_record('top1_accuracy', 0.6 + place / 100, n=10)],
+        dataset='imagenet2012',
+        split='validation',
+        train_split='holdout',
+        main_metric='top1_accuracy',
+      )
+      np.savez(own / 'curves.npz', **_curves(rng))
+      label = np.zeros(NUM_EXAMPLES, np.int32)
+      logits = np.zeros((NUM_EXAMPLES, 2), np.float32)
+      logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
+      ids = np.array([b'%04d' % i for i in range(NUM_EXAMPLES)])
+      np.savez(own / 'predictions.npz', id=ids, label=label, logits=logits)
+      (path / 'history.json').write_text(
+        json.dumps([{'step': 1, 'epoch': 1, 'top1_accuracy': accuracy}])
+      )
+      names.append(name)
+      objectives.append(objective)
+      runs.append(
+        {
+          'name': name,
+          'recipe': recipe,
+          'objective': objective,
+          'variant': '',
+          'seed': seed,
+          'dataset': 'imagenet2012',
+          'test_split': 'validation',
+          'transfer': ['food101', 'cifar10', 'imagenet2012:holdout'],
+          'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
+        }
+      )
+  target = root / 'comparisons' / recipe
+  target.mkdir(parents=True)
+  comparison = _comparison(root, names, objectives)
+  (target / 'comparison.json').write_text(json.dumps(comparison))
+  (root / 'study.json').write_text(
+    json.dumps(
+      {
+        'name': 'synthetic',
+        'title': 'A <synthetic> study',
+        'config': 'configs/studies/synthetic.py',
+        'runs': runs,
+        'comparisons': [
+          {'name': recipe, 'runs': names, 'command': 'python -m compare'}
+        ],
+      }
+    )
+  )
+  return root
+
+
+@pytest.fixture
+def synthetic_study(tmp_path) -> pathlib.Path:
+  """A fresh copy, to be damaged at will."""
+  return write_study(tmp_path / 'study')

@@ -1,0 +1,136 @@
+"""The command, on whole, damaged and empty studies."""
+
+import base64
+import html.parser
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from lossbench.report.records import load_study
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _report(workdir):
+  return subprocess.run(
+    [sys.executable, '-m', 'lossbench.report', f'--workdir={workdir}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+class _Page(html.parser.HTMLParser):
+  """Checks nesting and collects what a browser would load."""
+
+  def __init__(self):
+    super().__init__()
+    self.images, self.links, self.ids, self.open = [], [], set(), []
+
+  def handle_starttag(self, tag, attrs):
+    attrs = dict(attrs)
+    self.ids |= {attrs.get('id')}
+    if tag == 'img':
+      self.images.append(attrs['src'])
+    if tag == 'a':
+      self.links.append(attrs['href'])
+    if tag not in ('img', 'meta', 'link'):
+      self.open.append(tag)
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def test_a_page_that_needs_nothing_else(synthetic_study):
+  result = _report(synthetic_study)
+  assert result.returncode == 0, result.stderr
+  path = synthetic_study / 'report' / 'report.html'
+  assert str(path) in result.stdout
+  text = path.read_text()
+  page = _Page()
+  page.feed(text)
+  assert page.open == []
+  assert len(page.images) == 12
+  for source in page.images:
+    kind, data = source.split(',')
+    assert kind == 'data:image/png;base64'
+    assert base64.b64decode(data).startswith(b'\x89PNG')
+  assert all(link[1:] in page.ids for link in page.links)
+  assert not re.search(r'(src|href)="https?:', text)
+  assert 'A &lt;synthetic&gt; study' in text
+  assert 'python main.py imagenet_resnet50/softmax/seed0' in text
+  assert 'Table 4: temperature' in text  # as not run
+  for folder, suffixes in (
+    ('tables', {'.md', '.tex', '.csv'}),
+    ('figures', {'.pdf', '.png'}),
+  ):
+    files = list((path.parent / folder).iterdir())
+    assert {file.suffix for file in files} == suffixes
+    assert all(file.stat().st_size for file in files)
+
+
+def test_damaged_files_are_named_and_left_out(synthetic_study):
+  run = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
+  own = run / 'eval' / 'imagenet2012-validation'
+  for name in ('metrics.json', 'curves.npz', 'predictions.npz'):
+    content = (own / name).read_bytes()
+    (own / name).write_bytes(content[: len(content) // 2])
+  (own.parent / 'imagenet_a-test' / 'metrics.json').write_text('[]')
+  (run / 'history.json').write_text('{}')
+  comparison = synthetic_study / 'comparisons/imagenet_resnet50/comparison.json'
+  comparison.write_text('')
+  study = load_study(synthetic_study)
+  named = ' '.join(study.problems)
+  for path in (
+    own / 'metrics.json',
+    own / 'curves.npz',
+    own.parent / 'imagenet_a-test' / 'metrics.json',
+    run / 'history.json',
+    comparison,
+  ):
+    assert f'{path} is damaged and left out' in named
+  result = _report(synthetic_study)
+  assert result.returncode == 0, result.stderr
+  assert 'Traceback' not in result.stderr
+  assert str(comparison) in result.stderr
+  table = (synthetic_study / 'report/tables/table_1.md').read_text()
+  assert '(2 of 3)' in table
+
+
+def test_no_study_an_empty_one_a_damaged_one(tmp_path, synthetic_study):
+  result = _report(tmp_path)
+  assert result.returncode == 1
+  assert result.stderr.startswith(f'Error: {tmp_path} is not a study')
+  (synthetic_study / 'study.json').write_text('{"name": 1')
+  with pytest.raises(ValueError, match=r'study\.json is damaged'):
+    load_study(synthetic_study)
+
+
+def test_a_study_without_results(synthetic_study):
+  for pattern in ('runs/*/*/*/eval/*/*', 'runs/*/*/*/history.json'):
+    for path in synthetic_study.glob(pattern):
+      path.unlink()
+  with pytest.raises(ValueError, match='has left a result'):
+    load_study(synthetic_study)
+
+
+def test_needs_neither_jax_nor_tensorflow(synthetic_study):
+  program = (
+    'import sys\n'
+    'from lossbench.report.__main__ import write_report\n'
+    'write_report(sys.argv[1])\n'
+    "loaded = {'jax', 'tensorflow', 'flax', 'clu'} & set(sys.modules)\n"
+    'sys.exit(str(loaded) if loaded else 0)'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', program, str(synthetic_study)],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 0, result.stderr

@@ -1,0 +1,166 @@
+"""From a study's configuration to runs, commands and refusals."""
+
+import json
+import pathlib
+
+import pytest
+
+from configs.studies import default
+from lossbench.study import plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+RECIPE = 'configs/digits_cnn.py'
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def _study(
+  workdir='studies/x', *, config_file='configs/studies/x.py', **groups
+):
+  config = default.get_default_study()
+  for name, fields in groups.items():
+    config.groups[name] = default.group(**{'recipe': RECIPE, **fields})
+  return plan.build_study(config, config_file=config_file, workdir=workdir)
+
+
+@pytest.mark.parametrize(
+  'path', sorted((ROOT / 'configs/studies').glob('*.py')), ids=lambda p: p.stem
+)
+def test_every_study_of_ours_expands(path):
+  if path.stem == 'default':
+    pytest.skip('the fields of all studies')
+  config = plan.load_config_fn(str(path.relative_to(ROOT)))()
+  study = plan.build_study(config, config_file=str(path), workdir='studies/x')
+  assert len({run.name for run in study.runs}) == len(study.runs) > 0
+  for run in study.runs:
+    assert f'--config.seed={run.seed}' in study.commands(run)['train']
+
+
+def test_digits_is_nine_objectives_by_three_seeds():
+  config = plan.load_config_fn('configs/studies/digits.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  runs = study.runs_of('digits_cnn')
+  assert len(runs) == 27
+  assert {run.objective for run in runs} == set(default.OBJECTIVES)
+  low = study.runs_of('digits_cnn_low')
+  assert [str(target) for target in low[0].transfer] == [
+    'digits_high',
+    'digits_low:holdout',
+  ]
+  assert low[0].config.dataset == 'digits_low'
+
+
+def test_the_paper_has_eight_and_twentyfive_seeds():
+  config = plan.load_config_fn('configs/studies/paper.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  count = {
+    name: len(study.runs_of(name, 'sigmoid'))
+    for name in {run.group for run in study.runs}
+  }
+  assert count == {
+    'imagenet_resnet50': 8,
+    'imagenet_resnet50_holdout': 3,
+    'imagenet_inception_v3': 8,
+    'imagenet_inception_v3_holdout': 3,
+    'cifar10_all_cnn': 25,
+    'cifar100_wrn16_8': 25,
+  }
+
+
+def test_overrides_variants_and_commands():
+  study = _study(
+    a=dict(
+      objectives=('sigmoid+dropout',),
+      num_seeds=1,
+      overrides=('num_epochs=3',),
+      variants=(
+        ('objective.dropout.keep_prob=0.5',),
+        ('objective.dropout.keep_prob=0.9', 'model.width=8'),
+      ),
+      transfer=('digits_high', 'digits:holdout'),
+      ood=False,
+    )
+  )
+  first, second = study.runs
+  assert first.name == 'a/sigmoid+dropout,keep_prob=0.5/seed0'
+  assert second.variant == 'keep_prob=0.9,width=8'
+  assert second.config.objective.dropout.keep_prob == 0.9
+  assert second.config.num_epochs == 3.0
+  assert isinstance(second.config.num_epochs, float)
+  assert study.commands(second) == {
+    'train': 'python main.py --config=configs/digits_cnn.py:sigmoid+dropout '
+    '--config.num_epochs=3 --config.objective.dropout.keep_prob=0.9 '
+    '--config.model.width=8 --config.seed=0 '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0',
+    'evaluate': 'python -m lossbench.evaluate '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --noood',
+    'transfer digits_high': 'python -m lossbench.transfer '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --dataset=digits_high',
+    'transfer digits:holdout': 'python -m lossbench.transfer '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --dataset=digits --split=holdout',
+  }
+
+
+def test_runs_without_a_holdout_are_evaluated_at_their_end():
+  study = _study(a=dict(overrides=('num_holdout=0',)))
+  assert {run.step for run in study.runs} == {'last'}
+  assert '--step=last' in study.comparison_command(study.comparisons[0])
+
+
+@pytest.mark.parametrize(
+  ('fields', 'message'),
+  [
+    (dict(objectives=('sigmiod',)), "Did you mean 'sigmoid'"),
+    (dict(recipe='configs/digit_cnn.py'), "no recipe 'configs/digit_cnn.py'"),
+    (dict(overrides=('num_epoch=3',)), "'num_epoch=3' is not 'field=value'"),
+    (dict(overrides=('num_epochs',)), "not 'field=value'"),
+    (dict(overrides=('batch_size=a lot',)), 'is of type int'),
+    (dict(overrides=('model.depth.x=1',)), 'not'),
+    (dict(num_seeds=0), 'num_seeds=0; it must be >= 1'),
+    (dict(objectives=()), 'no objectives'),
+    (dict(objectives=('softmax', 'softmax')), 'twice'),
+    (dict(transfer=('digits_hihg',)), "Did you mean 'digits_high'"),
+    (dict(transfer=('digits_high:holdout',)), 'has no holdout of it'),
+    (dict(transfer=('digits_high',), evaluate=False), 'without evaluating'),
+    (dict(stop_epoch_from='b'), "stops where 'b' says"),
+  ],
+)
+def test_refusals_before_anything_runs(fields, message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
+    _study(a=fields)
+
+
+def test_no_groups_and_bad_names():
+  with pytest.raises(ValueError, match='nothing to run'):
+    _study()
+  with pytest.raises(ValueError, match='cannot be the name'):
+    _study(**{'a/b': {}})
+
+
+def test_select_runs():
+  runs = _study(a={}, b={}).runs
+  chosen = plan.select_runs(runs, ['a/softmax', 'b/sigmoid/seed1'])
+  assert len(chosen) == 4
+  with pytest.raises(ValueError, match='--only=focal matches no run'):
+    plan.select_runs(runs, ['softmax', 'focal'])
+
+
+def test_two_studies_in_one_directory(tmp_path):
+  plan.write_study(_study(tmp_path / 's', a={}))
+  plan.write_study(_study(tmp_path / 's', a={}, b={}))  # the same, extended
+  found = json.loads((tmp_path / 's' / 'study.json').read_text())
+  assert len(found['runs']) == 54
+  assert found['runs'][0]['test_split'] == 'test'
+  other = _study(tmp_path / 's', config_file='other.py', a={})
+  with pytest.raises(ValueError, match="holds the study 'x', not 'other'"):
+    plan.write_study(other)
+  (tmp_path / 'run').mkdir()
+  (tmp_path / 'run' / 'config.json').touch()
+  with pytest.raises(ValueError, match='is a run directory'):
+    plan.write_study(_study(tmp_path / 'run', a={}))

@@ -1,0 +1,264 @@
+"""A study runs whatever is missing, goes on after errors and after kills."""
+
+import io
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rich.console
+
+from lossbench.report.__main__ import write_report
+from lossbench.study import plan, states, table
+from lossbench.study.__main__ import run_study
+from lossbench.study.pool import Event
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_checkout(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def _build(file, workdir, **fields):
+  config = plan.load_config_fn(str(file))()
+  config.groups.tiny.update(fields)
+  study = plan.build_study(config, config_file=str(file), workdir=workdir)
+  plan.write_study(study)
+  return study
+
+
+def _run(study, **options):
+  output = rich.console.Console(file=io.StringIO())
+  options = {'only': [], 'num_workers': 0, 'output': output} | options
+  return run_study(study, **options)
+
+
+@pytest.fixture(scope='module')
+def finished(tiny_study_file, tmp_path_factory):
+  """The tiny study, done in this process."""
+  os.chdir(ROOT)
+  study = _build(tiny_study_file, tmp_path_factory.mktemp('study') / 's')
+  assert _run(study) == {}
+  return study
+
+
+def _modified(study):
+  return {
+    path: path.stat().st_mtime_ns
+    for path in study.workdir.rglob('*')
+    if path.is_file()
+  }
+
+
+def test_everything_is_there_and_nothing_is_done_twice(finished):
+  for run in finished.runs:
+    state = states.read_state(finished, run)
+    assert state.done
+    assert state.describe() == 'done'
+    assert (finished.path(run) / 'log.txt').stat().st_size
+  [comparison] = finished.comparisons
+  assert states.is_compared(finished, comparison)
+  before = _modified(finished)
+  assert _run(finished) == {}
+  assert _modified(finished) == before
+
+
+def test_runs_are_those_of_main(finished):
+  """The configuration is what the printed command would have made."""
+  run = finished.runs[3]
+  command = finished.commands(run)['train']
+  config = json.loads((finished.path(run) / 'config.json').read_text())
+  assert f'--config={run.recipe}:sigmoid' in command
+  assert config['seed'] == 1
+  assert config['num_epochs'] == 2.0
+  assert config['objective']['name'] == 'sigmoid'
+
+
+def test_seeds_share_programs(finished):
+  from lossbench.train import loop
+
+  assert loop._compiled_step.cache_info().hits >= 3
+
+
+def test_report_of_a_real_study(finished):
+  path = write_report(finished.workdir)
+  assert (
+    'not run'
+    not in (path.parent / 'tables' / 'table_1.md')
+    .read_text()
+    .split('Sigmoid')[1]
+    .split('\n')[0]
+  )
+  assert (path.parent / 'tables' / 'table_3.csv').exists()
+  assert (path.parent / 'figures' / 'figure_3-tiny.png').exists()
+
+
+def test_what_was_deleted_is_done_again(finished, tmp_path):
+  run = finished.runs[0]
+  metrics = finished.path(run) / 'eval/transfer-digits-holdout/metrics.json'
+  metrics.unlink()
+  state = states.read_state(finished, run)
+  assert state.missing == ('transfer digits:holdout',)
+  assert state.describe() == 'to transfer digits:holdout'
+  evaluation = finished.path(run) / 'eval' / 'evaluation.json'
+  evaluation.write_text(evaluation.read_text()[:10])  # damaged
+  assert states.read_state(finished, run).missing[0] == 'evaluate'
+  assert _run(finished) == {}
+  assert states.read_state(finished, run).done
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tiny_study_file, tmp_path):
+  study = _build(
+    tiny_study_file,
+    tmp_path / 's',
+    objectives=('softmax',),
+    compare=False,
+    transfer=(),
+  )
+  bad = study.path(study.runs[0])
+  bad.mkdir(parents=True)
+  (bad / 'config.json').write_text('{')
+  errors = _run(study)
+  assert list(errors) == ['tiny/softmax/seed0']
+  assert 'not valid JSON' in errors['tiny/softmax/seed0']
+  state = states.read_state(study, study.runs[0])
+  assert state.describe().startswith('failed: train: ')
+  assert states.read_state(study, study.runs[1]).done
+  # Mended, it is tried again.
+  (bad / 'config.json').unlink()
+  assert _run(study) == {}
+  assert not states.error_path(bad).exists()
+
+
+def test_final_runs_stop_where_their_holdout_runs_say(
+  tiny_study_file, tmp_path
+):
+  config = plan.load_config_fn(str(tiny_study_file))()
+  tiny = config.groups.tiny
+  tiny.update({'evaluate': False, 'transfer': (), 'compare': False})
+  tiny.objectives = ('sigmoid',)
+  final = tiny.copy_and_resolve_references()
+  final.num_seeds, final.evaluate = 1, True
+  final.overrides = (*final.overrides, 'num_holdout=0')
+  final.stop_epoch_from = 'tiny'
+  config.groups.final = final
+  study = plan.build_study(config, config_file='x.py', workdir=tmp_path / 's')
+  [run] = study.runs_of('final')
+  assert states.resolve_config(study, run) is None
+  assert states.read_state(study, run).describe() == 'waits for tiny'
+  assert _run(study) == {}
+  histories = [
+    json.loads((study.path(r) / 'history.json').read_text())
+    for r in study.runs_of('tiny')
+  ]
+  means = np.mean(
+    [[e['top1_accuracy'] for e in history] for history in histories], axis=0
+  )
+  expected = 1.0 + int(np.argmax(means))
+  found = json.loads((study.path(run) / 'config.json').read_text())
+  assert found['stop_epoch'] == expected
+  assert found['num_epochs'] == 2.0
+
+
+def _start(file, workdir, *more):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      'lossbench.study',
+      f'--config={file}',
+      f'--workdir={workdir}',
+      *more,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    start_new_session=True,
+  )
+
+
+def _wait_for(pattern, workdir, process):
+  deadline = time.monotonic() + 120
+  while not list(workdir.glob(pattern)):
+    assert process.poll() is None, process.stdout.read()
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_twice_the_tables_are_the_same(
+  tiny_study_file, finished, tmp_path
+):
+  workdir = tmp_path / 's'
+  process = _start(tiny_study_file, workdir)
+  _wait_for('runs/tiny/softmax/seed0/checkpoints/*', workdir, process)
+  second = _start(tiny_study_file, workdir)
+  assert second.wait(60) == 1
+  assert 'Another process works on the study' in second.stdout.read()
+  os.killpg(process.pid, signal.SIGKILL)  # in the middle of training
+  process.wait()
+  # A worker alone: its run is reported, and the study goes on.
+  process = _start(tiny_study_file, workdir, '--num_workers=1')
+  _wait_for('runs/tiny/softmax/seed1/eval/*', workdir, process)
+  children = subprocess.run(
+    ['pgrep', '-P', str(process.pid), '-f', 'spawn_main'],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+  output = process.communicate(timeout=200)[0]
+  assert process.returncode == 1
+  assert 'the worker died with exit code -9' in output
+  process = _start(tiny_study_file, workdir)
+  output = process.communicate(timeout=200)[0]
+  assert process.returncode == 0, output
+  assert 'All done' in output
+  for path in (finished.workdir, workdir):
+    write_report(path)
+  for name in ('table_1', 'table_2', 'table_3', 'table_b3'):
+    texts = [
+      (path / 'report' / 'tables' / f'{name}.csv').read_text()
+      for path in (finished.workdir, workdir)
+    ]
+    assert texts[0] == texts[1], name
+
+
+def test_table_counts_and_estimates(finished):
+  now = [0.0]
+  console = rich.console.Console(width=100, record=True, file=io.StringIO())
+  missing = {
+    run.name: states.RunState(('train', 'evaluate'), 0, None)
+    for run in finished.runs
+  }
+  view = table.StudyTable(
+    finished,
+    missing,
+    num_comparisons=0,
+    num_workers=1,
+    console=console,
+    clock=lambda: now[0],
+  )
+  first, second = (run.name for run in finished.runs[:2])
+  view.update(Event(0, first, 'train', 'step 1'))
+  assert view.eta() == 'ETA ?'
+  now[0] = 10
+  view.update(Event(0, first, 'evaluate', ''))
+  now[0] = 14
+  view.update(Event(0, first, '', ''))
+  assert view.eta() == 'ETA 42s'  # three runs of 10 + 4 s
+  view.update(Event(0, second, 'train', ''))
+  view.update(Event(0, second, '', 'train: no disk'))
+  assert view.eta() == 'ETA 18s'  # medians of 10 and 0, and 4 s
+  console.print(view.render())
+  text = console.export_text()
+  assert '1/4 runs, 1 failed' in text
+  assert '●✗' in text
