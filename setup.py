@@ -10,6 +10,9 @@ _VERSION = re.search(
   r"__version__ = '(.+)'", (_HERE / 'lossbench/__init__.py').read_text()
 ).group(1)
 
+_REPORT = ['matplotlib>=3.9', 'pandas>=2.2']
+_TUNE = ['matplotlib>=3.9', 'optuna>=4.5', 'sqlalchemy>=2.0']
+
 setuptools.setup(
   name='lossbench',
   version=_VERSION,
@@ -41,7 +44,15 @@ setuptools.setup(
   extras_require={
     'tpu': ['jax[tpu]>=0.10'],
     'cuda': ['jax[cuda13]>=0.10'],
-    'report': ['matplotlib>=3.9', 'pandas>=2.2'],
-    'test': ['pillow>=10.0', 'pytest>=8.0', 'pytest-xdist>=3.6', 'ruff>=0.12'],
+    'report': _REPORT,
+    'tune': _TUNE,
+    'test': [
+      *_REPORT,
+      *_TUNE,
+      'pillow>=10.0',
+      'pytest>=8.0',
+      'pytest-xdist>=3.6',
+      'ruff>=0.12',
+    ],
   },
 )

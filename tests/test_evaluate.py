@@ -13,7 +13,7 @@ from scipy import special
 
 from configs import digits_cnn
 from lossbench import build
-from lossbench.data import datasets, pipeline, preprocess
+from lossbench.data import catalogue, datasets, pipeline, preprocess
 from lossbench.evaluate import evaluate
 from lossbench.metrics.class_separation import class_separation
 from lossbench.run_directory import RunDirectory
@@ -206,12 +206,12 @@ def test_labels_outside_the_classes_are_named(run, digits_dir, monkeypatch):
 def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
   """Two corruptions are there, one is not: a family of three has no mean."""
   suite = (
-    datasets.OodSet('digits_c_contrast_1', family='digits_c'),
-    datasets.OodSet('digits_c_contrast_5', family='digits_c'),
-    datasets.OodSet('digits_high', shifted=False),
-    datasets.OodSet('cifar10_1_v4'),
+    catalogue.OodSet('digits_c_contrast_1', family='digits_c'),
+    catalogue.OodSet('digits_c_contrast_5', family='digits_c'),
+    catalogue.OodSet('digits_high', shifted=False),
+    catalogue.OodSet('cifar10_1_v4'),
   )
-  monkeypatch.setitem(datasets.OOD_SUITES, 'digits', suite)
+  monkeypatch.setitem(catalogue.OOD_SUITES, 'digits', suite)
   with pytest.raises(FileNotFoundError, match='1 data sets are not available'):
     evaluate(workdir=str(run), strict=True)
   printed = capsys.readouterr().out

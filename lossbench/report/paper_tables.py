@@ -454,6 +454,7 @@ def table_c2(study: StudyRecords) -> Table:
     recipe
     for recipe in study.recipes()
     if any(_augmentation(key[0]) for key in study.keys(recipe))
+    and any('evaluate' in run.commands for run in study.runs_of(recipe))
   ]
   _require(recipes, study, 'runs with AutoAugment or mixup')
   columns = []

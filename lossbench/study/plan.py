@@ -284,7 +284,7 @@ def _check_stop_epochs(study: Study):
 
 
 def build_study(
-  config: ml_collections.ConfigDict,
+  study_config: ml_collections.ConfigDict,
   *,
   config_file: str,
   workdir: str | pathlib.Path,
@@ -292,7 +292,7 @@ def build_study(
   """Expands a configuration; refuses before anything runs.
 
   Args:
-    config: see configs/studies/default.py.
+    study_config: see configs/studies/default.py.
     config_file: it came from; its stem is the study's name.
     workdir: of the study.
 
@@ -300,14 +300,14 @@ def build_study(
     FileNotFoundError: if a recipe is not there.
     ValueError: if an objective, an override, a data set or a group is refused.
   """
-  if not config.groups:
+  if not study_config.groups:
     raise ValueError(f'{config_file} has no groups: there is nothing to run.')
   runs: list[PlannedRun] = []
   comparisons = []
-  for name, group in config.groups.items():
+  for name, group in study_config.groups.items():
     if not _NAME.fullmatch(name):
       raise ValueError(f'{name!r} cannot be the name of a group: letters only.')
-    of_group = _group_runs(name, group, config.data_dir)
+    of_group = _group_runs(name, group, study_config.data_dir)
     runs += of_group
     if group.compare and len(of_group) > 1:
       comparisons.append(
@@ -320,7 +320,7 @@ def build_study(
       )
   study = Study(
     name=pathlib.Path(config_file).stem,
-    title=config.title or pathlib.Path(config_file).stem,
+    title=study_config.title or pathlib.Path(config_file).stem,
     config_file=config_file,
     workdir=pathlib.Path(workdir).expanduser(),
     runs=tuple(runs),
