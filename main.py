@@ -3,7 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
-from lossbench import console
+from lossbench import cluster, console
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -22,6 +22,7 @@ def main(argv):
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   try:
     config = _CONFIG.value
+    cluster.initialize()
     console.configure()
     # Imports TensorFlow, which takes seconds; the flags are in order by now.
     from lossbench.train.loop import train
@@ -35,5 +36,6 @@ def main(argv):
 
 
 if __name__ == '__main__':
+  cluster.define_flags()
   flags.mark_flags_as_required(['config', 'workdir'])
   app.run(main, flags_parser=console.parse_flags)

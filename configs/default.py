@@ -118,6 +118,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   # them can be evaluated later; 0 = none. Equal to eval_every_epochs, it keeps
   # every epoch that early stopping may choose.
   config.keep_every_epochs = 0.0
+  # Seconds without a step after which every process says what it waits for; 0 =
+  # never.
+  config.stall_secs = 300.0
   # Steps to profile for TensorBoard, starting at step 10; 0 = off.
   config.profile_steps = 0
   return config

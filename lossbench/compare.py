@@ -26,7 +26,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import console, scoring
+from lossbench import cluster, console, scoring
 from lossbench.console import LOGGER
 from lossbench.data import catalogue
 from lossbench.evaluation import Collected
@@ -507,8 +507,9 @@ def define_flags():
 
 def main(argv):
   args = flags.FLAGS
-  console.configure()
   try:
+    cluster.initialize()
+    console.configure()
     compare(
       argv[1:],
       output=args.output,
@@ -527,4 +528,5 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
+  cluster.define_flags()
   app.run(main, flags_parser=console.parse_flags)

@@ -56,4 +56,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def fail(error: Exception):
   """Ends the program with the error's message on one line."""
-  sys.exit(f'Error: {" ".join(str(error).split())}')
+  from lossbench import cluster
+
+  cluster.exit_with(f'Error: {" ".join(str(error).split())}')

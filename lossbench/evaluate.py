@@ -19,7 +19,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import console, scoring
+from lossbench import cluster, console, scoring
 from lossbench.console import LOGGER
 from lossbench.data import catalogue
 from lossbench.evaluation import Collected
@@ -437,8 +437,9 @@ def main(argv):
   args = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  console.configure()
   try:
+    cluster.initialize()
+    console.configure()
     evaluate(
       workdir=args.workdir,
       step=args.step,
@@ -454,5 +455,6 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
+  cluster.define_flags()
   flags.mark_flags_as_required(['workdir'])
   app.run(main, flags_parser=console.parse_flags)

@@ -37,7 +37,7 @@ them, epsilon = max_k c_k / (n_k + c_k). Where c = 0, f - D is the bound of
 strong convexity, ||df/dW||^2 / (2 lambda). The bound holds for whatever W and b
 are, optimal or not, up to the rounding of float64.
 
-Examples are sharded over this process's devices; each holds its share of the
+Examples are sharded over the devices of all processes; each holds its share of the
 features in float64 and float32 and a few arrays [examples, K].
 """
 
@@ -293,11 +293,13 @@ class _Data:
 
 
 def _place(features, labels, *, num_classes) -> _Data:
-  num_devices = jax.local_device_count()
-  padding = -len(labels) % num_devices
+  padding = -len(labels) % jax.device_count()
   x = np.pad(np.asarray(features, np.float64), ((0, padding), (0, 0)))
   padded = np.pad(labels.astype(np.int32), (0, padding), constant_values=-1)
-  x, placed = devices.shard((x, padded))
+  # Every process holds all features; its devices take its part of them.
+  size = len(padded) // jax.process_count()
+  mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+  x, placed = devices.shard((x[mine], padded[mine]))
   mean = np.asarray(_feature_sums(x)) / len(labels)
   x, gram = _centre(x, placed, mean)
   eigenvalues, basis = np.linalg.eigh(np.asarray(gram))

@@ -33,6 +33,7 @@ OPERATIONAL_FIELDS = frozenset(
     'keep_every_epochs',
     'log_every_steps',
     'profile_steps',
+    'stall_secs',
   }
 )
 

@@ -22,7 +22,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import console
+from lossbench import cluster, console
 from lossbench import logistic_regression as regression
 from lossbench.console import LOGGER
 from lossbench.data import catalogue
@@ -366,8 +366,9 @@ def main(argv):
   args = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  console.configure()
   try:
+    cluster.initialize()
+    console.configure()
     transfer(
       workdir=args.workdir,
       dataset=args.dataset,
@@ -382,5 +383,6 @@ def main(argv):
 
 if __name__ == '__main__':
   define_flags()
+  cluster.define_flags()
   flags.mark_flags_as_required(['workdir', 'dataset'])
   app.run(main, flags_parser=console.parse_flags)

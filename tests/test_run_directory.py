@@ -104,6 +104,7 @@ def test_operational_fields_may_change(run, config):
   config.keep_every_epochs += 1
   config.eval_batch_size *= 2
   config.profile_steps += 1
+  config.stall_secs += 1
   run.claim(config, num_steps=26)
   assert run.read_config().data_dir == '/elsewhere'
 

@@ -85,9 +85,13 @@ def _titled(recipe: str, label: str, recipes) -> str:
   return f'{recipe}: {label}' if len(recipes) > 1 else label
 
 
-def _require(recipes, study, what):
-  if not recipes:
-    raise NotRun(f'{display.NOT_RUN}: the study {study.name!r} has no {what}')
+def _require(found, study, what, *, config='configs/studies/paper.py'):
+  """Raises NotRun unless the study has something; says which study has."""
+  if not found:
+    raise NotRun(
+      f'{display.NOT_RUN}: the study {study.name!r} has no {what}. '
+      f'python -m lossbench.study --config={config} --workdir=STUDY'
+    )
 
 
 def table_1(study: StudyRecords) -> Table:
@@ -211,7 +215,12 @@ def temperature_of(run: RunRecords) -> float | None:
 
 def table_4(study: StudyRecords) -> Table:
   runs = [run for run in study.runs if temperature_of(run) is not None]
-  _require(runs, study, 'runs over temperatures')
+  _require(
+    runs,
+    study,
+    'runs over temperatures',
+    config='configs/studies/temperature.py',
+  )
   # Groups whose temperatures complement one another make up one table.
   recipe_of = {run.key: run.recipe for run in runs}
   temperature = {run.key: temperature_of(run) for run in runs}
@@ -414,7 +423,12 @@ def table_c1(study: StudyRecords) -> Table:
     if '+' in run.objective and not _augmentation(run.objective)
   ]
   recipes = list(dict.fromkeys(run.recipe for run in combined))
-  _require(recipes, study, 'combined objectives')
+  _require(
+    recipes,
+    study,
+    'combined objectives',
+    config='configs/studies/combinations.py',
+  )
   recipe = recipes[0]
   keys = [
     key
@@ -456,7 +470,12 @@ def table_c2(study: StudyRecords) -> Table:
     if any(_augmentation(key[0]) for key in study.keys(recipe))
     and any('evaluate' in run.commands for run in study.runs_of(recipe))
   ]
-  _require(recipes, study, 'runs with AutoAugment or mixup')
+  _require(
+    recipes,
+    study,
+    'runs with AutoAugment or mixup',
+    config='configs/studies/augmentation.py',
+  )
   columns = []
   for recipe in recipes:
     augmentations = dict.fromkeys(

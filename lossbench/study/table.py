@@ -132,8 +132,10 @@ class StudyTable:
     for stage in stages + ['compare'] * self._num_comparisons:
       if stage in self._secs:
         left += statistics.median(self._secs[stage])
-      elif stage != 'compare':
+      elif not self._secs:
         return 'ETA ?'
+      else:  # not seen yet: as long as stages take that were
+        left += statistics.median(map(statistics.median, self._secs.values()))
     return f'ETA {format_duration(left / self._num_workers)}'
 
   def render(self) -> rich.table.Table:

@@ -1,7 +1,6 @@
 """The training run: from a configuration and a directory to checkpoints."""
 
 import functools
-import itertools
 from typing import Any
 
 import jax
@@ -27,11 +26,13 @@ from lossbench.train.inputs import (
 )
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import build_plan, check_config
+from lossbench.train.preemption import Preempted, PreemptionNotice
 from lossbench.train.progress import Progress
 from lossbench.train.schedules import create_schedule
 from lossbench.train.skipping import skipped_ids
 from lossbench.train.state import StepHparams
 from lossbench.train.step import TrainStep, create_train_step
+from lossbench.train.watchdog import Watchdog
 
 _FIRST_PROFILED_STEP = 10
 
@@ -156,6 +157,7 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
       into it.
     FloatingPointError: if the loss stops being finite; checkpoints made before
       are kept.
+    Preempted: a SystemExit, if the run was asked to stop and has saved.
   """
   check_config(config)
   hparams = build_step_hparams(config)
@@ -228,31 +230,43 @@ def _train(config, hparams, run, builder, train_split, holdout, plan, source):
     profile = _create_profile(config, run, start_step)
     state = devices.replicate(state)
     LOGGER.info('Compiling...')
+
+    def save(step):
+      log.check_finite()
+      metrics = None
+      if evaluator and plan.should_evaluate(step):
+        metrics = evaluator.scalars(state)
+        epoch = step / plan.steps_per_epoch
+        history.append({'step': step, 'epoch': epoch, **metrics})
+        _report_holdout(history, writer, run)
+      checkpointer.save(state, history=history, metrics=metrics)
+
     batches = prefetch_to_devices(inputs.batches_fn(start_step, plan.num_steps))
-    for step, batch in zip(
-      itertools.count(start_step + 1), batches, strict=False
-    ):
-      state, metrics = train_step(state, batch, inputs.data, hparams)
-      log.append(step, metrics)
-      if profile:
-        profile(step)
-      if plan.should_log(step):
-        log.flush()
-      if plan.should_save(step):
-        with log.pause():
-          log.check_finite()
-          holdout_metrics = None
-          if evaluator and plan.should_evaluate(step):
-            holdout_metrics = evaluator.scalars(state)
-            history.append(
-              {
-                'step': step,
-                'epoch': step / plan.steps_per_epoch,
-                **holdout_metrics,
-              }
-            )
-            _report_holdout(history, writer, run)
-          checkpointer.save(state, history=history, metrics=holdout_metrics)
+    with PreemptionNotice() as notice, Watchdog(config.stall_secs) as watchdog:
+      for step in range(start_step + 1, plan.num_steps + 1):
+        with watchdog.waiting_for('the input pipeline'):
+          batch = next(batches)
+        state, metrics = train_step(state, batch, inputs.data, hparams)
+        log.append(step, metrics)
+        if profile:
+          profile(step)
+        if plan.should_log(step):
+          with watchdog.waiting_for('the devices'):
+            log.flush()
+        preempted = notice.reached(step)
+        if plan.should_save(step) or preempted:
+          with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
+            save(step)
+        if preempted and step < plan.num_steps:
+          checkpointer.wait()
+          LOGGER.warning(
+            'Asked to stop: saved step %d of %d. Run the same command again to '
+            'resume.',
+            step,
+            plan.num_steps,
+          )
+          raise Preempted(step)
+        watchdog.beat(step)
     checkpointer.wait()
   LOGGER.info(
     'Trained to step %d. Evaluate with: python -m lossbench.evaluate '

@@ -124,6 +124,7 @@ def check_config(config: ml_collections.ConfigDict):
     'mixup_alpha',
     'profile_steps',
     'seed',
+    'stall_secs',
     'weight_decay',
   ):
     if config[name] < 0:

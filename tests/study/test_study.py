@@ -252,6 +252,7 @@ def test_table_counts_and_estimates(finished):
   assert view.eta() == 'ETA ?'
   now[0] = 10
   view.update(Event(0, first, 'evaluate', ''))
+  assert view.eta() == 'ETA 1m10s'  # evaluations taken for as long
   now[0] = 14
   view.update(Event(0, first, '', ''))
   assert view.eta() == 'ETA 42s'  # three runs of 10 + 4 s

@@ -1,0 +1,83 @@
+"""Says when a run stands still, and what it waits for."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+
+from lossbench.console import LOGGER
+from lossbench.train.progress import format_duration
+
+
+class Watchdog:
+  """Warns on every process whenever a step takes too long.
+
+  Use it as a context manager. It only reports: a slow file system is no reason
+  to lose a run, and a dead process ends the others by itself.
+
+  Args:
+    patience_secs: without a step before the first warning; 0 never warns.
+    warn: called with the text.
+    clock: seconds, monotonic.
+  """
+
+  def __init__(
+    self,
+    patience_secs: float,
+    *,
+    warn: Callable[[str], None] = LOGGER.warning,
+    clock=time.monotonic,
+  ):
+    self._patience = patience_secs
+    self._warn = warn
+    self._clock = clock
+    self._lock = threading.Lock()
+    self._step, self._waits_for = 0, 'the first step (compiling)'
+    self._last = clock()
+    self._due = patience_secs
+    self._stop = threading.Event()
+    self._thread = threading.Thread(target=self._watch, daemon=True)
+
+  def __enter__(self):
+    if self._patience:
+      self._thread.start()
+    return self
+
+  def __exit__(self, *exc_info):
+    self._stop.set()
+
+  def beat(self, step: int):
+    """A step was taken."""
+    with self._lock:
+      self._step, self._last = step, self._clock()
+      self._waits_for, self._due = 'the next step', self._patience
+
+  @contextlib.contextmanager
+  def waiting_for(self, what: str) -> Iterator[None]:
+    """Names what is waited for inside."""
+    with self._lock:
+      before, self._waits_for = self._waits_for, what
+    yield
+    with self._lock:
+      self._waits_for = before
+
+  def check(self):
+    """Warns if the time has come; the next warning takes twice as long."""
+    with self._lock:
+      silent = self._clock() - self._last
+      if silent < self._due:
+        return
+      self._due = 2 * silent
+      text = (
+        f'No step for {format_duration(silent)} since step {self._step} on '
+        f'{socket.gethostname()} (process {jax.process_index()} of '
+        f'{jax.process_count()}): waiting for {self._waits_for}.'
+      )
+    self._warn(text)
+
+  def _watch(self):
+    while not self._stop.wait(min(1.0, self._patience / 4)):
+      self.check()

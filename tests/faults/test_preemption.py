@@ -1,0 +1,162 @@
+"""SIGTERM, dead peers and stalls, by doing it."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from lossbench.run_directory import RunDirectory
+from lossbench.train.checkpoints import load_checkpoint
+from lossbench.train.preemption import EXIT_STATUS
+from lossbench.train.watchdog import Watchdog
+from tests.faults.processes import RECIPE, run, start, start_two
+
+# Long enough to be caught in the middle.
+LONG = (*RECIPE, '--config.num_epochs=60', '--config.eval_every_epochs=10')
+
+
+def _wait_for(log, text, processes):
+  deadline = time.monotonic() + 200
+  while text not in log.read_text():
+    assert all(p.poll() is None for p in processes), log.read_text()
+    assert time.monotonic() < deadline, log.read_text()
+    time.sleep(0.05)
+
+
+def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
+  """The final parameters are those of a run that nobody disturbed."""
+  command = (
+    'main.py',
+    *RECIPE,
+    f'--config.data_dir={digits_dir}',
+    '--config.num_epochs=20',
+    '--config.eval_every_epochs=5',
+  )
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  log = tmp_path / 'log'
+  assert run(*command, f'--workdir={whole}', num_devices=2, log=log) == 0
+  process = start(*command, f'--workdir={broken}', log=log)
+  _wait_for(log, 'step 1', [process])
+  asked = time.monotonic()
+  process.terminate()
+  assert process.wait(60) == EXIT_STATUS == 75
+  assert time.monotonic() - asked < 15
+  assert 'Asked to stop: saved step' in log.read_text()
+  stopped = RunDirectory(broken).last_step
+  assert 0 < stopped < 400
+  assert run(*command, f'--workdir={broken}', num_devices=2, log=log) == 0
+  assert f'Resuming at step {stopped}' in log.read_text()
+  states = [
+    load_checkpoint(RunDirectory(path), 'last').arrays['params']
+    for path in (whole, broken)
+  ]
+  _assert_equal(*states)
+
+
+def _assert_equal(a, b):
+  if isinstance(a, dict):
+    assert a.keys() == b.keys()
+    for name in a:
+      _assert_equal(a[name], b[name])
+  else:
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
+  """SIGTERM to one of them; both save the same step and end with 75."""
+  workdir, logs = tmp_path / 'run', tmp_path / 'logs'
+  processes = start_two(
+    'main.py',
+    *LONG,
+    f'--config.data_dir={digits_dir}',
+    f'--workdir={workdir}',
+    logs=logs,
+  )
+  _wait_for(logs / '0.log', 'step 15/', processes)
+  processes[1].terminate()
+  assert [p.wait(60) for p in processes] == [EXIT_STATUS, EXIT_STATUS]
+  saved = [
+    line.split('Asked to stop: saved ')[1]
+    for path in sorted(logs.iterdir())
+    for line in path.read_text().splitlines()
+    if 'Asked to stop' in line
+  ]
+  assert len(saved) == 2
+  assert saved[0] == saved[1]
+  assert saved[0].startswith(f'step {RunDirectory(workdir).last_step} of')
+
+
+@pytest.mark.slow
+def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
+  logs = tmp_path / 'logs'
+  processes = start_two(
+    'main.py',
+    *LONG,
+    f'--config.data_dir={digits_dir}',
+    '--config.num_epochs=2000',
+    f'--workdir={tmp_path / "run"}',
+    logs=logs,
+  )
+  _wait_for(logs / '0.log', 'step 15/', processes)
+  os.kill(processes[1].pid, signal.SIGKILL)
+  began = time.monotonic()
+  assert processes[0].wait(60) not in (0, EXIT_STATUS)
+  print(f'detected after {time.monotonic() - began:.1f} s')
+  text = (logs / '0.log').read_text()
+  assert 'another task died' in text  # JAX's words, with its number
+
+
+def test_watchdog_says_where_and_on_what_a_run_waits():
+  now, said = [0.0], []
+  watchdog = Watchdog(60, warn=said.append, clock=lambda: now[0])
+  watchdog.beat(7)
+  now[0] = 59
+  watchdog.check()
+  assert said == []
+  with watchdog.waiting_for('the input pipeline'):
+    now[0] = 61
+    watchdog.check()
+    now[0] = 100
+    watchdog.check()  # not again until twice as long
+    now[0] = 130
+    watchdog.check()
+  assert len(said) == 2
+  assert 'No step for 1m01s since step 7 on ' in said[0]
+  assert '(process 0 of 1): waiting for the input pipeline.' in said[0]
+  watchdog.beat(8)
+  watchdog.check()
+  assert len(said) == 2
+
+
+def test_a_stalled_pipeline_is_reported(
+  digits_dir, tmp_path, monkeypatch, caplog
+):
+  """By a pipeline that stalls for two seconds."""
+  from configs import digits_cnn
+  from lossbench.train import loop
+
+  config = digits_cnn.get_config()
+  config.data_dir = digits_dir
+  config.model.width = 4
+  config.batch_size = 64
+  config.num_epochs = 0.5
+  config.stall_secs = 0.5
+  original = loop.prefetch_to_devices
+
+  def stalling(batches):
+    for number, batch in enumerate(original(batches)):
+      if number == 5:
+        time.sleep(2)
+      yield batch
+
+  monkeypatch.setattr(loop, 'prefetch_to_devices', stalling)
+  monkeypatch.setattr(loop.LOGGER, 'propagate', True)
+  with caplog.at_level('WARNING', logger='lossbench'):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  texts = [
+    r.getMessage() for r in caplog.records if 'No step' in r.getMessage()
+  ]
+  assert any('since step 5' in t and 'the input pipeline' in t for t in texts)
