@@ -15,7 +15,6 @@ on a device 24 C^2 bytes for one pair of layers.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +25,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import cluster, console, scoring
+from lossbench import cluster, console, scoring, storage
 from lossbench.console import LOGGER
 from lossbench.data import catalogue
 from lossbench.evaluation import Collected
@@ -375,7 +374,7 @@ def compare(
     for path in workdirs
   ]
   check_alike(runs)
-  target = pathlib.Path(output)
+  target = storage.as_path(output)
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
   dataset = dataset or runs[0].config.dataset
   split = split or catalogue.get_dataset_spec(dataset).test_split

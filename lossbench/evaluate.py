@@ -9,7 +9,6 @@ diagram, singular values, cosine distances).
 """
 
 import itertools
-import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -19,7 +18,7 @@ from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
-from lossbench import cluster, console, scoring
+from lossbench import cluster, console, scoring, storage
 from lossbench.console import LOGGER
 from lossbench.data import catalogue
 from lossbench.evaluation import Collected
@@ -98,7 +97,7 @@ def _nearest_mean_record(means, sample: Collected) -> Record:
   return create_record('nc4', mismatch.compute(), n=len(sample))
 
 
-def write_metrics(directory: pathlib.Path, records: Sequence[Record], **about):
+def write_metrics(directory: storage.Path, records: Sequence[Record], **about):
   """Writes metrics.json; what is wrong with a path is said in one line."""
   if jax.process_index() > 0:
     return

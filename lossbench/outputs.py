@@ -9,8 +9,6 @@ them again gets the stored ones, as long as the source is the same; so comparing
 import functools
 import json
 import os
-import pathlib
-import uuid
 import zipfile
 import zlib
 from collections.abc import Callable, Collection
@@ -20,7 +18,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from lossbench import build, devices
+from lossbench import build, devices, storage
 from lossbench.console import LOGGER
 from lossbench.evaluation import (
   NOTHING,
@@ -54,19 +52,13 @@ _IMAGE_FIELDS = (
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
-def write_arrays(path: pathlib.Path, **arrays):
+def write_arrays(path: storage.Path, **arrays):
   """Writes an .npz, whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{uuid.uuid4().hex}.npz')
-  try:
-    np.savez(temporary, **arrays)
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  storage.write_whole(path, lambda file: np.savez(file, **arrays))
 
 
 def _read_collected(
-  path: pathlib.Path, source: str, only: Collection[str] | None = None
+  path: storage.Path, source: str, only: Collection[str] | None = None
 ) -> Collected | None:
   """The stored arrays; None if there are none, or of another source.
 
@@ -78,7 +70,7 @@ def _read_collected(
   if not path.exists():
     return None
   try:
-    with np.load(path) as stored:
+    with path.open('rb') as file, np.load(file) as stored:
       if 'source' not in stored or str(stored['source']) != source:
         return None
       names = stored.files if only is None else ['id', 'label', *only]
@@ -195,7 +187,7 @@ class RunOutputs:
     datasets.num_examples(builder, split)
     return split
 
-  def eval_path(self, dataset: str, split: str) -> pathlib.Path:
+  def eval_path(self, dataset: str, split: str) -> storage.Path:
     """Where results on a split of a data set lie."""
     return self.run.eval_path(dataset, split)
 

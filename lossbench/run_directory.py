@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import sys
 import uuid
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import ml_collections
 
 import lossbench
+from lossbench import storage
 
 # Fields that change no number of the run, so that a restart may change them.
 OPERATIONAL_FIELDS = frozenset(
@@ -38,14 +38,13 @@ OPERATIONAL_FIELDS = frozenset(
 )
 
 
-def write_json(path: pathlib.Path, value: Any):
+def write_json(path: storage.Path, value: Any):
   """Writes JSON so that a reader sees the old file or the whole new one."""
-  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
-  temporary.write_text(json.dumps(value, indent=2, sort_keys=True) + '\n')
-  os.replace(temporary, path)
+  text = json.dumps(value, indent=2, sort_keys=True) + '\n'
+  storage.write_whole(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: pathlib.Path) -> Any:
+def read_json(path: storage.Path) -> Any:
   """Reads JSON; a damaged file raises ValueError naming it."""
   try:
     return json.loads(path.read_text())
@@ -87,13 +86,13 @@ class RunDirectory:
   """Paths of one run and the rules of who may write into it."""
 
   def __init__(self, workdir: str | os.PathLike):
-    self.path = pathlib.Path(workdir).expanduser()
+    self.path = storage.as_path(workdir)
     self.config_path = self.path / 'config.json'
     self.checkpoints_path = self.path / 'checkpoints'
     self.history_path = self.path / 'history.json'
     self.evaluation_path = self.path / 'eval' / 'evaluation.json'
 
-  def eval_path(self, dataset: str, split: str) -> pathlib.Path:
+  def eval_path(self, dataset: str, split: str) -> storage.Path:
     """Where results on a split lie; slices become part of the name."""
     plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
     return self.path / 'eval' / f'{dataset}-{plain}'
@@ -162,7 +161,8 @@ class RunDirectory:
     The operating system holds the lock, so that no process that died, however,
     leaves one behind.
 
-    Of the processes of one job only the first takes the lock.
+    Of the processes of one job only the first takes the lock. In buckets, which
+    know no locks, nobody is kept out.
 
     Raises:
       BlockingIOError: if another process trains into the directory.
@@ -174,6 +174,9 @@ class RunDirectory:
       yield
       return
     self._make()
+    if storage.is_remote(self.path):  # buckets know no locks
+      yield
+      return
     path = self.path / 'lock'
     with path.open('a') as file:
       try:

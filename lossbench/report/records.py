@@ -286,6 +286,12 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     FileNotFoundError: if there is no study.
     ValueError: if its study.json is damaged, or no run has left any record.
   """
+  if '://' in str(path):
+    raise ValueError(
+      f'{path} lies in a bucket, and reports read a disk. Copy it first, without '
+      'the checkpoints: gcloud storage rsync --recursive --exclude='
+      f"'.*/checkpoints/.*' {path} STUDY"
+    )
   path = pathlib.Path(path).expanduser()
   study_path = path / 'study.json'
   if not study_path.exists():

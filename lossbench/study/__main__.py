@@ -17,7 +17,7 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-from lossbench import console
+from lossbench import console, storage
 from lossbench.study import plan, pool, states, table
 
 
@@ -161,6 +161,7 @@ def main(argv):
     if args.list:
       table.print_states(study, runs, output)
       return
+    storage.check_reachable(study.workdir)
     plan.write_study(study)
     if args.commands:
       found = {run.name: states.read_state(study, run) for run in runs}
@@ -169,6 +170,12 @@ def main(argv):
       ]
       table.print_commands(study, found, missing)
       return
+    if storage.is_remote(study.workdir):
+      raise ValueError(
+        f'A study cannot be run from here into {study.workdir}: buckets know no '
+        'locks. Launch its runs as jobs (launch/README.md); --list shows their '
+        'states, and --commands what is missing.'
+      )
     with _locked(study):
       _share_compilations(study)
       if not args.num_workers:

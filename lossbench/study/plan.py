@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 import lossbench
+from lossbench import storage
 from lossbench.data.catalogue import DATASETS, get_dataset_spec
 from lossbench.run_directory import read_json, write_json
 
@@ -102,11 +103,11 @@ class Study:
   name: str
   title: str
   config_file: str
-  workdir: pathlib.Path
+  workdir: storage.Path
   runs: tuple[PlannedRun, ...]
   comparisons: tuple[PlannedComparison, ...]
 
-  def path(self, run: PlannedRun | str) -> pathlib.Path:
+  def path(self, run: PlannedRun | str) -> storage.Path:
     """The directory of a run."""
     name = run if isinstance(run, str) else run.name
     return self.workdir / 'runs' / name
@@ -322,7 +323,7 @@ def build_study(
     name=pathlib.Path(config_file).stem,
     title=study_config.title or pathlib.Path(config_file).stem,
     config_file=config_file,
-    workdir=pathlib.Path(workdir).expanduser(),
+    workdir=storage.as_path(workdir, check=False),
     runs=tuple(runs),
     comparisons=tuple(comparisons),
   )

@@ -7,7 +7,6 @@ stored and verified, since Orbax restores altered bytes without a word.
 
 import dataclasses
 import json
-import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import jax_utils
 
+from lossbench import storage
 from lossbench.console import LOGGER
 from lossbench.run_directory import RunDirectory
 from lossbench.train.state import TrainState
@@ -74,7 +74,7 @@ class Checkpointer:
 
   def __init__(
     self,
-    directory: pathlib.Path,
+    directory: storage.Path,
     *,
     keep_last: int = 2,
     keep_every_steps: int = 0,
@@ -95,7 +95,7 @@ class Checkpointer:
       policies.append(managers.EveryNSteps(keep_every_steps))
     self._directory = directory
     self._manager = ocp.CheckpointManager(
-      directory.absolute(),
+      storage.absolute(directory),
       item_handlers={
         'state': ocp.PyTreeCheckpointHandler(),
         'meta': ocp.JsonCheckpointHandler(),

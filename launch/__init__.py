@@ -1,0 +1,1 @@
+"""Getting runs onto clusters; no science."""

@@ -1,0 +1,1 @@
+"""JobSet manifests for Google Kubernetes Engine, queued by Kueue."""

@@ -1,0 +1,120 @@
+"""Prints manifests of a run or a whole study: python -m launch.gke.
+
+  python -m launch.gke --tpu=v5e-64 --image=IMAGE --study=configs/studies/paper.py --workdir=gs://BUCKET/paper | kubectl apply -f -
+  python -m launch.gke --tpu=v5e-64 --image=IMAGE --name=r50 -- python main.py --config=configs/imagenet_resnet50.py:sigmoid --workdir=gs://BUCKET/r50
+  python -m launch.gke --tpu=v5e-64 --num_slices=4 --queues | kubectl apply -f -
+
+Every run is one JobSet on its own TPU slice, queued by Kueue, which starts as
+many as there is room for. See launch/README.md.
+"""
+
+import json
+import shlex
+import sys
+
+from absl import app, flags
+
+from launch.gke import manifests
+from launch.gke.slices import get_slice
+
+_TPU = flags.DEFINE_string('tpu', None, 'Slice of every run, e.g. v5e-64.')
+_IMAGE = flags.DEFINE_string('image', None, 'Container with lossbench in it.')
+_STUDY = flags.DEFINE_string('study', None, 'Configuration of a study.')
+_WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the study.')
+_DATA_DIR = flags.DEFINE_string('data_dir', '', 'TFDS directory of its runs.')
+_ONLY = flags.DEFINE_list('only', [], 'Only runs with these words in the name.')
+_NAME = flags.DEFINE_string('name', None, 'Of a single command.')
+_QUEUES = flags.DEFINE_bool('queues', False, "Print Kueue's queues instead.")
+_NUM_SLICES = flags.DEFINE_integer(
+  'num_slices', 1, 'Of --queues: slices in use at a time.', lower_bound=1
+)
+_QUEUE = flags.DEFINE_string('queue', 'lossbench', "Kueue's LocalQueue.")
+_NAMESPACE = flags.DEFINE_string('namespace', 'default', 'Of the jobs.')
+_SERVICE_ACCOUNT = flags.DEFINE_string(
+  'service_account', '', "Kubernetes' account that may use the bucket."
+)
+_SPOT = flags.DEFINE_bool('spot', False, 'Run on spot nodes.')
+_MAX_RESTARTS = flags.DEFINE_integer(
+  'max_restarts', 3, 'Of a run that fails by itself.', lower_bound=0
+)
+_PRIORITY = flags.DEFINE_string('priority', '', "Kueue's priority class.")
+
+
+def study_job_sets(
+  config_file: str, *, workdir: str, data_dir: str, only: list[str], target
+) -> list[dict]:
+  """A JobSet for every run of a study: train, evaluate, transfer.
+
+  Comparisons need finished runs: `python -m lossbench.study --commands` prints
+  their commands.
+
+  Raises:
+    ValueError: if the study is refused, or one of the runs has to wait for
+      others, which a job cannot.
+  """
+  from lossbench.study import plan
+
+  config = plan.load_config_fn(config_file)()
+  if data_dir:
+    config.data_dir = data_dir
+  study = plan.build_study(config, config_file=config_file, workdir=workdir)
+  runs = plan.select_runs(study.runs, only)
+  waiting = [run.name for run in runs if run.stop_epoch_from]
+  if waiting:
+    raise ValueError(
+      f'{waiting[0]} stops where runs of another group say, which must be over '
+      'by then. Launch those with --only=..._holdout/, find their epoch with '
+      'python -m lossbench.early_stopping, and launch these as single runs.'
+    )
+  return [
+    manifests.job_set(
+      f'{study.name}/{run.name}', list(study.commands(run).values()), target
+    )
+    for run in runs
+  ]
+
+
+def main(argv):
+  try:
+    target = manifests.Target(
+      tpu=get_slice(_TPU.value),
+      image=_IMAGE.value or '',
+      queue=_QUEUE.value,
+      namespace=_NAMESPACE.value,
+      service_account=_SERVICE_ACCOUNT.value,
+      spot=_SPOT.value,
+      max_restarts=_MAX_RESTARTS.value,
+      priority=_PRIORITY.value,
+    )
+    if _QUEUES.value:
+      found = manifests.queues(target, num_slices=_NUM_SLICES.value)
+    elif not target.image:
+      raise ValueError('Give --image=IMAGE, a container with lossbench in it.')
+    elif _STUDY.value:
+      if not _WORKDIR.value:
+        raise ValueError('--study needs --workdir, e.g. gs://BUCKET/paper.')
+      found = study_job_sets(
+        _STUDY.value,
+        workdir=_WORKDIR.value,
+        data_dir=_DATA_DIR.value,
+        only=_ONLY.value,
+        target=target,
+      )
+    elif len(argv) > 1 and _NAME.value:
+      command = shlex.join(argv[1:])
+      found = [manifests.job_set(_NAME.value, [command], target)]
+    else:
+      raise ValueError(
+        'Give --study=FILE --workdir=DIR, or --name=NAME -- COMMAND.'
+      )
+  except (ValueError, OSError) as error:
+    sys.exit(f'Error: {error}')
+  # JSON is YAML, and kubectl takes a list of objects.
+  print(
+    json.dumps({'apiVersion': 'v1', 'kind': 'List', 'items': found}, indent=2)
+  )
+
+
+if __name__ == '__main__':
+  flags.mark_flag_as_required('tpu')
+  app.run(main)

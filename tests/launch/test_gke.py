@@ -1,0 +1,216 @@
+"""Manifests: structure, names, and what their scripts do."""
+
+import json
+import math
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch.gke import manifests
+from launch.gke.__main__ import study_job_sets
+from launch.gke.slices import SLICES, get_slice
+from lossbench.train.preemption import EXIT_STATUS
+
+ROOT = pathlib.Path(__file__).parents[2]
+COMMAND = 'python main.py --config=configs/imagenet_resnet50.py:sigmoid'
+
+
+def _target(tpu='v5e-64', **fields):
+  return manifests.Target(tpu=get_slice(tpu), image='image:1', **fields)
+
+
+@pytest.mark.parametrize(
+  ('name', 'topology', 'chips_per_host', 'num_hosts'),
+  [
+    # From Google's table of TPU slices in GKE.
+    ('v3-32', '4x4', 4, 4),
+    ('v4-8', '2x2x1', 4, 1),
+    ('v4-32', '2x2x4', 4, 4),
+    ('v5e-16', '4x4', 4, 4),
+    ('v5e-64', '8x8', 4, 16),
+    ('v6e-256', '16x16', 4, 64),
+  ],
+)
+def test_slices(name, topology, chips_per_host, num_hosts):
+  tpu = get_slice(name)
+  assert tpu.topology == topology
+  assert (tpu.chips_per_host, tpu.num_hosts) == (chips_per_host, num_hosts)
+
+
+@pytest.mark.parametrize('tpu', SLICES.values(), ids=lambda tpu: tpu.name)
+def test_hosts_make_up_the_topology(tpu):
+  chips = math.prod(map(int, tpu.topology.split('x')))
+  assert tpu.chips_per_host * tpu.num_hosts == chips
+
+
+def test_unknown_slice():
+  with pytest.raises(ValueError, match=r"Unknown TPU 'v5-64'. Known: v3-32"):
+    get_slice('v5-64')
+
+
+def test_one_run_is_one_queued_slice():
+  job_set = manifests.job_set('r50/Sigmoid,a=0.1', [COMMAND], _target())
+  assert job_set['spec']['suspend'] is True  # until Kueue has room
+  labels = job_set['metadata']['labels']
+  assert labels['kueue.x-k8s.io/queue-name'] == 'lossbench'
+  [replicated] = job_set['spec']['replicatedJobs']
+  job = replicated['template']['spec']
+  assert job['parallelism'] == job['completions'] == 16
+  assert job['completionMode'] == 'Indexed'
+  pod = job['template']['spec']
+  assert pod['nodeSelector'] == {
+    'cloud.google.com/gke-tpu-accelerator': 'tpu-v5-lite-podslice',
+    'cloud.google.com/gke-tpu-topology': '8x8',
+  }
+  [container] = pod['containers']
+  assert container['resources']['limits'] == {'google.com/tpu': 4}
+  assert COMMAND in container['command'][-1]
+  assert pod['restartPolicy'] == 'Never'  # as podFailurePolicy demands
+
+
+def test_preemption_restarts_without_counting():
+  assert manifests.PREEMPTED == EXIT_STATUS
+  spec = manifests.job_set('a', [COMMAND], _target(max_restarts=2))['spec']
+  job = spec['replicatedJobs'][0]['template']['spec']
+  exit_rule, disruption_rule = job['podFailurePolicy']['rules']
+  assert exit_rule['onExitCodes']['values'] == [75]
+  assert disruption_rule['onPodConditions'][0]['type'] == 'DisruptionTarget'
+  assert spec['failurePolicy'] == {
+    'maxRestarts': 2,
+    'rules': [
+      {
+        'name': 'preempted',
+        'action': 'RestartJobSetAndIgnoreMaxRestarts',
+        'onJobFailureReasons': ['PodFailurePolicy'],
+      }
+    ],
+  }
+
+
+def test_spot_and_accounts():
+  target = _target(spot=True, service_account='trainer', priority='high')
+  job_set = manifests.job_set('a', [COMMAND], target)
+  pod = job_set['spec']['replicatedJobs'][0]['template']['spec']['template']
+  assert pod['spec']['nodeSelector']['cloud.google.com/gke-spot'] == 'true'
+  assert len(pod['spec']['tolerations']) == 2
+  assert pod['spec']['serviceAccountName'] == 'trainer'
+  labels = job_set['metadata']['labels']
+  assert labels['kueue.x-k8s.io/priority-class'] == 'high'
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    'digits/digits_cnn/sigmoid/seed0',
+    'A' * 200,
+    '50 epochs, τ = 0.05',
+    '---',
+  ],
+)
+def test_names_are_kubernetes_names(text):
+  name = manifests.job_name(text)
+  assert re.fullmatch('[a-z]([-a-z0-9]*[a-z0-9])?', name)
+  assert len(name) <= 40
+  assert name != manifests.job_name(text + 'x')
+
+
+def test_a_study_is_one_job_set_a_run(monkeypatch):
+  monkeypatch.chdir(ROOT)
+  found = study_job_sets(
+    'configs/studies/digits.py',
+    workdir='gs://bucket/digits',
+    data_dir='gs://bucket/tfds',
+    only=[],
+    target=_target('v5e-8'),
+  )
+  assert len(found) == 54
+  assert len({job_set['metadata']['name'] for job_set in found}) == 54
+  low = json.dumps(found[-1])
+  assert '--workdir=gs://bucket/digits/runs/digits_cnn_low/squared_error' in low
+  assert '--config.data_dir=gs://bucket/tfds' in low
+  script_order = [
+    low.index(verb) for verb in ('main.py', 'evaluate', 'transfer')
+  ]
+  assert script_order == sorted(script_order)
+  with pytest.raises(ValueError, match='stops where runs of another group say'):
+    study_job_sets(
+      'configs/studies/augmentation.py',
+      workdir='gs://bucket/x',
+      data_dir='',
+      only=['imagenet_resnet50/'],
+      target=_target(),
+    )
+
+
+def test_queues_share_out_whole_slices():
+  flavor, cluster_queue, local_queue = manifests.queues(_target(), num_slices=3)
+  [group] = cluster_queue['spec']['resourceGroups']
+  [offered] = group['flavors']
+  assert offered['name'] == flavor['metadata']['name'] == 'v5e-64'
+  assert offered['resources'][0]['nominalQuota'] == 3 * 64
+  assert local_queue['spec']['clusterQueue'] == 'tpus'
+
+
+def _bash(commands, tmp_path):
+  script = manifests._script(commands)
+  return subprocess.Popen(
+    ['bash', '-euo', 'pipefail', '-c', script],
+    cwd=tmp_path,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+
+def test_scripts_stop_at_the_first_failure(tmp_path):
+  process = _bash(['echo one', "sh -c 'exit 3'", 'echo two'], tmp_path)
+  assert process.communicate(timeout=20)[0] == 'one\n'
+  assert process.returncode == 3
+
+
+def test_sigterm_reaches_the_command_and_its_status_comes_back(tmp_path):
+  program = (
+    'import pathlib, signal, sys, time; '
+    'signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.3), sys.exit(75)));'
+    " pathlib.Path('ready').touch(); time.sleep(30)"
+  )
+  process = _bash([f'{sys.executable} -c "{program}"', 'echo two'], tmp_path)
+  while not (tmp_path / 'ready').exists():
+    time.sleep(0.02)
+  process.send_signal(signal.SIGTERM)
+  assert process.communicate(timeout=20)[0] == ''
+  assert process.returncode == 75
+
+
+def _gke(*arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'launch.gke', *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_the_command():
+  result = _gke(
+    '--tpu=v5e-64', '--image=image:1', '--name=r50', '--', *COMMAND.split()
+  )
+  assert result.returncode == 0, result.stderr
+  assert json.loads(result.stdout)['items'][0]['kind'] == 'JobSet'
+  for arguments, message in (
+    (['--tpu=v5e-63'], 'Unknown TPU'),
+    (['--tpu=v5e-64'], 'Give --image=IMAGE'),
+    (['--tpu=v5e-64', '--image=i'], 'Give --study=FILE'),
+    (
+      ['--tpu=v5e-64', '--image=i', '--study=configs/studies/digits.py'],
+      '--study needs --workdir',
+    ),
+  ):
+    result = _gke(*arguments)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f'Error: {message}')

@@ -1,0 +1,135 @@
+"""The shell script: lint, the commands it would run, its refusals."""
+
+import os
+import pathlib
+import shutil
+import stat
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SCRIPT = ROOT / 'launch' / 'tpu_vm.sh'
+FLAGS = ('--config=configs/imagenet_resnet50.py:sigmoid', '--workdir=gs://b/r')
+
+
+def _run(*arguments, **environment):
+  return subprocess.run(
+    [SCRIPT, *arguments],
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=60,
+  )
+
+
+@pytest.mark.skipif(
+  shutil.which('shellcheck') is None, reason='shellcheck is not installed'
+)
+def test_shellcheck_has_nothing_to_say():
+  result = subprocess.run(
+    ['shellcheck', SCRIPT], capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 0, result.stdout
+
+
+def test_dry_run_prints_every_command_in_order():
+  result = _run(
+    'run',
+    'r50',
+    '--zone=europe-west4-a',
+    '--accelerator=v3-32',
+    '--project=p',
+    '--spot',
+    '--dry-run',
+    '--',
+    *FLAGS,
+  )
+  assert result.returncode == 0, result.stderr
+  commands = [
+    line for line in result.stderr.splitlines() if line.startswith('+')
+  ]
+  verbs = [
+    'queued-resources create r50 --node-id=r50 --accelerator-type=v3-32',
+    'queued-resources describe r50',
+    'archive',
+    'tpu-vm scp',
+    'tpu-vm ssh r50 --worker=all',
+    'tpu-vm ssh r50 --worker=all',
+    'tpu-vm ssh r50 --worker=0',
+    'queued-resources delete r50 --force --quiet',
+  ]
+  assert len(commands) == len(verbs)
+  for command, verb in zip(commands, verbs, strict=True):
+    assert verb in command
+    if 'gcloud' in command:
+      assert command.endswith('--zone=europe-west4-a --project=p')
+  assert '--spot' in commands[0]
+  assert FLAGS[0] in commands[5]
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    (['run', 'a'], 'give --zone=ZONE'),
+    (['run', 'a', '--zone=z', '--dry-run'], 'create needs --accelerator'),
+    (['start', 'a', '--zone=z', '--dry-run'], "start needs main.py's flags"),
+    (['launch', 'a', '--zone=z'], "unknown command 'launch'"),
+    (['run', 'a', '--zone=z', '--sport'], "unknown option '--sport'"),
+    (['run', 'a', '--zone=z', '--max-restarts=x'], 'is not a number'),
+    ([], 'Usage'),
+  ],
+)
+def test_refusals(arguments, message):
+  result = _run(*arguments)
+  assert result.returncode == 2
+  assert message in result.stderr
+
+
+# A gcloud that keeps a diary; the run is preempted once, then over.
+GCLOUD = """#!/usr/bin/env bash
+echo "$*" >> "$DIARY"
+case "$*" in
+  *describe*) echo ACTIVE ;;
+  *'ssh r50 --worker=0'*)
+    if [ "$(grep -c 'worker=0' "$DIARY")" = 1 ]; then echo "$FIRST"; else echo 0; fi ;;
+esac
+"""
+
+
+def _with_gcloud(tmp_path, first):
+  gcloud = tmp_path / 'bin' / 'gcloud'
+  gcloud.parent.mkdir()
+  gcloud.write_text(GCLOUD)
+  gcloud.chmod(gcloud.stat().st_mode | stat.S_IEXEC)
+  diary = tmp_path / 'diary'
+  result = _run(
+    'run',
+    'r50',
+    '--zone=z',
+    '--accelerator=v3-32',
+    '--',
+    *FLAGS,
+    PATH=f'{gcloud.parent}:{os.environ["PATH"]}',
+    DIARY=str(diary),
+    FIRST=first,
+  )
+  return result, diary.read_text().splitlines()
+
+
+def test_a_preempted_run_is_started_again(tmp_path):
+  result, diary = _with_gcloud(tmp_path, first='75')
+  assert result.returncode == 0, result.stderr
+  assert 'preempted, restart 1 of 20' in result.stderr
+  assert sum('queued-resources create' in line for line in diary) == 2
+  assert sum('queued-resources delete' in line for line in diary) == 2
+  assert 'the run is over' in result.stderr
+
+
+def test_a_failed_run_is_not(tmp_path):
+  result, diary = _with_gcloud(tmp_path, first='1')
+  assert result.returncode == 2
+  assert 'ended with status 1' in result.stderr
+  assert sum('queued-resources create' in line for line in diary) == 1
+  assert 'queued-resources delete' in diary[-1]  # nothing left that costs
