@@ -21,8 +21,11 @@ def configure():
   import jax
 
   if flags.FLAGS.verbosity <= 0:
-    # Warnings too: Orbax warns of what it was asked to do.
-    absl_logging.set_verbosity(absl_logging.ERROR)
+    # Warnings too: Orbax warns of what it was asked to do. And errors: Orbax
+    # logs those of its threads with a traceback, and they reach us anyway.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    # asyncio complains when Orbax's loops end with an error.
+    sys.unraisablehook = lambda unraisable: LOGGER.debug('%s', unraisable)
     for name in ('tensorflow', 'jax'):
       logging.getLogger(name).setLevel(logging.ERROR)
   handler = logging.StreamHandler(sys.stderr)

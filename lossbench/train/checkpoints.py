@@ -5,6 +5,7 @@ and, if asked, those at fixed intervals are kept, and every array's CRC-32 is
 stored and verified, since Orbax restores altered bytes without a word.
 """
 
+import contextlib
 import dataclasses
 import json
 import zlib
@@ -94,6 +95,7 @@ class Checkpointer:
     if keep_every_steps:
       policies.append(managers.EveryNSteps(keep_every_steps))
     self._directory = directory
+    self._failed = False
     self._manager = ocp.CheckpointManager(
       storage.absolute(directory),
       item_handlers={
@@ -117,7 +119,12 @@ class Checkpointer:
     return self
 
   def __exit__(self, *exc_info):
-    self._manager.close()
+    if self._failed:  # closing would raise the same error once more
+      with contextlib.suppress(Exception):
+        self._manager.close()
+    else:
+      with self._saving():
+        self._manager.close()
 
   @property
   def steps(self) -> list[int]:
@@ -148,21 +155,40 @@ class Checkpointer:
     )
     arrays = flax.serialization.to_state_dict(host_state)
     step = int(host_state.step)
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.PyTreeSave(arrays),
-        meta=ocp.args.JsonSave(
-          {'step': step, 'history': history, 'crc32': _checksums(arrays)}
+    with self._saving():
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.PyTreeSave(arrays),
+          meta=ocp.args.JsonSave(
+            {'step': step, 'history': history, 'crc32': _checksums(arrays)}
+          ),
         ),
-      ),
-      metrics=metrics,
-    )
+        metrics=metrics,
+      )
     return step
 
   def wait(self):
-    """Returns once the last save is on the disk; raises if it failed."""
-    self._manager.wait_until_finished()
+    """Returns once the last save is on the disk; raises OSError if it failed."""
+    with self._saving():
+      self._manager.wait_until_finished()
+
+  @contextlib.contextmanager
+  def _saving(self):
+    """Says in one line why a save, possibly the one before, has failed."""
+    try:
+      yield
+    except Exception as error:  # see `restore`
+      reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+      # TensorStore's reasons are long, and end with the system's.
+      if 'space' in str(error) or 'RESOURCE_EXHAUSTED' in reason:
+        reason = 'No space left on device'
+      self._failed = True
+      raise OSError(
+        f'A checkpoint could not be written to {self._directory}: '
+        f'{reason[:300]}. Those before it are kept: mend the disk and run the '
+        'same command again to resume.'
+      ) from error
 
   def resolve(self, step: str) -> int:
     """The number of the step that 'best', 'last' or a number asks for.

@@ -6,18 +6,33 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.faults.processes import RECIPE, run, run_two
+from configs import digits_cnn
+from lossbench.evaluate import evaluate
+from lossbench.train import loop
+from lossbench.transfer import transfer
+from tests.faults.processes import RECIPE, run_two
 
 
 @pytest.fixture(scope='module')
 def trained(digits_dir, tmp_path_factory):
-  """Histories and directories of both ways to train."""
+  """Directories of both ways to train; this process has four devices."""
   root = tmp_path_factory.mktemp('processes')
-  command = ('main.py', *RECIPE, f'--config.data_dir={digits_dir}')
+  config = digits_cnn.get_config('sigmoid+dropout')
+  config.data_dir = digits_dir
+  config.model.width = 4
+  config.batch_size = 64
+  config.num_epochs = 3.0
+  config.eval_every_epochs = 1.0
+  config.log_every_steps = 5
   # Dropout draws one stream a device, the same on any number of processes.
-  status = run(*command, f'--workdir={root / "one"}', log=root / 'one.log')
-  assert status == 0, (root / 'one.log').read_text()
-  statuses = run_two(*command, f'--workdir={root / "two"}', logs=root / 'logs')
+  loop.train(config, workdir=str(root / 'one'))
+  statuses = run_two(
+    'main.py',
+    *RECIPE,
+    f'--config.data_dir={digits_dir}',
+    f'--workdir={root / "two"}',
+    logs=root / 'logs',
+  )
   assert statuses == [0, 0], (root / 'logs' / '0.log').read_text()
   return root
 
@@ -40,16 +55,16 @@ def test_the_same_evaluation_and_transfer(trained):
   """Of one checkpoint: predictions bit for bit, sums but for their order."""
   for name in ('a', 'b'):
     shutil.copytree(trained / 'one', trained / name)
-  for verb, *more in (
+  evaluate(workdir=str(trained / 'a'), ood=False)
+  transfer(workdir=str(trained / 'a'), dataset='digits_high')
+  workdir = f'--workdir={trained / "b"}'
+  for verb, option in (
     ('evaluate', '--noood'),
     ('transfer', '--dataset=digits_high'),
   ):
-    command = ('-m', f'lossbench.{verb}', *more)
-    path = trained / f'{verb}.log'
-    assert run(*command, f'--workdir={trained / "a"}', log=path) == 0
+    command = ('-m', f'lossbench.{verb}', workdir, option)
     logs = trained / f'{verb}_logs'
-    workdir = f'--workdir={trained / "b"}'
-    assert run_two(*command, workdir, logs=logs) == [0, 0]
+    assert run_two(*command, logs=logs) == [0, 0]
   one, two = (
     dict(np.load(trained / name / 'eval/digits-test/predictions.npz'))
     for name in ('a', 'b')
