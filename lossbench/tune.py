@@ -582,7 +582,7 @@ def draw_grid(path: pathlib.Path, dimensions, trials: Sequence[Trial]):
       vmin=low,
       vmax=high,
     )
-    axes.scatter(x[failed], y[failed], marker='x', color='#a40000')
+    axes.scatter(x[failed], y[failed], marker='x', color='#a40000', zorder=0)
     best = trials[0].point
     axes.scatter(
       dimensions[i].value(best[i]),

@@ -66,7 +66,7 @@ def main():
     _compare(expected, broken, command, log)
     print(
       f'{num_kills} of {args.num_kills} kills survived, {num_in_save} of them in '
-      f'the middle of a save; {num_finished + 1} runs ended bit-identical.'
+      f'the middle of a save; runs that ended bit-identical: {num_finished + 1}.'
     )
 
 
