@@ -22,6 +22,7 @@ def main(argv):
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   try:
     config = _CONFIG.value
+    config.lock()  # raises if there is no such file
     cluster.initialize()
     console.configure()
     # Imports TensorFlow, which takes seconds; the flags are in order by now.

@@ -95,7 +95,15 @@ def _found_by_jax() -> bool:
 
 def _die_loudly(kind, error, trace):
   """Ends this process at once, so that the others miss it."""
+  from jax.errors import JaxRuntimeError
+
   traceback.print_exception(kind, error, trace)
+  if isinstance(error, JaxRuntimeError):
+    print(
+      'If this was a collective, another process of the run has probably died: '
+      'its own log says why.',
+      file=sys.stderr,
+    )
   sys.stderr.flush()
   os._exit(1)
 

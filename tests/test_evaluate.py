@@ -18,6 +18,7 @@ from lossbench.evaluate import evaluate
 from lossbench.metrics.class_separation import class_separation
 from lossbench.run_directory import RunDirectory
 from lossbench.train.checkpoints import load_checkpoint
+from tests.faults.processes import with_devices
 
 
 @pytest.fixture(scope='module')
@@ -139,7 +140,7 @@ def test_same_numbers_on_one_device_and_with_another_batch_size(
       '--noood',
     ],
     cwd=root,
-    env={**os.environ, 'XLA_FLAGS': ''},
+    env={**os.environ, 'XLA_FLAGS': with_devices(1)},
     capture_output=True,
     text=True,
     check=False,

@@ -17,6 +17,7 @@ from scipy import optimize, special
 from sklearn.linear_model import LogisticRegression
 
 from lossbench import logistic_regression as regression
+from tests.faults.processes import with_devices
 
 L2_VALUES = (1e-6, 1e-3, 1.0, 1e5)
 
@@ -219,7 +220,7 @@ print(repr(fit.objective), repr(float(fit.weights[0, 0])))
   result = subprocess.run(
     [sys.executable, '-c', program],
     cwd=root,
-    env={**os.environ, 'XLA_FLAGS': ''},
+    env={**os.environ, 'XLA_FLAGS': with_devices(1)},
     capture_output=True,
     text=True,
     check=False,

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lossbench.train.checkpoints import Checkpointer
+from tests.faults.processes import with_devices
 
 # A run that is short but saves at almost every step, so that a kill at any
 # moment is likely to fall into a save.
@@ -58,7 +59,7 @@ def _wait_for(process, condition):
 def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
   """kill -9 while training, and again in the middle of a save."""
   data = f'--config.data_dir={digits_dir}'
-  environment = {'XLA_FLAGS': '--xla_force_host_platform_device_count=2'}
+  environment = {'XLA_FLAGS': with_devices(2)}
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   status, output = _run(
     root, 'main.py', *RECIPE, data, f'--workdir={whole}', **environment
@@ -162,7 +163,7 @@ def test_missing_data_and_unwritable_workdir_are_one_line(
     *RECIPE,
     f'--config.data_dir={digits_dir}',
     f'--workdir={tmp_path}/file/run',
-    XLA_FLAGS='--xla_force_host_platform_device_count=2',
+    XLA_FLAGS=with_devices(2),
   )
   assert status == 1
   assert 'cannot be written to' in output.strip().splitlines()[-1]

@@ -21,6 +21,7 @@ from lossbench import logistic_regression as regression
 from lossbench.data import datasets, pipeline, preprocess
 from lossbench.run_directory import RunDirectory
 from lossbench.train.checkpoints import Checkpointer, load_checkpoint
+from tests.faults.processes import with_devices
 
 
 @pytest.fixture(scope='module')
@@ -148,7 +149,7 @@ def test_the_command_on_one_device(run, records, root):
       '--batch_size=100',
     ],
     cwd=root,
-    env={**os.environ, 'XLA_FLAGS': ''},
+    env={**os.environ, 'XLA_FLAGS': with_devices(1)},
     capture_output=True,
     text=True,
     check=False,

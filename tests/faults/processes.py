@@ -6,17 +6,38 @@ import socket
 import subprocess
 import sys
 
+from configs import digits_cnn
+from lossbench.study.plan import apply_override
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 # A run of sixty steps that saves at every evaluation.
+_OVERRIDES = (
+  'model.width=4',
+  'batch_size=64',
+  'num_epochs=3',
+  'eval_every_epochs=1',
+  'log_every_steps=5',
+)
 RECIPE = (
   '--config=configs/digits_cnn.py:sigmoid+dropout',
-  '--config.model.width=4',
-  '--config.batch_size=64',
-  '--config.num_epochs=3',
-  '--config.eval_every_epochs=1',
-  '--config.log_every_steps=5',
+  *(f'--config.{override}' for override in _OVERRIDES),
 )
+
+
+def recipe_config(data_dir: str, *overrides: str):
+  """What `RECIPE` and more overrides make of the configuration."""
+  config = digits_cnn.get_config('sigmoid+dropout')
+  for override in (*_OVERRIDES, *overrides):
+    apply_override(config, override)
+  config.data_dir = data_dir
+  return config
+
+
+def with_devices(num_devices: int) -> str:
+  """XLA_FLAGS of this process, but for the number of virtual devices."""
+  flags = os.environ.get('XLA_FLAGS', '')  # the last of equal flags counts
+  return f'{flags} --xla_force_host_platform_device_count={num_devices}'
 
 
 def start(*arguments, num_devices: int = 2, log: pathlib.Path):
@@ -28,7 +49,7 @@ def start(*arguments, num_devices: int = 2, log: pathlib.Path):
       env={
         **os.environ,
         'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={num_devices}',
+        'XLA_FLAGS': with_devices(num_devices),
       },
       stdout=file,
       stderr=subprocess.STDOUT,

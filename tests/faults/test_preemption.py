@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from lossbench.run_directory import RunDirectory
+from lossbench.train import loop
 from lossbench.train.checkpoints import load_checkpoint
 from lossbench.train.preemption import EXIT_STATUS
 from lossbench.train.watchdog import Watchdog
-from tests.faults.processes import RECIPE, run, start, start_two
+from tests.faults.processes import RECIPE, recipe_config, run, start, start_two
 
 # Long enough to be caught in the middle.
 LONG = (*RECIPE, '--config.num_epochs=60', '--config.eval_every_epochs=10')
@@ -27,17 +28,18 @@ def _wait_for(log, text, processes):
 
 def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
   """The final parameters are those of a run that nobody disturbed."""
+  overrides = ('num_epochs=20', 'eval_every_epochs=5')
+  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
+  log = tmp_path / 'log'
+  loop.train(recipe_config(digits_dir, *overrides), workdir=str(whole))
   command = (
     'main.py',
     *RECIPE,
     f'--config.data_dir={digits_dir}',
-    '--config.num_epochs=20',
-    '--config.eval_every_epochs=5',
+    *(f'--config.{override}' for override in overrides),
+    f'--workdir={broken}',
   )
-  whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  log = tmp_path / 'log'
-  assert run(*command, f'--workdir={whole}', num_devices=2, log=log) == 0
-  process = start(*command, f'--workdir={broken}', log=log)
+  process = start(*command, num_devices=4, log=log)
   _wait_for(log, 'step 1', [process])
   asked = time.monotonic()
   process.terminate()
@@ -46,7 +48,7 @@ def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
   assert 'Asked to stop: saved step' in log.read_text()
   stopped = RunDirectory(broken).last_step
   assert 0 < stopped < 400
-  assert run(*command, f'--workdir={broken}', num_devices=2, log=log) == 0
+  assert run(*command, log=log) == 0
   assert f'Resuming at step {stopped}' in log.read_text()
   states = [
     load_checkpoint(RunDirectory(path), 'last').arrays['params']
@@ -106,7 +108,10 @@ def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
   assert processes[0].wait(60) not in (0, EXIT_STATUS)
   print(f'detected after {time.monotonic() - began:.1f} s')
   text = (logs / '0.log').read_text()
-  assert 'another task died' in text  # JAX's words, with its number
+  # JAX's words, with the process's number; where gloo, which carries
+  # collectives between CPUs, notices first: its exception, or ours on it.
+  said = ('another task died', "instance of 'gloo::", 'has probably died')
+  assert any(words in text for words in said)
 
 
 def test_watchdog_says_where_and_on_what_a_run_waits():
@@ -135,15 +140,7 @@ def test_a_stalled_pipeline_is_reported(
   digits_dir, tmp_path, monkeypatch, caplog
 ):
   """By a pipeline that stalls for two seconds."""
-  from configs import digits_cnn
-  from lossbench.train import loop
-
-  config = digits_cnn.get_config()
-  config.data_dir = digits_dir
-  config.model.width = 4
-  config.batch_size = 64
-  config.num_epochs = 0.5
-  config.stall_secs = 0.5
+  config = recipe_config(digits_dir, 'num_epochs=0.5', 'stall_secs=0.5')
   original = loop.prefetch_to_devices
 
   def stalling(batches):

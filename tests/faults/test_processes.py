@@ -6,26 +6,18 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import digits_cnn
 from lossbench.evaluate import evaluate
 from lossbench.train import loop
 from lossbench.transfer import transfer
-from tests.faults.processes import RECIPE, run_two
+from tests.faults.processes import RECIPE, recipe_config, run_two
 
 
 @pytest.fixture(scope='module')
 def trained(digits_dir, tmp_path_factory):
   """Directories of both ways to train; this process has four devices."""
   root = tmp_path_factory.mktemp('processes')
-  config = digits_cnn.get_config('sigmoid+dropout')
-  config.data_dir = digits_dir
-  config.model.width = 4
-  config.batch_size = 64
-  config.num_epochs = 3.0
-  config.eval_every_epochs = 1.0
-  config.log_every_steps = 5
   # Dropout draws one stream a device, the same on any number of processes.
-  loop.train(config, workdir=str(root / 'one'))
+  loop.train(recipe_config(digits_dir), workdir=str(root / 'one'))
   statuses = run_two(
     'main.py',
     *RECIPE,
