@@ -5,10 +5,11 @@ and representations on the test split and predictions on every
 out-of-distribution set that is there, and prints tables. For each data set it
 writes eval/<dataset>-<split>/metrics.json and predictions.npz into the run
 directory; for the test split also features.npz and curves.npz (reliability
-diagram, singular values, cosine distances).
+diagram, singular values, cosine distances, angular visual hardness).
 """
 
-import itertools
+import collections
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -23,7 +24,9 @@ from lossbench.console import LOGGER
 from lossbench.data import catalogue
 from lossbench.evaluation import Collected
 from lossbench.metrics.cosine_distances import cosine_distances
+from lossbench.metrics.hardness import angular_visual_hardness
 from lossbench.metrics.neural_collapse import (
+  CollapseMeasures,
   NearestMeanMismatch,
   nearest_class_mean,
 )
@@ -41,6 +44,9 @@ _FAMILY_METRICS = (
   'ece',
   'brier_score',
 )
+
+# In multiples of 1 / K, the hardness of an example as near to every class.
+HARDNESS_EDGES = np.linspace(0.0, 1.6, 161)
 
 
 def representation_records(
@@ -61,23 +67,38 @@ def representation_records(
   collapse = accumulators.pop('neural_collapse')
   records = scoring.accumulator_records(accumulators, n=n)
   curves = {'kernel_singular_values': singular_values(kernel.T, centered=False)}
-  names = ('participation_ratio', 'nc1', 'nc4')
+
+  def not_available(names, error):
+    note = f'not available: {error}'
+    return [create_record(name, None, n=n, note=note) for name in names]
+
   try:
     spectrum = collapse.activation_spectrum().singular_values(centered=True)
-    measures = collapse.measures(kernel)
-    means = collapse.class_means()
   except ValueError as error:
-    note = f'not available: {error}'
-    records += [create_record(name, None, n=n, note=note) for name in names]
+    records += not_available(['participation_ratio'], error)
   else:
     curves['activation_singular_values'] = spectrum
+    ratio = participation_ratio(spectrum)
+    records.append(create_record('participation_ratio', ratio, n=n))
+  try:
+    measures = vars(collapse.measures(kernel))
+    means = collapse.class_means()
+  except ValueError as error:  # a class is empty
+    names = [field.name for field in dataclasses.fields(CollapseMeasures)]
+    records += not_available([*names, 'nc4'], error)
+  else:
     curves['centroid_singular_values'] = singular_values(means, centered=True)
-    values = {
-      'participation_ratio': participation_ratio(spectrum),
-      **vars(measures),
-    }
-    records += [create_record(k, v, n=n) for k, v in values.items()]
+    records += [create_record(k, v, n=n) for k, v in measures.items()]
     records.append(_nearest_mean_record(means, sample))
+  try:
+    hardness = angular_visual_hardness(
+      sample.arrays['features'], sample.labels, kernel=kernel
+    )
+  except ValueError as error:
+    LOGGER.warning('No densities of angular visual hardness: %s', error)
+  else:
+    curves['hardness_edges'] = HARDNESS_EDGES / kernel.shape[1]
+    curves['hardness'] = np.histogram(hardness, curves['hardness_edges'])[0]
   try:
     distances = cosine_distances(sample.arrays['features'], sample.labels)
   except ValueError as error:
@@ -168,10 +189,12 @@ def evaluate_ood(
   present = [ood_set for ood_set in suite if ood_set.name not in missing]
   test_split = catalogue.get_dataset_spec(config.dataset).test_split
   if present:
+    own = outputs.predictions(config.dataset, test_split).arrays['logits']
+    detector = scoring.Detector(outputs.objective, own)
     on_progress = create_printer('out-of-distribution sets', len(present))
   for number, ood_set in enumerate(present, start=1):
     try:
-      records = _ood_records(outputs, ood_set, test_split)
+      records = _ood_records(outputs, ood_set, detector)
     except FileNotFoundError as error:
       missing[ood_set.name] = f'not available: {error}'
       continue
@@ -196,7 +219,7 @@ def evaluate_ood(
   return results, missing
 
 
-def _ood_records(outputs, ood_set, test_split) -> list[Record]:
+def _ood_records(outputs, ood_set, detector) -> list[Record]:
   from lossbench.data import real_labels
 
   spec = catalogue.get_dataset_spec(ood_set.name)
@@ -221,10 +244,7 @@ def _ood_records(outputs, ood_set, test_split) -> list[Record]:
         'data set again.'
       )
     records.append(scoring.real_record(logits, is_label))
-  own = outputs.predictions(outputs.config.dataset, test_split)
-  records += scoring.detection_records(
-    outputs.objective, own.arrays['logits'], logits
-  )
+  records += detector.records(logits)
   write_metrics(
     outputs.eval_path(ood_set.name, spec.test_split),
     records,
@@ -317,11 +337,14 @@ def print_ood_table(results: dict[str, list[Record]], missing: dict[str, str]):
       values = {record.name: _format(record) for record in records}
       table.add_row(dataset, *[values.get(name, '') for name in names])
     output.print(table)
-  # 75 members of a family are missing for one reason.
-  for reason, group in itertools.groupby(missing.items(), lambda item: item[1]):
-    sets = [name for name, _ in group]
-    shown = sets[0] if len(sets) == 1 else f'{sets[0]} ... ({len(sets)} sets)'
-    output.print(f'{shown}: {reason}', style='dim', highlight=False)
+  families = collections.defaultdict(list)
+  for name in missing:
+    families[catalogue.family_of(name) or name].append(name)
+  for family, sets in families.items():
+    shown = family
+    if len(sets) > 1:
+      shown += f' ({len(sets)} sets, for example {sets[0]})'
+    output.print(f'{shown}: {missing[sets[0]]}', style='dim', highlight=False)
 
 
 def _format(record: Record) -> str:
@@ -359,7 +382,11 @@ def evaluate(
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
-
+  if strict and (split or not ood):
+    raise ValueError(
+      '--strict is about out-of-distribution sets, which --split and --noood '
+      'leave out: give one or the other.'
+    )
   outputs = RunOutputs(
     workdir, step=step, data_dir=data_dir, batch_size=batch_size
   )

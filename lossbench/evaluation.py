@@ -431,14 +431,23 @@ def _fetch(ids, batch, rows) -> Collected:
   ).take(batch['mask'] > 0)
 
 
+def _concatenate(parts: list[Collected], name: str) -> np.ndarray:
+  """All rows of an array, which the parts give up: memory for one copy."""
+  first = parts[0].arrays[name]
+  whole = np.empty((sum(map(len, parts)), *first.shape[1:]), first.dtype)
+  start = 0
+  for part in parts:
+    rows = part.arrays.pop(name)
+    whole[start : start + len(rows)] = rows
+    start += len(rows)
+  return whole
+
+
 def _join(parts: list[Collected]) -> Collected | None:
   """The rows of all batches of all processes."""
   if not parts:
     return None
-  whole = {
-    name: np.concatenate([part.arrays[name] for part in parts])
-    for name in parts[0].arrays
-  }
+  whole = {name: _concatenate(parts, name) for name in list(parts[0].arrays)}
   ids = np.concatenate([part.ids for part in parts])
   # As numbers, which processes can exchange.
   whole['id'] = ids.view(np.uint8).reshape(len(ids), _ID_BYTES)

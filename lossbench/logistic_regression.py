@@ -529,7 +529,11 @@ class _Solver:
 
 
 def check_examples(
-  features: ArrayLike, labels: ArrayLike, *, num_classes: int
+  features: ArrayLike,
+  labels: ArrayLike,
+  *,
+  num_classes: int,
+  all_classes: bool = True,
 ) -> None:
   """Raises ValueError unless a regression can be fitted to the examples.
 
@@ -538,6 +542,7 @@ def check_examples(
     labels: [N] int class ids in [0, K); every class has an example, for the
       unregularised bias of one that has none would go to minus infinity.
     num_classes: K >= 2.
+    all_classes: False for examples to test on, which may lack some.
   """
   if np.ndim(features) != 2 or np.shape(labels) != np.shape(features)[:1]:
     raise ValueError(
@@ -570,7 +575,7 @@ def check_examples(
     )
   counts = np.bincount(labels, minlength=num_classes)
   empty = np.flatnonzero(counts == 0)
-  if len(empty):
+  if all_classes and len(empty):
     shown = ', '.join(str(k) for k in empty[:5])
     more = ', ...' if len(empty) > 5 else ''
     raise ValueError(

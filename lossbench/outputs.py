@@ -20,6 +20,7 @@ import numpy as np
 
 from lossbench import build, devices, storage
 from lossbench.console import LOGGER
+from lossbench.data import catalogue
 from lossbench.evaluation import (
   NOTHING,
   Collect,
@@ -29,6 +30,7 @@ from lossbench.evaluation import (
   check_batch_size,
   endpoint_names,
 )
+from lossbench.objectives.losses import unit_norm
 from lossbench.processes import everywhere
 from lossbench.run_directory import RunDirectory
 from lossbench.train.checkpoints import open_checkpoints
@@ -148,8 +150,11 @@ class RunOutputs:
 
   @property
   def kernel(self) -> np.ndarray:
-    """[M, K] of the output layer."""
-    return np.asarray(self.variables['params']['output_layer']['kernel'])
+    """[M, K] of the output layer; of unit columns where it looks at cosines."""
+    kernel = np.asarray(self.variables['params']['output_layer']['kernel'])
+    if self.objective.output_layer(num_classes=kernel.shape[1]).cosine:
+      kernel = np.asarray(unit_norm(kernel, axis=0))
+    return kernel
 
   def release(self):
     """Forgets the variables on the devices and on the host."""
@@ -366,6 +371,14 @@ class RunOutputs:
       only=only,
     )
 
+  def _image_config(self, dataset) -> ml_collections.ConfigDict:
+    """The run's configuration for the images of a data set."""
+    if not catalogue.get_dataset_spec(dataset).cropped:
+      return self.config
+    config = self.config.copy_and_resolve_references()
+    config.resize_ratio = 1.0
+    return config
+
   def _pass(
     self,
     dataset,
@@ -380,7 +393,7 @@ class RunOutputs:
     quiet=False,
   ) -> Pass:
     evaluator = Evaluator(
-      self.config,
+      self._image_config(dataset),
       builder,
       split=tfds_split,
       suite=suite,
@@ -405,8 +418,9 @@ class RunOutputs:
     bad_ids = skipped_ids(
       self.config, builder, dataset=dataset, split=tfds_split, run=self.run
     )
+    own = self._image_config(dataset)
     config = ml_collections.ConfigDict(
-      {name: self.config[name] for name in _IMAGE_FIELDS}
+      {name: own[name] for name in _IMAGE_FIELDS}
     )
     return json.dumps(
       {

@@ -53,11 +53,12 @@ def _log_probs(objective: Objective, logits):
 
 def log_probs_of(objective: Objective, logits: np.ndarray) -> np.ndarray:
   """The objective's log-probabilities of stored logits [N, K], on the host."""
-  parts = [
-    np.asarray(_log_probs(objective, rows))[mask]
-    for rows, mask in _chunks(logits)
-  ]
-  return np.concatenate(parts)
+  log_probs, first = np.empty(logits.shape, np.float32), 0
+  for rows, mask in _chunks(logits):
+    real = np.asarray(_log_probs(objective, rows))[mask]
+    log_probs[first : first + len(real)] = real
+    first += len(real)
+  return log_probs
 
 
 def _empty(num_classes: int):
@@ -256,50 +257,69 @@ def real_record(logits: np.ndarray, is_label: np.ndarray) -> Record:
   )
 
 
-def detection_records(
-  objective: Objective, in_logits: np.ndarray, out_logits: np.ndarray
-) -> list[Record]:
-  """How well two scores tell a data set's examples from the test set's.
+@jax.jit
+def _seen_logits(objective: Objective, logits):
+  return objective.seen_logits(logits)
 
-  Args:
-    objective: whose probabilities are meant.
-    in_logits: [N, K] of the run's own test set.
-    out_logits: [M, K] of the other data set.
 
-  Returns:
-    AUROC and FPR at 95 % TPR of the maximum probability and of the energy of
-    the logits that the loss sees.
-  """
-  n = len(in_logits) + len(out_logits)
-  seen_fn = jax.jit(type(objective).seen_logits)
+def _detection_scores(
+  objective: Objective, logits: np.ndarray
+) -> dict[str, np.ndarray | ValueError]:
+  """Score -> [N], or why it cannot be computed."""
 
-  def energies(logits):
+  def of_chunks(score_fn, map_fn):
     parts = [
-      ood.energy_score(np.asarray(seen_fn(objective, rows))[mask])
+      score_fn(np.asarray(map_fn(objective, rows))[mask])
       for rows, mask in _chunks(logits)
     ]
     return np.concatenate(parts)
 
-  def confidences(logits):
-    log_probs = log_probs_of(objective, logits)
-    parts = [
-      ood.max_probability_score(rows[mask]) for rows, mask in _chunks(log_probs)
-    ]
-    return np.concatenate(parts)
-
-  records = []
-  for score, score_fn in (
-    ('max_probability', confidences),
-    ('energy', energies),
+  scores = {}
+  for name, score_fn, map_fn in (
+    ('max_probability', ood.max_probability_score, _log_probs),
+    ('energy', ood.energy_score, _seen_logits),
   ):
     try:
-      scores = score_fn(in_logits), score_fn(out_logits)
+      scores[name] = of_chunks(score_fn, map_fn)
     except ValueError as error:
-      note = f'not available: {error}'
-      values = (None, None)
-    else:
-      note = ''
-      values = ood.auroc(*scores), ood.fpr_at_95_tpr(*scores)
-    for metric, value in zip(('auroc', 'fpr_at_95_tpr'), values, strict=True):
-      records.append(create_record(f'{score}_{metric}', value, n=n, note=note))
-  return records
+      scores[name] = error
+  return scores
+
+
+class Detector:
+  """How well two scores tell data sets' examples from the test set's.
+
+  Args:
+    objective: whose probabilities are meant.
+    in_logits: [N, K] of the run's own test set.
+  """
+
+  def __init__(self, objective: Objective, in_logits: np.ndarray):
+    self._objective = objective
+    self._num_own = len(in_logits)
+    self._in_scores = _detection_scores(objective, in_logits)
+
+  def records(self, out_logits: np.ndarray) -> list[Record]:
+    """AUROC and FPR at 95 % TPR of both scores.
+
+    The maximum probability, and the energy of the logits that the loss sees.
+
+    Args:
+      out_logits: [M, K] of the other data set.
+    """
+    n = self._num_own + len(out_logits)
+    out_scores = _detection_scores(self._objective, out_logits)
+    records = []
+    for score, own in self._in_scores.items():
+      pair = own, out_scores[score]
+      values, note = (None, None), ''
+      broken = [scores for scores in pair if isinstance(scores, ValueError)]
+      if broken:
+        note = f'not available: {broken[0]}'
+      else:
+        values = ood.auroc(*pair), ood.fpr_at_95_tpr(*pair)
+      for metric, value in zip(('auroc', 'fpr_at_95_tpr'), values, strict=True):
+        records.append(
+          create_record(f'{score}_{metric}', value, n=n, note=note)
+        )
+    return records

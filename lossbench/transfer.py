@@ -137,6 +137,9 @@ def fit_and_test(
   regression.check_examples(
     train_features, train.labels, num_classes=num_classes
   )
+  regression.check_examples(
+    test_features, test.labels, num_classes=num_classes, all_classes=False
+  )
   held = holdout_mask(train.labels)
   num_held = int(held.sum())
   on_progress = create_printer('L2 values', len(l2_values))

@@ -125,8 +125,9 @@ def test_representations_follow_from_the_features(run, records, digits_dir):
   )
 
 
-def test_same_numbers_on_one_device_and_with_another_batch_size(
-  run, records, root
+@pytest.mark.parametrize(('num_devices', 'batch_size'), [(1, 100), (8, 104)])
+def test_same_numbers_on_other_devices_and_batch_sizes(
+  num_devices, batch_size, run, records, root
 ):
   expected = _values(run)
   logits = _predictions(run)['logits']
@@ -136,11 +137,11 @@ def test_same_numbers_on_one_device_and_with_another_batch_size(
       '-m',
       'lossbench.evaluate',
       f'--workdir={run}',
-      '--batch_size=100',
+      f'--batch_size={batch_size}',
       '--noood',
     ],
     cwd=root,
-    env={**os.environ, 'XLA_FLAGS': with_devices(1)},
+    env={**os.environ, 'XLA_FLAGS': with_devices(num_devices)},
     capture_output=True,
     text=True,
     check=False,
@@ -175,11 +176,34 @@ def test_other_steps_and_splits(run):
     ({'step': 'newest'}, ValueError, "'best', 'last' or a number"),
     ({'split': 'validation'}, ValueError, "has no split 'validation'"),
     ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
+    ({'strict': True, 'ood': False}, ValueError, 'give one or the other'),
+    ({'strict': True, 'split': 'test'}, ValueError, 'give one or the other'),
   ],
 )
 def test_refusals(run, arguments, error, text):
   with pytest.raises(error, match=text):
     evaluate(workdir=str(run), **arguments)
+
+
+def test_empty_classes_cost_only_the_measures_of_classes(run):
+  records = evaluate(workdir=str(run), split='test[:3]')
+  by_name = {r.name: r for r in records if r.endpoint is None}
+  assert by_name['participation_ratio'].value > 0
+  for name in ('nc1', 'nc2_kernel_norms', 'nc3', 'nc4'):
+    assert by_name[name].value is None
+    assert 'classes have no examples' in by_name[name].note
+  with np.load(run / 'eval' / 'digits-test_-3' / 'curves.npz') as curves:
+    assert 'activation_singular_values' in curves
+    assert 'centroid_singular_values' not in curves
+
+
+def test_density_of_hardness_averages_to_its_mean(run, records):
+  with np.load(run / 'eval' / 'digits-test' / 'curves.npz') as curves:
+    counts, edges = curves['hardness'], curves['hardness_edges']
+  assert counts.sum() == 355  # all are sampled, none beyond the edges
+  mean = (counts * (edges[:-1] + edges[1:]) / 2).sum() / counts.sum()
+  expected = _values(run)['angular_visual_hardness', None]
+  assert mean == pytest.approx(expected, abs=np.diff(edges)[0])
 
 
 def test_directories_without_runs_or_checkpoints(tmp_path):
@@ -211,12 +235,16 @@ def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
     catalogue.OodSet('digits_c_contrast_5', family='digits_c'),
     catalogue.OodSet('digits_high', shifted=False),
     catalogue.OodSet('cifar10_1_v4'),
+    catalogue.OodSet('cifar10_c_fog_1', family='cifar10_c'),
+    catalogue.OodSet('cifar10_c_fog_2', family='cifar10_c'),
   )
   monkeypatch.setitem(catalogue.OOD_SUITES, 'digits', suite)
-  with pytest.raises(FileNotFoundError, match='1 data sets are not available'):
+  with pytest.raises(FileNotFoundError, match='3 data sets are not available'):
     evaluate(workdir=str(run), strict=True)
   printed = capsys.readouterr().out
   assert 'cifar10_1_v4: not available: python -c' in printed
+  assert 'cifar10_c (2 sets, for example cifar10_c_fog_1): not' in printed
+  assert printed.count('cifar10_corrupted/fog') == 1
   corrupted = [
     _metrics(run, f'digits_c_contrast_{severity}-test') for severity in (1, 5)
   ]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lossbench import outputs
+from lossbench.objectives import create_objective
 from lossbench.outputs import RunOutputs
 
 
@@ -90,6 +91,28 @@ def test_diverged_checkpoints_are_refused(run, monkeypatch):
   monkeypatch.setattr(outputs.np, 'isfinite', lambda x: np.zeros(1, bool))
   with pytest.raises(ValueError, match='hold NaN or infinity'):
     runs.predictions('digits', 'test')
+
+
+def test_images_that_are_stored_cropped_are_not_cropped_again(run):
+  runs = RunOutputs(run)
+  runs.config.resize_ratio = 256 / 224
+  assert runs._image_config('imagenet_c_fog_1').resize_ratio == 1.0
+  assert runs._image_config('imagenet_a') is runs.config
+  assert runs.config.resize_ratio == 256 / 224
+
+
+def test_the_kernel_of_cosines_has_unit_columns(tiny_runs):
+  runs = RunOutputs(tiny_runs['sigmoid_0'])
+  norms = np.linalg.norm(runs.kernel, axis=0)
+  assert not np.allclose(norms, 1)
+  runs.objective = create_objective(
+    'cosine_softmax', {'cosine_softmax': {'temperature': 0.05}}
+  )
+  np.testing.assert_allclose(
+    runs.kernel * norms,
+    np.asarray(runs.variables['params']['output_layer']['kernel']),
+    rtol=1e-6,
+  )
 
 
 def test_refusals(run, tmp_path):

@@ -19,6 +19,7 @@ from configs import digits_cnn
 from lossbench import build, transfer
 from lossbench import logistic_regression as regression
 from lossbench.data import datasets, pipeline, preprocess
+from lossbench.evaluation import Collected
 from lossbench.run_directory import RunDirectory
 from lossbench.train.checkpoints import Checkpointer, load_checkpoint
 from tests.faults.processes import with_devices
@@ -239,6 +240,34 @@ def test_broken_checkpoints_are_refused(
   monkeypatch.setattr(Checkpointer, 'restore', diverged)
   with pytest.raises(ValueError, match=text):
     transfer.transfer(workdir=str(run), dataset='digits')
+
+
+@pytest.mark.parametrize(
+  ('broken', 'text'),
+  [
+    ('features', '1 of 20 feature rows hold NaN'),
+    ('label', r'Label 3 is not a class id in \[0, 3\)'),
+  ],
+)
+def test_broken_test_examples_are_refused(broken, text):
+  rng = np.random.default_rng(0)
+
+  def examples(num):
+    return Collected(
+      ids=np.arange(num),
+      labels=np.arange(num, dtype=np.int32) % 3,
+      arrays={'features': rng.normal(size=(num, 4)).astype(np.float32)},
+    )
+
+  train, test = examples(60), examples(20)
+  if broken == 'features':
+    test.arrays['features'][5, 1] = np.nan
+  else:
+    test.labels[7] = 3
+  with pytest.raises(ValueError, match=text):
+    transfer.fit_and_test(
+      train, test, num_classes=3, main_metric='top1_accuracy'
+    )
 
 
 def test_holdout_has_the_same_share_of_every_class():

@@ -25,6 +25,7 @@ class DatasetSpec:
     label_feature: name of the feature that holds the class id.
     num_used_classes: how many of the label's classes occur, 0 for all.
     real_labels: has the labels of Beyer et al. 2020 in 'real_label'.
+    cropped: its images are stored as the central crop that models look at.
     mean_class_accuracy: the field reports the mean over classes of their
       accuracies (Kornblith et al. 2019, table 3).
   """
@@ -38,6 +39,7 @@ class DatasetSpec:
   label_feature: str = 'label'
   num_used_classes: int = 0
   real_labels: bool = False
+  cropped: bool = False
   mean_class_accuracy: bool = False
 
 
@@ -134,6 +136,7 @@ for _severity in range(1, NUM_SEVERITIES + 1):
       test_split='validation',
       manual=_IMAGENET_VAL,
       needs='opencv-python, scikit-image and ImageMagick',
+      cropped=True,
     )
     DATASETS[f'cifar10_c_{_name}_{_severity}'] = DatasetSpec(
       f'cifar10_corrupted/{_CIFAR_NAMES.get(_name, _name)}_{_severity}'
@@ -202,6 +205,15 @@ def get_dataset_spec(name: str) -> DatasetSpec:
     f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
     f'.{hint}'
   )
+
+
+def family_of(name: str) -> str:
+  """The family of corruptions that a data set is of, or ''."""
+  for suite in OOD_SUITES.values():
+    for ood_set in suite:
+      if ood_set.name == name:
+        return ood_set.family
+  return ''
 
 
 def ood_suite(dataset: str) -> tuple[OodSet, ...]:

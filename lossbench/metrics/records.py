@@ -1,6 +1,7 @@
 """What is written of a metric: name, value, unit, direction, n."""
 
 import dataclasses
+import math
 from typing import Any
 
 HIGHER, LOWER, NEUTRAL = 'higher', 'lower', 'neutral'
@@ -90,7 +91,7 @@ def create_record(
   endpoint: str | None = None,
   note: str = '',
 ) -> Record:
-  """A record of a known metric.
+  """A record of a known metric; NaN or infinity is noted as no value.
 
   Raises:
     ValueError: if the metric has no unit and direction in this module.
@@ -100,6 +101,8 @@ def create_record(
       f'Unknown metric {name!r}. Known: {", ".join(sorted(_KNOWN))}.'
     )
   unit, direction = _KNOWN[name]
+  if value is not None and not math.isfinite(value):
+    value, note = None, note or f'not available: {name} is {value}'
   return Record(
     name=name,
     value=value,

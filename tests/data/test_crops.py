@@ -288,3 +288,12 @@ def test_random_flip_keeps_type_and_mirrors_half():
   kept = (results == image.numpy()).all(axis=(1, 2, 3))
   assert (flipped ^ kept).all()
   assert 400 < flipped.sum() < 600
+
+
+def test_images_stored_as_crops_stay_as_they_are():
+  """ImageNet-C is stored so: nothing is left to resize or to crop."""
+  image = _smooth(64, 64)
+  png = _encode(image, format='PNG')
+  kept = crops.center_crop(png, size=64, resize_ratio=1.0)
+  np.testing.assert_array_equal(kept, image)
+  assert not np.array_equal(crops.center_crop(png, size=64), image)
