@@ -8,14 +8,16 @@ corresponding layers of all. Everything is computed from outputs stored in the
 run directories; what is not stored yet is computed by one forward pass a run
 and kept there. Writes <output>/comparison.json and prints tables.
 
-Memory on the host, for A runs, O objectives, N examples, K classes, L layers of
-C channels: 8 N K (O + 1) bytes for ensembles, 4 n (G + C) bytes a layer and run
-for CKA on n examples, and 8 r^2 bytes a run for Gaussian kernels of r examples;
-on a device 24 C^2 bytes for one pair of layers.
+Memory on the host, for A runs, O objectives, N examples, K classes and layers of
+C channels: up to 12 N K O bytes for ensembles (8 N K O where every objective has
+an even number of seeds) and 28 N K for the run at hand; 8 N A for classes; for
+CKA on n examples 4 n A (G + C) bytes, one layer of all runs at a time, and 8 r^2
+bytes a run for Gaussian kernels of r = 2,000 examples. On a device 24 C^2 bytes
+for one pair of layers.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -136,53 +138,126 @@ def clustering(similarity: np.ndarray) -> dict[str, Any]:
   return {'linkage': tree.linkage, 'order': tree.order}
 
 
-def compare_predictions(
-  predictions: Sequence[Collected],
-) -> tuple[agreement.PairwiseAgreement, dict[str, Any]]:
-  """Agreement of every pair of runs, and their clustering.
+def _shares(size: int) -> list[tuple[int, int]]:
+  """How many of each of two objectives make an ensemble of `size` members.
+
+  An odd one can be made in two ways. One seed of each is the least.
+  """
+  half = max(1, size // 2)
+  other = max(1, size - half)
+  return [(half, other)] if half == other else [(half, other), (other, half)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What is kept of the logits of A runs; one run's are in memory at a time.
+
+  Attributes:
+    labels: [N] int32.
+    top1: [N, A] predicted classes.
+    top1_accuracy: [A], fractions.
+    ensembles: for each group, number of its first seeds -> float32 [N, K]
+      log-probabilities of their ensemble.
+  """
+
+  labels: np.ndarray
+  top1: np.ndarray
+  top1_accuracy: np.ndarray
+  ensembles: list[dict[int, np.ndarray]]
+
+
+def read_predictions(
+  runs: Sequence[RunOutputs],
+  groups: Sequence[Group],
+  read_fn: Callable[[RunOutputs], Collected],
+) -> Predictions:
+  """Reads the predictions of all runs, one after another.
 
   Args:
-    predictions: with 'logits', of the same examples in the same order.
+    runs: to compare.
+    groups: of all of them.
+    read_fn: a run's 'logits'; has a forward pass where there are none yet.
+
+  Raises:
+    ValueError: if runs have predictions of different examples, or NaN.
   """
-  top1 = np.stack([p.arrays['logits'].argmax(axis=1) for p in predictions], 1)
-  pairwise = agreement.pairwise_agreement(top1, predictions[0].labels)
-  return pairwise, clustering(pairwise.same_top1)
+  read: dict[int, Any] = {}
+  first: dict[str, np.ndarray] = {}
+  labels = None
+
+  def log_probs(group):
+    nonlocal labels
+    for index in group.indices:
+      run = runs[index]
+      LOGGER.info('[%d/%d] %s', len(read) + 1, len(runs), run.run.path)
+      predictions = read_fn(run)
+      labels = predictions.labels if labels is None else labels
+      if not first:
+        first[str(run.run.path)] = predictions.ids
+      agreement.check_same_examples(
+        {**first, str(run.run.path): predictions.ids}
+      )
+      logits = predictions.arrays['logits']
+      read[index] = logits.argmax(axis=1), float(top1_accuracy(logits, labels))
+      yield scoring.log_probs_of(run.objective, logits)
+
+  ensembles = []
+  for group in groups:
+    size = len(group.indices)
+    sizes = {size}
+    for other in groups:
+      if other is not group:
+        shares = _shares(min(size, len(other.indices)))
+        sizes |= {share for pair in shares for share in pair}
+    ensembles.append(agreement.nested_ensembles(log_probs(group), sizes))
+  top1, accuracies = zip(*(read[i] for i in range(len(runs))), strict=True)
+  return Predictions(labels, np.stack(top1, 1), np.array(accuracies), ensembles)
 
 
 def compare_ensembles(
-  runs: Sequence[RunOutputs],
-  groups: Sequence[Group],
-  predictions: Sequence[Collected],
+  groups: Sequence[Group], predictions: Predictions
 ) -> dict[str, Any]:
   """Ensembles of the seeds of each objective, and of every two objectives.
 
   Probabilities are averaged, each member's by its own objective's map. The
-  ensemble of two objectives has all seeds of both, each objective half the
-  weight, as the paper's (Figure D.3).
+  ensemble of two objectives has as many members as the smaller of theirs, half
+  of them of each (of an odd number, the mean over both ways to divide it; one
+  seed of each is the least), so that only the mixture is compared and not the
+  number, as in the paper's ensembles of 8 (Figure D.3).
 
   Returns:
     Matrices [O, O] of accuracy and NLL (diagonal: the seeds of one objective)
     and of the agreement of the ensembles of seeds; clustering where there are
     two objectives or more.
   """
-  labels = predictions[0].labels
-  ensembles = [
-    agreement.ensemble_log_probs(
-      scoring.log_probs_of(runs[i].objective, predictions[i].arrays['logits'])
-      for i in group.indices
-    )
-    for group in groups
+  labels, num_groups = predictions.labels, len(groups)
+  whole = [
+    predictions.ensembles[i][len(group.indices)]
+    for i, group in enumerate(groups)
   ]
-  num_groups = len(groups)
   accuracy, nll = np.zeros((2, num_groups, num_groups))
   for i in range(num_groups):
     for j in range(i, num_groups):
-      both = ensembles[i]
+      mixtures = [whole[i]]
       if i != j:
-        both = agreement.ensemble_log_probs([ensembles[i], ensembles[j]])
-      accuracy[i, j] = accuracy[j, i] = float(top1_accuracy(both, labels))
-      nll[i, j] = nll[j, i] = float(negative_log_likelihood(both, labels))
-  top1 = np.stack([log_probs.argmax(axis=1) for log_probs in ensembles], 1)
+        size = min(len(groups[i].indices), len(groups[j].indices))
+        mixtures = [
+          agreement.ensemble_log_probs(
+            [predictions.ensembles[i][a]] * a
+            + [predictions.ensembles[j][b]] * b
+          )
+          for a, b in _shares(size)
+        ]
+      found = [
+        (
+          float(top1_accuracy(mixture, labels)),
+          float(negative_log_likelihood(mixture, labels)),
+        )
+        for mixture in mixtures
+      ]
+      accuracy[i, j], nll[i, j] = np.mean(found, axis=0)
+      accuracy[j, i], nll[j, i] = accuracy[i, j], nll[i, j]
+  top1 = np.stack([log_probs.argmax(axis=1) for log_probs in whole], 1)
   same = agreement.pairwise_agreement(top1, labels).same_top1
   result = {
     'objectives': [group.name for group in groups],
@@ -314,23 +389,27 @@ def compare_layers(
   return result
 
 
-def compare_features(samples: Sequence[Collected]) -> dict[str, np.ndarray]:
+def compare_features(features: Sequence[np.ndarray]) -> dict[str, Any]:
   """Linear, debiased and Gaussian CKA of penultimate features, [A, A] each.
 
   Args:
-    samples: with 'features', of the same examples.
+    features: [N, M] of each run, of the same examples; Gaussian kernels take
+      the first 2,000 of them.
   """
-  features = [sample.arrays['features'] for sample in samples]
   num_runs = len(features)
-  linear, debiased, rbf = np.ones((3, num_runs, num_runs))
+  linear, debiased = cka.linear_cka_matrices(features)
   kernels = [cka.rbf_kernel(x[:_MAX_RBF_EXAMPLES]) for x in features]
+  rbf = np.ones((num_runs, num_runs))
   for i in range(num_runs):
     for j in range(i + 1):
-      pair = features[i], features[j]
-      linear[i, j] = linear[j, i] = cka.linear_cka(*pair)
-      debiased[i, j] = debiased[j, i] = cka.linear_cka(*pair, debiased=True)
       rbf[i, j] = rbf[j, i] = cka.kernel_cka(kernels[i], kernels[j])
-  return {'linear_cka': linear, 'debiased_cka': debiased, 'rbf_cka': rbf}
+  return {
+    'num_examples': len(features[0]),
+    'num_rbf_examples': len(kernels[0]),
+    'linear_cka': linear,
+    'debiased_cka': debiased,
+    'rbf_cka': rbf,
+  }
 
 
 def compare(
@@ -378,18 +457,25 @@ def compare(
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
   dataset = dataset or runs[0].config.dataset
   split = split or catalogue.get_dataset_spec(dataset).test_split
-  predictions = []
-  for number, run in enumerate(runs, start=1):
-    LOGGER.info('[%d/%d] predictions of %s', number, len(runs), run.run.path)
-    predictions.append(run.predictions(dataset, split))
-    if not with_cka:
-      run.release()
-  agreement.check_same_examples(
-    {str(r.run.path): p.ids for r, p in zip(runs, predictions, strict=True)}
-  )
+  of_layers = {
+    'num_examples': num_cka_examples,
+    'minibatch_size': minibatch_size,
+  }
+  if with_cka:
+    for run in runs:  # refused before the first forward pass
+      run.layers_split(dataset, split, **of_layers)
+
+  def read(run) -> Collected:
+    found = run.predictions(dataset, split)
+    if with_cka:  # now, while the run is on the devices
+      run.layers(dataset, split, **of_layers, only=())
+    run.release()
+    return found
+
   groups = group_seeds(runs)
-  pairwise, tree = compare_predictions(predictions)
-  labels = predictions[0].labels
+  predictions = read_predictions(runs, groups, read)
+  labels = predictions.labels
+  pairwise = agreement.pairwise_agreement(predictions.top1, labels)
   result = {
     'lossbench_version': lossbench.__version__,
     'dataset': dataset,
@@ -402,31 +488,29 @@ def compare(
         'objective': run.config.objective.name,
         'seed': run.config.seed,
         'step': run.step,
-        'top1_accuracy': float(top1_accuracy(p.arrays['logits'], labels)),
+        'top1_accuracy': accuracy,
       }
-      for run, p in zip(runs, predictions, strict=True)
+      for run, accuracy in zip(runs, predictions.top1_accuracy, strict=True)
     ],
     'agreement': {
       'same_top1': pairwise.same_top1,
       'both_right_or_wrong': pairwise.both_right_or_wrong,
       'same_when_both_wrong': pairwise.same_when_both_wrong,
     },
-    'clustering': tree,
-    'ensembles': compare_ensembles(runs, groups, predictions),
+    'clustering': clustering(pairwise.same_top1),
+    'ensembles': compare_ensembles(groups, predictions),
   }
   if with_cka:
     LOGGER.info('Comparing layers.')
-    samples = [run.sample(dataset, split) for run in runs]
+    features = [
+      run.layers(dataset, split, **of_layers, only=['pooled/features']).arrays[
+        'pooled/features'
+      ]
+      for run in runs
+    ]
     result['cka'] = {
-      **compare_layers(
-        runs,
-        groups,
-        dataset=dataset,
-        split=split,
-        num_examples=num_cka_examples,
-        minibatch_size=minibatch_size,
-      ),
-      'features': compare_features(samples),
+      **compare_layers(runs, groups, dataset=dataset, split=split, **of_layers),
+      'features': compare_features(features),
     }
   result = _jsonable(result)
   if jax.process_index() == 0:

@@ -316,6 +316,31 @@ class RunOutputs:
       ).collected.sorted_by_id(),
     )
 
+  def layers_split(
+    self, dataset: str, split: str, *, num_examples: int, minibatch_size: int
+  ) -> str:
+    """The TFDS split that `layers` reads.
+
+    Raises:
+      ValueError: if the split is unknown or has fewer examples than a minibatch
+        for each process.
+    """
+    from lossbench.data import datasets
+
+    builder = self.open_dataset(dataset)
+    split = self.tfds_split(builder, split)
+    total = datasets.num_examples(builder, split)
+    if num_examples >= total and jax.process_count() == 1:
+      return split
+    unit = minibatch_size * jax.process_count()
+    num_examples = min(num_examples, total) // unit * unit
+    if not num_examples:
+      raise ValueError(
+        f'{dataset} {split} has fewer than {unit} examples, a minibatch for '
+        'each process. Take a smaller --minibatch_size.'
+      )
+    return datasets.first_examples(builder, split, num_examples)
+
   def layers(
     self,
     dataset: str,
@@ -331,7 +356,7 @@ class RunOutputs:
 
     Args:
       dataset: one that lossbench knows.
-      split: of it.
+      split: of it, or 'holdout'.
       num_examples: at most so many, and a multiple of what the processes can
         share out in whole minibatches.
       minibatch_size: G of the Gram matrices.
@@ -340,21 +365,13 @@ class RunOutputs:
     Returns:
       'pooled/<endpoint>' [N, C] and 'gram/<endpoint>' [N, G].
     """
-    from lossbench.data import datasets
-
     builder = self.open_dataset(dataset)
-    total = datasets.num_examples(builder, split)
-    if num_examples < total or jax.process_count() > 1:
-      unit = minibatch_size * jax.process_count()
-      num_examples = min(num_examples, total) // unit * unit
-      if not num_examples:
-        raise ValueError(
-          f'{dataset} {split} has fewer than {unit} examples, a minibatch for '
-          'each process. Take a smaller --minibatch_size.'
-        )
-      read_split = f'{split}[:{num_examples}]'
-    else:
-      read_split = split
+    read_split = self.layers_split(
+      dataset,
+      split,
+      num_examples=num_examples,
+      minibatch_size=minibatch_size,
+    )
     unit = minibatch_size * jax.device_count()
     return self._stored(
       self.eval_path(dataset, split) / 'layers.npz',

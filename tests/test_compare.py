@@ -12,8 +12,15 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from lossbench import outputs
-from lossbench.compare import compare
+from lossbench.compare import (
+  Group,
+  Predictions,
+  _shares,
+  compare,
+  compare_ensembles,
+)
 from lossbench.metrics import cka
+from lossbench.metrics.agreement import nested_ensembles
 
 NAMES = ('sigmoid_0', 'sigmoid_1', 'cosine_softmax_0')
 
@@ -43,7 +50,7 @@ def stored(runs, result):
     found.append(
       {
         kind: dict(np.load(f'{path}/{kind}.npz'))
-        for kind in ('predictions', 'features', 'layers')
+        for kind in ('predictions', 'layers')
       }
     )
   return found
@@ -86,16 +93,21 @@ def test_ensembles_average_probabilities(result, stored):
     'cosine_softmax': special.softmax(logits[2], axis=1),
   }
   found = result['ensembles']
-  assert found['objectives'] == list(probs)
+  assert found['objectives'] == ['sigmoid', 'cosine_softmax']
   assert found['num_members'] == [2, 1]
-  for i, a in enumerate(probs.values()):
-    for j, b in enumerate(probs.values()):
-      both = (a + b) / 2
-      assert found['top1_accuracy'][i][j] == pytest.approx(
-        np.mean(both.argmax(1) == labels)
-      )
-      nll = -np.log(both[np.arange(len(labels)), labels]).mean()
-      assert found['nll'][i][j] == pytest.approx(nll, rel=1e-5)
+  probs['first sigmoid'] = sigmoids[0]
+  for i, j, mixed in [
+    (0, 0, ['sigmoid']),
+    (1, 1, ['cosine_softmax']),
+    # One of each: no more members than the smaller group has is too few.
+    (0, 1, ['first sigmoid', 'cosine_softmax']),
+  ]:
+    both = np.mean([probs[name] for name in mixed], axis=0)
+    assert found['top1_accuracy'][i][j] == pytest.approx(
+      np.mean(both.argmax(1) == labels)
+    )
+    nll = -np.log(both[np.arange(len(labels)), labels]).mean()
+    assert found['nll'][i][j] == pytest.approx(nll, rel=1e-5)
 
 
 def test_layers_against_plain_cka(result, stored):
@@ -124,7 +136,8 @@ def test_corresponding_layers(result, stored):
     cka.linear_cka(*pair), abs=1e-5
   )
   features = result['cka']['features']
-  pair = [stored[i]['features']['features'] for i in (0, 2)]
+  assert features['num_examples'] == features['num_rbf_examples'] == 355
+  pair = [stored[i]['layers']['pooled/features'] for i in (0, 2)]
   for name, expected in [
     ('linear_cka', cka.linear_cka(*pair)),
     ('debiased_cka', cka.linear_cka(*pair, debiased=True)),
@@ -140,6 +153,57 @@ def test_again_without_a_forward_pass(runs, result, tmp_path, monkeypatch):
   monkeypatch.setattr(outputs, 'Evaluator', fail)
   again = compare(runs, output=str(tmp_path), minibatch_size=8)
   assert again == result
+
+
+def test_mixtures_have_the_size_of_the_smaller_group():
+  """Three and two seeds: two members, one of each; three: both ways."""
+  assert _shares(8) == [(4, 4)]
+  assert _shares(3) == [(1, 2), (2, 1)]
+  assert _shares(2) == _shares(1) == [(1, 1)]
+  rng = np.random.default_rng(0)
+  members = special.log_softmax(rng.normal(size=(2, 3, 20, 4)), axis=-1)
+  labels = rng.integers(0, 4, 20)
+  groups = [Group('a', (0, 1, 2)), Group('b', (3, 4, 5))]
+  predictions = Predictions(
+    labels=labels,
+    top1=members.reshape(6, 20, 4).argmax(-1).T,
+    top1_accuracy=np.zeros(6),
+    ensembles=[nested_ensembles(m, {1, 2, 3}) for m in members],
+  )
+  found = compare_ensembles(groups, predictions)
+  a, b = np.exp(members)
+  nlls = [
+    -np.log(mixed[np.arange(20), labels]).mean()
+    for mixed in ((a[0] + b[0] + b[1]) / 3, (a[0] + a[1] + b[0]) / 3)
+  ]
+  assert found['nll'][0, 1] == pytest.approx(np.mean(nlls), rel=1e-5)
+  alone = -np.log(a.mean(0)[np.arange(20), labels]).mean()
+  assert found['nll'][0, 0] == pytest.approx(alone, rel=1e-5)
+
+
+def test_splits_of_any_kind_have_first_examples(runs, tmp_path):
+  for split, num_examples in [
+    ('train[:200]', 96),
+    ('holdout', 96),
+    ('test[-30:]+train', 96),
+  ]:
+    result = compare(
+      runs[:2],
+      output=str(tmp_path),
+      split=split,
+      num_cka_examples=100,
+      minibatch_size=32,
+    )
+    assert result['cka']['num_examples'] == num_examples
+    assert result['cka']['features']['num_examples'] == num_examples
+
+
+def test_too_few_examples_are_refused_before_a_pass(
+  runs, tmp_path, monkeypatch
+):
+  monkeypatch.delattr(outputs, 'Evaluator')
+  with pytest.raises(ValueError, match='smaller --minibatch_size'):
+    compare(runs, output=str(tmp_path), split='test[:40]', num_cka_examples=20)
 
 
 def test_runs_that_cannot_be_compared(runs, tmp_path):

@@ -176,3 +176,26 @@ def holdout_splits(
     return 'train', ''
   cut = total - num_holdout
   return f'train[:{cut}]', f'train[{cut}:]'
+
+
+def first_examples(
+  builder: tfds.core.DatasetBuilder, split: str, num_examples: int
+) -> str:
+  """The TFDS split of the first examples of another.
+
+  Args:
+    builder: of the data set.
+    split: a TFDS split, also of slices and sums.
+    num_examples: how many, at least 1; at most all are taken.
+  """
+  parts, left = [], num_examples
+  instruction = tfds.core.ReadInstruction.from_spec(split)
+  for part in instruction.to_absolute(builder.info.splits):
+    total = builder.info.splits[part.splitname].num_examples
+    first = part.from_ or 0
+    last = min(total if part.to is None else part.to, first + left)
+    parts.append(f'{part.splitname}[{first}:{last}]')
+    left -= last - first
+    if not left:
+      break
+  return '+'.join(parts)

@@ -83,6 +83,51 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = False) -> float:
   return _ratio(hsic(x, y), hsic(x, x), hsic(y, y))
 
 
+def linear_cka_matrices(
+  features: Sequence[ArrayLike],
+) -> tuple[np.ndarray, np.ndarray]:
+  """`linear_cka` of every two of A models, biased and debiased.
+
+  One product of matrices a pair, and none twice.
+
+  Args:
+    features: [N, M] of each model, of the same examples; N >= 4.
+
+  Returns:
+    Two symmetric float64 [A, A]; NaN where a model's features are constant.
+
+  Raises:
+    ValueError: as `linear_cka`.
+  """
+  num_models = len(features)
+  hsic, debiased = np.zeros((2, num_models, num_models))
+  for i in range(num_models):
+    for j in range(i + 1):
+      x, y = _check_pair(features[i], features[j], debiased=True)
+      if _is_constant(x) or _is_constant(y):
+        hsic[i, j] = debiased[i, j] = np.nan
+        continue
+      x, y = _centered(x), _centered(y)
+      if len(x) < min(x.shape[1], y.shape[1]):
+        hsic[i, j] = np.vdot(x @ x.T, y @ y.T)
+      else:
+        hsic[i, j] = np.sum((x.T @ y) ** 2)
+      squares = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
+      debiased[i, j] = _remove_bias(hsic[i, j], *squares)
+  return tuple(
+    np.array(
+      [
+        [
+          _ratio(values[max(i, j), min(i, j)], values[i, i], values[j, j])
+          for j in range(num_models)
+        ]
+        for i in range(num_models)
+      ]
+    )
+    for values in (hsic, debiased)
+  )
+
+
 def rbf_cka(
   x: ArrayLike,
   y: ArrayLike,

@@ -427,3 +427,18 @@ def test_time_is_linear_in_examples():
   x = rng.normal(size=(200_000, 3))
   assert 0.9 < linear_cka(x, x + 0.01, debiased=True) <= 1.0
   assert cka.MIN_DEBIASED == 4
+
+
+def test_matrices_are_those_of_pairs():
+  """By covariances and by Gram matrices, and NaN for constant features."""
+  rng = np.random.default_rng(0)
+  features = [rng.normal(size=(30, m)) for m in (5, 8, 40, 50)]
+  features.append(np.ones((30, 3)))
+  for debiased, matrix in zip(
+    (False, True), cka.linear_cka_matrices(features), strict=True
+  ):
+    expected = [
+      [cka.linear_cka(x, y, debiased=debiased) for y in features]
+      for x in features
+    ]
+    np.testing.assert_allclose(matrix, expected, rtol=1e-9)

@@ -92,8 +92,9 @@ FIGURES = (
   FigureSpec(
     'figure_d3',
     'Figure D.3: accuracy of ensembles',
-    'Probabilities averaged, each by its objective’s own map, both objectives '
-    'with half the weight.',
+    'Probabilities averaged, each by its objective’s own map. Two objectives: as '
+    'many members as one has seeds, half of them of each; of an odd number the '
+    'mean of both ways to divide it.',
     ensembles.draw_accuracy,
   ),
   FigureSpec(

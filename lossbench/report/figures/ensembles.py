@@ -57,7 +57,7 @@ def draw_accuracy(study: StudyRecords, recipe: str) -> Figure:
   figure = Figure(figsize=(13, 5.5), layout='constrained')
   left, right = figure.subplots(1, 2)
   members = (
-    f'{size[0]} seeds each' if len(set(size)) == 1 else 'all seeds of each'
+    f'{max(2, size[0])} members' if len(set(size)) == 1 else 'half of each'
   )
   matrices.draw_matrix(
     figure,
