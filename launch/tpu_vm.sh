@@ -8,8 +8,10 @@
 # See launch/README.md. With --dry-run it prints every command and runs none.
 set -euo pipefail
 
-readonly PREEMPTED=75 # exit status of main.py after it has saved; see the README
-readonly POLL_SECS=30
+# Exit statuses of main.py; see the README.
+readonly PREEMPTED=75 # it has saved
+readonly PEER_DIED=134 # another host went first
+readonly POLL_SECS=${POLL_SECS:-30}
 
 usage() {
   cat <<'TEXT'
@@ -26,7 +28,7 @@ Commands
 Options
   --zone=ZONE            e.g. europe-west4-a
   --accelerator=TYPE     e.g. v3-32 or v5litepod-64 (create, run)
-  --runtime=VERSION      default: tpu-ubuntu2204-base
+  --runtime=VERSION      default: the one of the accelerator
   --project=PROJECT      default: gcloud's
   --spot                 cheaper, and preempted at any time
   --max-restarts=N       of run, default 20
@@ -63,11 +65,22 @@ state() {
   tpus queued-resources describe "$name" --format='value(state.state)'
 }
 
+# https://cloud.google.com/tpu/docs/runtimes
+default_runtime() {
+  case $accelerator in
+    v5litepod*) echo v2-alpha-tpuv5-lite ;;
+    v5p*) echo v2-alpha-tpuv5 ;;
+    v6e*) echo v2-alpha-tpuv6e ;;
+    *) echo tpu-ubuntu2204-base ;;
+  esac
+}
+
 create() {
   [[ -n $accelerator ]] || die 'create needs --accelerator=TYPE, e.g. v3-32.'
   tpus queued-resources create "$name" --node-id="$name" \
-    --accelerator-type="$accelerator" --runtime-version="$runtime" \
+    --accelerator-type="$accelerator" --runtime-version="${runtime:-$(default_runtime)}" \
     ${spot:+--spot}
+  created=yes
   local found=''
   while true; do
     found=$(state)
@@ -120,12 +133,21 @@ delete() {
 
 run() {
   local restarts status
+  # Before the run has begun, nothing of ours is left behind to pay for.
+  trap '[[ $created == no ]] || delete' EXIT
   for ((restarts = 0; restarts <= max_restarts; restarts++)); do
     create
     install
     start
-    # A slice that is gone answers with an error of ssh, not of the run.
-    status=$(logs | tail -n 1) || status=gone
+    created=no # from here the run goes on without us
+    # A slice that is gone answers with an error of ssh, not of the run; one
+    # that is there has only lost the connection.
+    while true; do
+      status=$(logs | tail -n 1) || status=gone
+      [[ $status == gone && $(state) == ACTIVE ]] || break
+      echo "$name: the connection is lost, the run goes on." >&2
+      sleep "$POLL_SECS"
+    done
     delete
     [[ $dry_run == no ]] || return 0
     case $status in
@@ -133,7 +155,7 @@ run() {
         echo "$name: the run is over." >&2
         return 0
         ;;
-      "$PREEMPTED" | gone | '')
+      "$PREEMPTED" | "$PEER_DIED" | gone | '')
         echo "$name: preempted, restart $((restarts + 1)) of $max_restarts." >&2
         ;;
       *) die "main.py ended with status $status; its log is above." ;;
@@ -147,7 +169,7 @@ run() {
 command=$1 name=$2
 shift 2
 zone='' accelerator='' project='' spot='' dry_run=no
-runtime=tpu-ubuntu2204-base max_restarts=20 main_flags=()
+runtime='' created=no max_restarts=20 main_flags=()
 while [[ $# -gt 0 ]]; do
   case $1 in
     --zone=*) zone=${1#*=} ;;

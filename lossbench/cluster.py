@@ -47,28 +47,31 @@ def initialize():
   """
   args = flags.FLAGS
   numbers = args.num_processes, args.process_id
-  automatic = args.coordinator in (None, 'auto')
+  coordinator = args.coordinator
+  if coordinator is None and numbers != (None, None):
+    coordinator = os.environ.get('JAX_COORDINATOR_ADDRESS')
+  automatic = coordinator in (None, 'auto')
   if automatic and numbers != (None, None):
     raise ValueError(
       '--num_processes and --process_id need --coordinator=HOST:PORT.'
     )
-  if args.coordinator is None and not _found_by_jax():
+  if coordinator is None and not _found_by_jax():
     return
   if not automatic:
     if None in numbers or args.process_id >= args.num_processes:
       raise ValueError(
-        f'--coordinator={args.coordinator} needs --num_processes and '
-        f'--process_id below it; got {numbers[0]} and {numbers[1]}.'
+        f'--coordinator={coordinator} needs --num_processes and --process_id '
+        f'below it; got {numbers[0]} and {numbers[1]}.'
       )
-    if ':' not in args.coordinator:
+    if not coordinator.rpartition(':')[2].isdigit() or ':' not in coordinator:
       raise ValueError(
-        f'--coordinator={args.coordinator} has no port. Give HOST:PORT.'
+        f'--coordinator={coordinator} has no port. Give HOST:PORT.'
       )
   import jax
 
   try:
     jax.distributed.initialize(
-      coordinator_address=None if automatic else args.coordinator,
+      coordinator_address=None if automatic else coordinator,
       num_processes=args.num_processes,
       process_id=args.process_id,
       heartbeat_timeout_seconds=HEARTBEAT_SECS,

@@ -276,6 +276,8 @@ class Evaluator:
     bad_ids: TFDS ids of images to leave out.
     own_labels: labels are the run's classes and are checked; False for data
       sets whose labels mean something else.
+    sharded: processes share the examples out; else each sees them all, for
+      what depends on which examples are together. Only without measurements.
 
   Raises:
     ValueError: if the split is unknown or the batch size does not divide.
@@ -293,6 +295,7 @@ class Evaluator:
     batch_size: int | None = None,
     bad_ids: Sequence[str] = (),
     own_labels: bool = True,
+    sharded: bool = True,
   ):
     from lossbench.data import datasets, pipeline, preprocess
 
@@ -304,6 +307,13 @@ class Evaluator:
       build.pack_fields(config, _STEP_FIELDS), suite, collect
     )
     self._collect = collect
+    self._sharded = sharded
+    share = jax.process_index(), jax.process_count()
+    if not sharded:
+      if suite != 'nothing':
+        raise ValueError(f'Suite {suite!r} would count every example often.')
+      self._batch_size //= jax.process_count()
+      share = 0, 1
     self._num_classes = config.num_classes if own_labels else None
 
     def read():
@@ -313,8 +323,8 @@ class Evaluator:
         batch_size=self._batch_size,
         image_fn=image_fn or preprocess.build_eval_image_fn(config),
         bad_ids=bad_ids,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=share[0],
+        process_count=share[1],
       )
 
     self._read = read
@@ -326,6 +336,7 @@ class Evaluator:
           split,
           self._batch_size,
           tuple(bad_ids),
+          share,
           build.pack_fields(config, _IMAGE_FIELDS),
         ),
         read,
@@ -354,7 +365,7 @@ class Evaluator:
     from lossbench.data import pipeline
 
     accumulators = devices.replicate(self._measurements.empty_fn())
-    keeper = _Keeper(self._collect, self.num_examples)
+    keeper = _Keeper(self._collect, self.num_examples, gathered=self._sharded)
     in_flight: collections.deque = collections.deque()
     done = 0
     for batch in self._batches if self._batches is not None else self._read():
@@ -381,8 +392,9 @@ class Evaluator:
 class _Keeper:
   """Puts the fetched rows of one pass where they belong."""
 
-  def __init__(self, collect: Collect, num_examples: int):
+  def __init__(self, collect: Collect, num_examples: int, *, gathered: bool):
     self._collect = collect
+    self._gathered = gathered
     self._kept: list[Collected] = []
     self._sampled: list[Collected] = []
     # A fifth more than is wanted, for the hashes are only nearly uniform.
@@ -406,11 +418,11 @@ class _Keeper:
       self._kept.append(dataclasses.replace(rows, arrays=arrays))
 
   def finish(self) -> tuple[Collected | None, Collected | None]:
-    sample = _join(self._sampled)
+    sample = _join(self._sampled, gathered=self._gathered)
     if sample is not None:
       order = np.lexsort((sample.ids, _hashes(sample.ids)))
       sample = sample.take(order[: self._collect.num_sampled]).sorted_by_id()
-    return _join(self._kept), sample
+    return _join(self._kept, gathered=self._gathered), sample
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:
@@ -443,8 +455,8 @@ def _concatenate(parts: list[Collected], name: str) -> np.ndarray:
   return whole
 
 
-def _join(parts: list[Collected]) -> Collected | None:
-  """The rows of all batches of all processes."""
+def _join(parts: list[Collected], *, gathered: bool) -> Collected | None:
+  """The rows of all batches, gathered from all processes or this one's."""
   if not parts:
     return None
   whole = {name: _concatenate(parts, name) for name in list(parts[0].arrays)}
@@ -452,6 +464,7 @@ def _join(parts: list[Collected]) -> Collected | None:
   # As numbers, which processes can exchange.
   whole['id'] = ids.view(np.uint8).reshape(len(ids), _ID_BYTES)
   whole['label'] = np.concatenate([part.labels for part in parts])
-  whole = concatenate_rows(whole)
+  if gathered:
+    whole = concatenate_rows(whole)
   ids = np.ascontiguousarray(whole.pop('id')).view(f'S{_ID_BYTES}')[:, 0]
   return Collected(ids=ids, labels=whole.pop('label'), arrays=whole)

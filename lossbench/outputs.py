@@ -322,23 +322,21 @@ class RunOutputs:
     """The TFDS split that `layers` reads.
 
     Raises:
-      ValueError: if the split is unknown or has fewer examples than a minibatch
-        for each process.
+      ValueError: if the split is unknown, or the examples fill no minibatch.
     """
     from lossbench.data import datasets
 
     builder = self.open_dataset(dataset)
     split = self.tfds_split(builder, split)
     total = datasets.num_examples(builder, split)
-    if num_examples >= total and jax.process_count() == 1:
-      return split
-    unit = minibatch_size * jax.process_count()
-    num_examples = min(num_examples, total) // unit * unit
-    if not num_examples:
+    if min(num_examples, total) < minibatch_size:
       raise ValueError(
-        f'{dataset} {split} has fewer than {unit} examples, a minibatch for '
-        'each process. Take a smaller --minibatch_size.'
+        f'{min(num_examples, total)} examples of {dataset} {split} fill no '
+        f'minibatch of {minibatch_size}. Take a smaller --minibatch_size.'
       )
+    if num_examples >= total:
+      return split
+    num_examples -= num_examples % minibatch_size
     return datasets.first_examples(builder, split, num_examples)
 
   def layers(
@@ -357,8 +355,7 @@ class RunOutputs:
     Args:
       dataset: one that lossbench knows.
       split: of it, or 'holdout'.
-      num_examples: at most so many, and a multiple of what the processes can
-        share out in whole minibatches.
+      num_examples: at most so many, in whole minibatches where there are more.
       minibatch_size: G of the Gram matrices.
       only: names of the arrays that are wanted; None for all.
 
@@ -383,6 +380,8 @@ class RunOutputs:
           read_split,
           collect=Collect(pooled=True, gram_size=minibatch_size),
           batch_size=max(unit, self._batch_size // unit * unit),
+          # Minibatches are of consecutive examples, whoever computes them.
+          sharded=False,
         ).collected
       ),
       only=only,
@@ -408,6 +407,7 @@ class RunOutputs:
     batch_size=None,
     own_labels=True,
     quiet=False,
+    sharded=True,
   ) -> Pass:
     evaluator = Evaluator(
       self._image_config(dataset),
@@ -421,6 +421,7 @@ class RunOutputs:
         self.config, builder, dataset=dataset, split=tfds_split, run=self.run
       ),
       own_labels=own_labels,
+      sharded=sharded,
     )
     if quiet:
       return evaluator.run(self._replicated)

@@ -1,5 +1,6 @@
 """Bringing what the processes of a run hold together."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -53,3 +54,14 @@ def concatenate_rows(tree: PyTree) -> PyTree:
 def everywhere(flag: bool) -> bool:
   """Whether the flag is true on every process; all get the same answer."""
   return bool(concatenate_processes(np.array([flag], np.int32)).all())
+
+
+def first_says(numbers: Sequence[int]) -> list[int]:
+  """The integers, in [0, 2^31), that the first process holds; on every one."""
+  if jax.process_count() == 1:
+    return list(numbers)
+  broadcast = multihost_utils.broadcast_one_to_all
+  size = int(broadcast(np.array(len(numbers), np.int32)))
+  own = np.zeros(size, np.int32)
+  own[: len(numbers)] = numbers[:size]
+  return [int(number) for number in broadcast(own)]

@@ -229,8 +229,12 @@ class RunDirectory:
       self.path.mkdir(parents=True, exist_ok=True)
       probe.touch()
       probe.unlink()
-    except OSError as error:
+    except Exception as error:
+      if not isinstance(error, OSError) and not storage.is_remote(self.path):
+        raise
+      # TensorFlow's errors have no base in common with those of disks.
+      reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
       raise OSError(
-        f'--workdir={self.path} cannot be written to: {error.strerror}. Choose '
+        f'--workdir={self.path} cannot be written to: {reason[:200]}. Choose '
         'a directory that you may write to.'
       ) from error

@@ -4,6 +4,7 @@ Buckets (gs://...) go through etils.epath, which TFDS and Orbax use too. Imports
 neither JAX nor TensorFlow unless a bucket is named.
 """
 
+import io
 import os
 import pathlib
 import uuid
@@ -66,8 +67,10 @@ def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
   """
   path.parent.mkdir(parents=True, exist_ok=True)
   if is_remote(path):  # an object appears when it is whole
-    with path.open('wb') as file:
-      write_fn(file)
+    # Whole in memory first: NumPy seeks in what it writes, buckets do not.
+    buffer = io.BytesIO()
+    write_fn(buffer)
+    path.write_bytes(buffer.getvalue())
     return
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}')
   try:

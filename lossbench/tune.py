@@ -36,6 +36,7 @@ from lossbench import console, search
 from lossbench.console import LOGGER
 from lossbench.early_stopping import best_epoch, read_history
 from lossbench.run_directory import RunDirectory, differing_fields, write_json
+from lossbench.storage import is_remote
 from lossbench.train.progress import format_duration
 
 _BEAT_SECS = 10  # between the signs of life of a worker
@@ -416,6 +417,11 @@ def tune(
     raise ValueError(
       'Tuning looks at the holdout only, and this configuration keeps none. Set '
       '--config.num_holdout.'
+    )
+  if is_remote(workdir):
+    raise ValueError(
+      f'--workdir={workdir} is in a bucket, which holds no database. Tune in a '
+      'local directory; many workers share trials by --storage.'
     )
   root = pathlib.Path(workdir).expanduser()
   root.mkdir(parents=True, exist_ok=True)

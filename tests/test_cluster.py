@@ -31,10 +31,23 @@ def _flags():
       {'coordinator': 'host', 'num_processes': 2, 'process_id': 0},
       'has no port',
     ),
+    (
+      {'coordinator': 'host:abc', 'num_processes': 2, 'process_id': 0},
+      'has no port',
+    ),
   ],
 )
 def test_incomplete_flags_are_refused(values, words):
   with flagsaver.flagsaver(**values), pytest.raises(ValueError, match=words):
+    cluster.initialize()
+
+
+def test_the_environment_may_name_the_coordinator(monkeypatch):
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'host:1')
+  with (
+    flagsaver.flagsaver(num_processes=2, process_id=2),
+    pytest.raises(ValueError, match='host:1 needs --num_processes'),
+  ):
     cluster.initialize()
 
 

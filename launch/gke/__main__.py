@@ -52,25 +52,28 @@ def study_job_sets(
     ValueError: if the study is refused, or one of the runs has to wait for
       others, which a job cannot.
   """
-  from lossbench.study import plan
+  from lossbench.study import plan, states
 
   config = plan.load_config_fn(config_file)()
   if data_dir:
     config.data_dir = data_dir
   study = plan.build_study(config, config_file=config_file, workdir=workdir)
   runs = plan.select_runs(study.runs, only)
-  waiting = [run.name for run in runs if run.stop_epoch_from]
-  if waiting:
-    raise ValueError(
-      f'{waiting[0]} stops where runs of another group say, which must be over '
-      'by then. Launch those with --only=..._holdout/, find their epoch with '
-      'python -m lossbench.early_stopping, and launch these as single runs.'
-    )
+  configs = [states.resolve_config(study, run) for run in runs]
+  for run, resolved in zip(runs, configs, strict=True):
+    if resolved is None:
+      raise ValueError(
+        f'{run.name} stops where the runs of {run.stop_epoch_from} say, which '
+        f'are not all trained in {workdir}. Launch those first, with '
+        f'--only={run.stop_epoch_from}/, and these when they are over.'
+      )
   return [
     manifests.job_set(
-      f'{study.name}/{run.name}', list(study.commands(run).values()), target
+      f'{study.name}/{run.name}',
+      list(study.commands(run, resolved).values()),
+      target,
     )
-    for run in runs
+    for run, resolved in zip(runs, configs, strict=True)
   ]
 
 

@@ -94,8 +94,6 @@ def job_set(
       },
     },
     'spec': {
-      # Kueue starts it when there is room.
-      'suspend': True,
       'failurePolicy': {
         'maxRestarts': target.max_restarts,
         'rules': [

@@ -8,6 +8,7 @@ import pathlib
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from lossbench import storage
 from lossbench.data import digits  # noqa: F401  (registers TFDS builders)
 from lossbench.data.catalogue import DATASETS, DatasetSpec, get_dataset_spec
 
@@ -44,9 +45,11 @@ def open_dataset(
     ValueError: if the name is unknown or the number of classes disagrees.
     FileNotFoundError: if the data set is not in `data_dir`; the message says
       where it was looked for and how to prepare it.
+    OSError: if `data_dir` lies in a bucket that cannot be reached.
   """
   spec = get_dataset_spec(name)
   data_dir = resolve_data_dir(data_dir)
+  storage.as_path(data_dir)  # raises where a bucket does not answer
   builder = tfds.builder(spec.tfds_name, data_dir=data_dir)
   if not builder.info.splits:
     if not spec.offline:

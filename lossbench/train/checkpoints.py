@@ -7,7 +7,10 @@ stored and verified, since Orbax restores altered bytes without a word.
 
 import contextlib
 import dataclasses
+import errno
 import json
+import os
+import shutil
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +23,7 @@ from flax import jax_utils
 
 from lossbench import storage
 from lossbench.console import LOGGER
+from lossbench.processes import everywhere, first_says
 from lossbench.run_directory import RunDirectory
 from lossbench.train.state import TrainState
 
@@ -27,6 +31,10 @@ PyTree = Any
 
 # The measure of the best checkpoint.
 BEST_METRIC = 'top1_accuracy'
+# Longer than any disk takes; then many processes stop waiting for a save.
+_SAVE_SECS = 300
+# Of a checkpoint's small files, in blocks of the disk.
+_METADATA_BYTES = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +120,7 @@ class Checkpointer:
         cleanup_tmp_directories=not read_only,
         read_only=read_only,
         create=not read_only,
+        async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECS),
       ),
     )
 
@@ -119,9 +128,12 @@ class Checkpointer:
     return self
 
   def __exit__(self, *exc_info):
-    if self._failed:  # closing would raise the same error once more
-      with contextlib.suppress(Exception):
-        self._manager.close()
+    if self._failed:
+      # Closing would raise the same error once more, or wait for processes
+      # that wait for this one; those notice when it is gone.
+      if jax.process_count() == 1:
+        with contextlib.suppress(Exception):
+          self._manager.close()
     else:
       with self._saving():
         self._manager.close()
@@ -156,6 +168,7 @@ class Checkpointer:
     arrays = flax.serialization.to_state_dict(host_state)
     step = int(host_state.step)
     with self._saving():
+      self._check_space(arrays)
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -173,6 +186,19 @@ class Checkpointer:
     with self._saving():
       self._manager.wait_until_finished()
 
+  def _check_space(self, arrays: PyTree):
+    """Raises OSError where a checkpoint cannot fit.
+
+    A write that fails in the background leaves many processes waiting for one
+    another.
+    """
+    if storage.is_remote(self._directory) or jax.process_index() > 0:
+      return
+    num_bytes = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays))
+    needed = 1.1 * num_bytes + _METADATA_BYTES
+    if shutil.disk_usage(self._directory).free < needed:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
   @contextlib.contextmanager
   def _saving(self):
     """Says in one line why a save, possibly the one before, has failed."""
@@ -181,7 +207,8 @@ class Checkpointer:
     except Exception as error:  # see `restore`
       reason = (str(error).strip() or type(error).__name__).splitlines()[0]
       # TensorStore's reasons are long, and end with the system's.
-      if 'space' in str(error) or 'RESOURCE_EXHAUSTED' in reason:
+      full = 'No space left on device', 'RESOURCE_EXHAUSTED'
+      if any(words in str(error) for words in full):
         reason = 'No space left on device'
       self._failed = True
       raise OSError(
@@ -296,11 +323,14 @@ class Checkpointer:
       ValueError: if there are checkpoints but all of them are damaged.
     """
     damaged = []
-    for step in reversed(self.steps):
+    for step in reversed(first_says(self.steps)):
+      checkpoint = None
       try:
         checkpoint = self.restore(step)
       except ValueError as error:
         LOGGER.error('%s', error)
+      # All processes resume at one step, or they would wait for ever.
+      if not everywhere(checkpoint is not None):
         damaged.append(step)
         continue
       for bad_step in damaged:

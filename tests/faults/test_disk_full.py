@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
 from lossbench.run_directory import RunDirectory
 from lossbench.train.checkpoints import load_checkpoint
-from tests.faults.processes import RECIPE, run
+from tests.faults.processes import RECIPE, run, start_two
 
 
 @pytest.fixture
@@ -57,3 +58,23 @@ def test_a_full_disk_is_one_line_and_loses_nothing(
   assert run(*command, log=log) == 0, log.read_text()
   assert 'Resuming at step' in log.read_text()
   assert load_checkpoint(run_directory, 'last').step == 60
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_processes(small_disk, digits_dir, tmp_path):
+  """Only the first writes; the other must not wait for it for ever."""
+  processes = start_two(
+    'main.py',
+    *RECIPE,
+    f'--config.data_dir={digits_dir}',
+    '--config.checkpoint_every_steps=1',
+    '--config.keep_checkpoints=1000',
+    f'--workdir={small_disk / "run"}',
+    logs=tmp_path,
+  )
+  assert processes[0].wait(120) == 1
+  began = time.monotonic()
+  text = (tmp_path / '0.log').read_text()
+  assert 'No space left on device' in text.strip().splitlines()[-1]
+  assert processes[1].wait(60) != 0
+  assert time.monotonic() - began < 60

@@ -6,9 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from lossbench.evaluate import evaluate
 from lossbench.train import loop
-from lossbench.transfer import transfer
+from tests.faults.measure import measure
 from tests.faults.processes import RECIPE, recipe_config, run_two
 
 
@@ -43,20 +42,20 @@ def test_the_same_loss_curve(trained):
 
 
 @pytest.mark.slow
-def test_the_same_evaluation_and_transfer(trained):
+def test_the_same_evaluation_transfer_and_comparison(trained):
   """Of one checkpoint: predictions bit for bit, sums but for their order."""
   for name in ('a', 'b'):
     shutil.copytree(trained / 'one', trained / name)
-  evaluate(workdir=str(trained / 'a'), ood=False)
-  transfer(workdir=str(trained / 'a'), dataset='digits_high')
-  workdir = f'--workdir={trained / "b"}'
-  for verb, option in (
-    ('evaluate', '--noood'),
-    ('transfer', '--dataset=digits_high'),
-  ):
-    command = ('-m', f'lossbench.{verb}', workdir, option)
-    logs = trained / f'{verb}_logs'
-    assert run_two(*command, logs=logs) == [0, 0]
+    shutil.copytree(trained / 'two', trained / f'{name}_other')
+  measure(str(trained / 'a'), str(trained / 'a_other'))
+  statuses = run_two(
+    '-m',
+    'tests.faults.measure',
+    str(trained / 'b'),
+    str(trained / 'b_other'),
+    logs=trained / 'measure_logs',
+  )
+  assert statuses == [0, 0], (trained / 'measure_logs' / '0.log').read_text()
   one, two = (
     dict(np.load(trained / name / 'eval/digits-test/predictions.npz'))
     for name in ('a', 'b')
@@ -77,3 +76,15 @@ def test_the_same_evaluation_and_transfer(trained):
         assert a['value'] == b['value'], a['name']
       elif a['name'] != 'gradient_norm':
         assert a['value'] == pytest.approx(b['value'], rel=1e-3, abs=1e-9)
+  one, two = (
+    json.loads((trained / name / 'comparison/comparison.json').read_text())
+    for name in ('a', 'b')
+  )
+  assert one['agreement'] == two['agreement']
+  assert one['ensembles'] == two['ensembles']
+  assert one['cka'].keys() == two['cka'].keys()
+  assert one['cka']['num_examples'] == two['cka']['num_examples'] == 200
+  for part in ('layers', 'corresponding', 'features'):
+    for kind, values in one['cka'][part].items():
+      if kind.endswith('cka'):
+        np.testing.assert_allclose(values, two['cka'][part][kind], atol=1e-6)

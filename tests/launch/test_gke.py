@@ -14,6 +14,7 @@ import pytest
 from launch.gke import manifests
 from launch.gke.__main__ import study_job_sets
 from launch.gke.slices import SLICES, get_slice
+from lossbench.study import states
 from lossbench.train.preemption import EXIT_STATUS
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,7 +56,8 @@ def test_unknown_slice():
 
 def test_one_run_is_one_queued_slice():
   job_set = manifests.job_set('r50/Sigmoid,a=0.1', [COMMAND], _target())
-  assert job_set['spec']['suspend'] is True  # until Kueue has room
+  # Kueue suspends it; said here, applying again would stop what runs.
+  assert 'suspend' not in job_set['spec']
   labels = job_set['metadata']['labels']
   assert labels['kueue.x-k8s.io/queue-name'] == 'lossbench'
   [replicated] = job_set['spec']['replicatedJobs']
@@ -137,14 +139,36 @@ def test_a_study_is_one_job_set_a_run(monkeypatch):
     low.index(verb) for verb in ('main.py', 'evaluate', 'transfer')
   ]
   assert script_order == sorted(script_order)
-  with pytest.raises(ValueError, match='stops where runs of another group say'):
-    study_job_sets(
-      'configs/studies/augmentation.py',
-      workdir='gs://bucket/x',
+
+
+def test_final_runs_are_launched_when_their_stop_epoch_is_known(
+  monkeypatch, tmp_path
+):
+  monkeypatch.chdir(ROOT)
+
+  def launch():
+    return study_job_sets(
+      'configs/studies/paper.py',
+      workdir=str(tmp_path),
       data_dir='',
       only=['imagenet_resnet50/'],
       target=_target(),
     )
+
+  with pytest.raises(ValueError, match='are not all trained in'):
+    launch()
+
+  def resolved(study, run):
+    del study
+    config = run.config.copy_and_resolve_references()
+    config.stop_epoch = 123.0
+    return config
+
+  monkeypatch.setattr(states, 'resolve_config', resolved)
+  found = launch()
+  assert len(found) == 72
+  for job_set in found:
+    assert '--config.stop_epoch=123' in json.dumps(job_set)
 
 
 def test_queues_share_out_whole_slices():

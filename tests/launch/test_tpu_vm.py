@@ -92,8 +92,12 @@ GCLOUD = """#!/usr/bin/env bash
 echo "$*" >> "$DIARY"
 case "$*" in
   *describe*) echo ACTIVE ;;
+  *scp*) [ "$FIRST" != scp ] || exit 1 ;;
+  *'queued-resources create'*) [ "$FIRST" != create ] || exit 1 ;;
   *'ssh r50 --worker=0'*)
-    if [ "$(grep -c 'worker=0' "$DIARY")" = 1 ]; then echo "$FIRST"; else echo 0; fi ;;
+    [ "$(grep -c 'worker=0' "$DIARY")" = 1 ] || { echo 0; exit; }
+    [ "$FIRST" != lost ] || exit 255
+    echo "$FIRST" ;;
 esac
 """
 
@@ -113,18 +117,55 @@ def _with_gcloud(tmp_path, first):
     *FLAGS,
     PATH=f'{gcloud.parent}:{os.environ["PATH"]}',
     DIARY=str(diary),
+    POLL_SECS='0',
     FIRST=first,
   )
   return result, diary.read_text().splitlines()
 
 
-def test_a_preempted_run_is_started_again(tmp_path):
-  result, diary = _with_gcloud(tmp_path, first='75')
+@pytest.mark.parametrize('status', ['75', '134'])
+def test_a_preempted_run_is_started_again(tmp_path, status):
+  result, diary = _with_gcloud(tmp_path, first=status)
   assert result.returncode == 0, result.stderr
   assert 'preempted, restart 1 of 20' in result.stderr
   assert sum('queued-resources create' in line for line in diary) == 2
   assert sum('queued-resources delete' in line for line in diary) == 2
   assert 'the run is over' in result.stderr
+
+
+def test_a_lost_connection_is_no_preemption(tmp_path):
+  result, diary = _with_gcloud(tmp_path, first='lost')
+  assert result.returncode == 0, result.stderr
+  assert 'the connection is lost, the run goes on' in result.stderr
+  assert sum('queued-resources create' in line for line in diary) == 1
+  assert sum('worker=0' in line for line in diary) == 2
+
+
+def test_a_slice_that_cannot_be_installed_is_deleted(tmp_path):
+  result, diary = _with_gcloud(tmp_path, first='scp')
+  assert result.returncode != 0
+  assert 'queued-resources delete' in diary[-1]
+
+
+def test_a_slice_of_somebody_else_is_not_deleted(tmp_path):
+  result, diary = _with_gcloud(tmp_path, first='create')
+  assert result.returncode != 0
+  assert not any('queued-resources delete' in line for line in diary)
+
+
+@pytest.mark.parametrize(
+  ('accelerator', 'runtime'),
+  [
+    ('v3-32', 'tpu-ubuntu2204-base'),
+    ('v5litepod-64', 'v2-alpha-tpuv5-lite'),
+    ('v6e-16', 'v2-alpha-tpuv6e'),
+  ],
+)
+def test_every_accelerator_has_its_runtime(accelerator, runtime):
+  result = _run(
+    'create', 'a', '--zone=z', f'--accelerator={accelerator}', '--dry-run'
+  )
+  assert f'--runtime-version={runtime} ' in result.stderr
 
 
 def test_a_failed_run_is_not(tmp_path):
