@@ -46,7 +46,7 @@ _FAMILY_METRICS = (
 )
 
 # In multiples of 1 / K, the hardness of an example as near to every class.
-HARDNESS_EDGES = np.linspace(0.0, 1.6, 161)
+HARDNESS_EDGES = np.linspace(0.0, 1.6, 81)
 
 
 def representation_records(

@@ -130,3 +130,15 @@ print('loss', float(metrics['loss'].addressable_data(0).reshape(())))
   )
   assert result.returncode == 0, result.stderr
   assert result.stdout.startswith('loss ')
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=_relative)
+def test_nobody_asks_the_wall_clock(path):
+  """Hosts may disagree on it, and it may jump."""
+  calls = {
+    ast.unparse(node.func)
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, ast.Call)
+  }
+  clocks = ('time.time', 'datetime.now', 'datetime.datetime.now')
+  assert not calls & set(clocks)

@@ -56,6 +56,8 @@ def _curves(rng):
     'cosine_distance_edges': edges,
     'cosine_distance_within': rng.integers(0, 50, 20),
     'cosine_distance_between': rng.integers(0, 50, 20),
+    'hardness_edges': edges / 10,
+    'hardness': rng.integers(0, 50, 20),
     'reliability_lower': np.arange(15) / 15,
     'reliability_upper': np.arange(1, 16) / 15,
     'reliability_num_examples': rng.integers(0, 9, 15),

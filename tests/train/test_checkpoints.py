@@ -1,8 +1,10 @@
 """Checkpoints: what is kept, what is restored, what damage is found."""
 
 import json
+import os
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +47,25 @@ def _data_files(directory: pathlib.Path, step: int) -> list[pathlib.Path]:
   state = directory / f'{step:09d}' / 'state'
   files = [p for p in state.rglob('*') if p.is_file() and p.stat().st_size]
   return sorted(files, key=lambda path: -path.stat().st_size)
+
+
+def test_clocks_do_not_decide_which_is_the_last(tmp_path, monkeypatch):
+  """Every save's host is an hour behind the one before, and files say so."""
+  now = [time.time()]
+
+  def behind():
+    now[0] -= 3600
+    return now[0]
+
+  monkeypatch.setattr(time, 'time', behind)
+  _save(tmp_path / 'c', {3: 0.5, 6: 0.9, 9: 0.7}, keep_last=2)
+  monkeypatch.undo()
+  for age, step in enumerate((6, 9)):
+    os.utime(tmp_path / 'c' / f'{step:09d}', (1e9 - age, 1e9 - age))
+  with Checkpointer(tmp_path / 'c') as checkpointer:
+    assert checkpointer.steps == [6, 9]
+    assert checkpointer.best_step == 6
+    assert checkpointer.restore_last().step == 9
 
 
 def test_restores_exactly_what_was_saved(tmp_path):

@@ -100,22 +100,23 @@ FIGURES = (
   FigureSpec(
     'figure_e1',
     'Figure E.1: angular visual hardness',
-    'Mean over the test split; bars: mean and standard error over seeds; dots: '
-    'seeds.',
+    'a: over at most 10,000 test examples. b: mean over the test split; bars: mean '
+    'and standard error over seeds; dots: seeds.',
     hardness.draw,
   ),
   FigureSpec(
     'figure_e2',
     'Figure E.2: singular value spectra',
-    'Relative to the largest, mean over seeds. Features and centroids are '
-    'centred.',
+    'Relative to the largest, mean over seeds. Features and centroids are centred '
+    'and of the test split (the paper’s are of training examples).',
     spectra.draw,
   ),
   FigureSpec(
     'figure_e3',
     'Figure E.3: cosine distances',
     'Densities of the cosine distance between penultimate features of pairs of '
-    'examples, linear and logarithmic; seeds pooled.',
+    'examples of the test split (the paper’s are of training examples), linear and '
+    'logarithmic; seeds pooled.',
     distances.draw,
   ),
   FigureSpec(

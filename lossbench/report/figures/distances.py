@@ -8,7 +8,8 @@ from lossbench.report.figures import lines
 from lossbench.report.records import NotRun, StudyRecords
 
 
-def _density(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+def density(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+  """Counts [bins] as a density over edges [bins + 1]; it integrates to 1."""
   return counts / max(counts.sum(), 1) / np.diff(edges)
 
 
@@ -30,11 +31,11 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
     centres = (edges[:-1] + edges[1:]) / 2
     for name, style in (('within', '-'), ('between', '--')):
       counts = sum(c[f'cosine_distance_{name}'] for c in curves)
-      density = _density(counts, edges)
+      values = density(counts, edges)
       for axes in panels:
         axes.plot(
           centres,
-          np.where(density > 0, density, np.nan),
+          np.where(values > 0, values, np.nan),
           style,
           color=display.color(key),
           linewidth=1.3,

@@ -4,11 +4,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lossbench.report import display, statistics
+from lossbench.report.figures import lines
+from lossbench.report.figures.distances import density
 from lossbench.report.records import NotRun, StudyRecords
 
 
 def draw(study: StudyRecords, recipe: str) -> Figure:
-  """Figure E.1: mean over examples, one bar an objective, one dot a seed."""
+  """Figure E.1: densities over examples, and their means."""
   values = {}
   for key in study.keys(recipe):
     found = [
@@ -20,8 +22,28 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
       values[key] = found
   if not values:
     raise NotRun(f'not run: {study.rerun_command}')
-  figure = Figure(figsize=(8.5, 4.5), layout='constrained')
-  axes = figure.subplots()
+  figure = Figure(figsize=(13, 5.2), layout='constrained')
+  left, axes = figure.subplots(1, 2)
+  for key in values:
+    curves = [
+      run.curves
+      for run in study.runs_of(recipe, key)
+      if 'hardness' in run.curves
+    ]
+    if not curves:  # evaluated before there were any
+      continue
+    edges = curves[0]['hardness_edges']
+    left.plot(
+      (edges[:-1] + edges[1:]) / 2,
+      density(sum(c['hardness'] for c in curves), edges),
+      color=display.color(key),
+      linewidth=1.3,
+      label=display.label(key),
+    )
+  left.set_title('a: densities, seeds pooled', fontsize='medium')
+  left.set_xlabel('angular visual hardness')
+  left.set_ylabel('density')
+  left.grid(alpha=0.3)
   for place, (key, found) in enumerate(values.items()):
     mean, error = statistics.mean_and_standard_error(found)
     axes.bar(
@@ -48,4 +70,7 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
   axes.set_ylabel('angular visual hardness')
   axes.grid(axis='y', alpha=0.3)
   axes.set_axisbelow(True)
+  axes.set_title('b: means', fontsize='medium')
+  if left.lines:
+    lines.add_legend(figure, left)
   return figure
