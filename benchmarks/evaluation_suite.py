@@ -3,8 +3,9 @@
 Passes of ResNet-50 with random weights over the same images, interleaved:
 accuracy only (the suite 'predictions', nothing kept) and everything
 `lossbench.evaluate` measures in its pass (the suite 'representations', logits
-of all and features of 10,000 examples kept). The peak of resident memory is
-shown after passes over a quarter of the images and over all of them.
+of all and features of 10,000 examples kept), scores of the logits included. The
+singular values at its end take the same few seconds for any number of images and
+are left out. Prints the bytes of the accumulators and the process's peak memory.
 
   python -m benchmarks.evaluation_suite --data_dir=../shared/data/tfds --num_rounds=5
 """
