@@ -51,7 +51,7 @@ setuptools.setup(
       *_TUNE,
       'pillow>=10.0',
       'pytest>=8.0',
-      'pytest-xdist>=3.6',
+      'pytest-xdist>=3.7',
       'ruff>=0.12',
     ],
   },
