@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import numpy as np
 from absl import app, flags
-from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
@@ -537,7 +536,7 @@ _MAX_PRINTED = 12  # runs whose matrix still fits on a screen
 
 def print_tables(result: dict[str, Any]):
   """Prints agreement of runs, if they are few, and ensembles of objectives."""
-  output = rich_console.Console()
+  output = console.output()
   runs = result['runs']
   if len(runs) <= _MAX_PRINTED:
     names = [f'{run["objective"]} {run["seed"]}' for run in runs]

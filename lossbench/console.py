@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 
+import rich.console
 from absl import flags
 from absl import logging as absl_logging
 
@@ -34,6 +35,15 @@ def configure():
   LOGGER.propagate = False
   first = jax.process_index() == 0
   LOGGER.setLevel(logging.INFO if first else logging.WARNING)
+
+
+def output() -> rich.console.Console:
+  """Standard output, for tables and lines that quote names and errors.
+
+  Brackets in them are no markup: '[/data]' in an error would be refused, and
+  '[train]' swallowed.
+  """
+  return rich.console.Console(file=sys.stdout, markup=False)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -13,7 +13,6 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import rich.console
 import rich.table
 from absl import app
 
@@ -211,7 +210,7 @@ def _print_table(candidates: Sequence[BestEpoch], best: BestEpoch):
         '-' if row.standard_error is None else f'{row.standard_error:.4f}',
         style='bold' if row == best else '',
       )
-  rich.console.Console().print(table)
+  console.output().print(table)
 
 
 def report(workdirs: Sequence[str]) -> BestEpoch:

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import app, flags
-from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
@@ -285,7 +284,7 @@ def _family_records(
 
 def print_table(title: str, records: Sequence[Record]):
   """Prints measures of predictions, then those of the endpoints."""
-  output = rich_console.Console()
+  output = console.output()
   output.print(title, style='bold', highlight=False)
   table = rich_table.Table()
   for column, justify in [
@@ -316,7 +315,7 @@ def print_table(title: str, records: Sequence[Record]):
 
 def print_ood_table(results: dict[str, list[Record]], missing: dict[str, str]):
   """Prints one row a data set or corruption family, then what is missing."""
-  output = rich_console.Console()
+  output = console.output()
   names = [
     'top1_accuracy',
     'subset_top1_accuracy',

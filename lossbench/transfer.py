@@ -18,7 +18,6 @@ import jax
 import ml_collections
 import numpy as np
 from absl import app, flags
-from rich import console as rich_console
 from rich import table as rich_table
 
 import lossbench
@@ -213,7 +212,7 @@ def fit_and_test(
 
 def print_table(title: str, records: Sequence[Record], *, main_metric: str):
   """Prints the records, the main metric first and marked."""
-  output = rich_console.Console()
+  output = console.output()
   output.print(title, style='bold', highlight=False)
   table = rich_table.Table()
   table.add_column('metric')

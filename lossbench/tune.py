@@ -475,7 +475,12 @@ def tune(
 
 
 def _do_trial(store, trial, config, values, num_seeds, directory):
-  """One trial; whatever goes wrong in it counts as the worst result."""
+  """One trial; whatever goes wrong in training counts as the worst result.
+
+  Raises:
+    OSError: if data are missing or the disk is full, which says nothing of the
+      hyperparameters; the trial's point is free again.
+  """
   try:
     with store.alive(trial), _quiet():
       result = run_trial(
@@ -486,6 +491,9 @@ def _do_trial(store, trial, config, values, num_seeds, directory):
     store.give_up(trial)
     time.sleep(_POLL_SECS)
     return
+  except OSError:
+    store.give_up(trial)
+    raise
   except Exception as error:
     message = ' '.join(str(error).split()) or type(error).__name__
     LOGGER.warning('failed, counts as the worst: %s', message)
@@ -643,6 +651,14 @@ def print_ranking(
   output.print(override_line(winner), highlight=False, soft_wrap=True)
 
 
+def _check_any_success(trials: Sequence[Trial]):
+  if all(trial.error for trial in trials):
+    raise ValueError(
+      f'All of the {len(trials)} trials failed, so there is no best one. The '
+      f'first: {trials[0].error} Correct it, and tune in another --workdir.'
+    )
+
+
 def define_flags():
   """Not at import, so that binaries can import one another."""
   config_flags.DEFINE_config_file(
@@ -686,7 +702,8 @@ def main(argv):
       num_seeds=args.num_seeds,
       storage=args.storage,
     )
-    print_ranking(dimensions, trials, rich.console.Console(file=sys.stdout))
+    _check_any_success(trials)
+    print_ranking(dimensions, trials, console.output())
     write_results(root, dimensions, trials, command=' '.join(sys.argv))
   except ModuleNotFoundError as error:
     sys.exit(

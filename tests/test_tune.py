@@ -127,6 +127,25 @@ def test_divergence_counts_as_the_worst_and_stops_nothing(quick, tmp_path):
   assert _tune(tmp_path / 't') == trials
 
 
+def test_a_full_disk_is_no_result(quick, tmp_path, monkeypatch):
+  def run_trial(*args, **kwargs):
+    raise OSError(28, 'No space left on device')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(tune, 'run_trial', run_trial)
+    with pytest.raises(OSError, match='No space left'):
+      _tune(tmp_path / 't')
+  trials = _tune(tmp_path / 't')
+  assert not any('No space' in trial.error for trial in trials)
+
+
+def test_failures_alone_have_no_best(quick, tmp_path):
+  dimensions = (search.Dimension('learning_rate', -1.0, -1.0, 1.0),)
+  trials = _tune(tmp_path / 't', dimensions=dimensions)
+  with pytest.raises(ValueError, match=r'All of the 1 trials.*nan at'):
+    tune._check_any_success(trials)
+
+
 def test_results_are_written_and_drawn(quick, tmp_path, capsys):
   import rich.console
 
@@ -172,7 +191,6 @@ def test_refusals(quick, tmp_path):
 
 
 def test_every_hyperparameter_has_a_range():
-  from configs.default import set_objective
   from lossbench.objectives import get_part, known_parts
 
   for part in known_parts():
@@ -185,7 +203,6 @@ def test_every_hyperparameter_has_a_range():
     'weight_decay',
     'objective.label_smoothing.alpha',
   ]
-  assert set_objective  # of the recipes that these ranges are for
 
 
 def test_a_real_search_reproduces_with_its_override_line(digits_dir, tmp_path):

@@ -34,6 +34,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   from lossbench.report import html, records
   from lossbench.report.figures import FIGURES
   from lossbench.report.paper_tables import TABLES
+  from lossbench.train.progress import Progress
 
   study = records.load_study(workdir)
   target = study.path / 'report'
@@ -46,6 +47,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     for title, build_fn in TABLES
   ]
   figure_sections = []
+  progress = Progress(0, len(FIGURES))
   for number, spec in enumerate(FIGURES, start=1):
     images = [
       (recipe, *_write_figure(study, recipe, spec, target / 'figures'))
@@ -54,7 +56,10 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     figure_sections.append(
       html.figure_section(spec.title, spec.caption, images)
     )
-    print(f'figure {number}/{len(FIGURES)}', end='\r', file=sys.stderr)
+    _, position = progress.tick(number)
+    # On terminals over the line before, whose rest the spaces wipe out.
+    end = '    \r' if sys.stderr.isatty() else '\n'
+    print(f'figure {position}', end=end, file=sys.stderr)
   path = target / 'report.html'
   path.write_text(
     html.page(

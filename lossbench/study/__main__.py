@@ -150,7 +150,7 @@ def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   # Before anything is redirected.
-  output = rich.console.Console(file=sys.stdout)
+  output = console.output()
   try:
     study = plan.build_study(
       args.config,

@@ -4,6 +4,7 @@ A task is a run, with all its missing stages, or a comparison. Tasks never fail:
 their errors are results.
 """
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -145,7 +146,9 @@ class _Worker:
 
   def start(self, task: Task):
     self.task, self.program = task, _program(task)
-    self._connection.send(task)
+    # A process that has just died is found out by `events`.
+    with contextlib.suppress(OSError):
+      self._connection.send(task)
 
   def events(self) -> Iterator[Event]:
     """What there is to read; ends a task of a process that has died."""

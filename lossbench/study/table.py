@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import rich.console
 import rich.live
 import rich.table
+import rich.text
 
 from lossbench.study.plan import PlannedComparison, Study
 from lossbench.study.pool import Event
@@ -151,10 +152,9 @@ class StudyTable:
     working = {event.task: event for event in self._active.values()}
     for row, names in cells.items():
       marks = {'done': '●', 'failed': '✗', 'running': '◐', 'waiting': '·'}
-      seeds = ''.join(
-        f'[{_COLORS.get(self._kinds[n], "dim")}]{marks[self._kinds[n]]}[/]'
-        for n in names
-        if n in self._kinds
+      kinds = [self._kinds[name] for name in names if name in self._kinds]
+      seeds = rich.text.Text.assemble(
+        *[(marks[kind], _COLORS.get(kind, 'dim')) for kind in kinds]
       )
       now = ''
       for name in names:

@@ -34,6 +34,9 @@ def test_welch_without_spread():
   assert statistics.welch_p_value([0.5, 0.5], [0.4, 0.4]) == 0
   third = [1 / 3, 1 - 2 / 3, 1 / 3]  # equal but for rounding
   assert statistics.welch_p_value(third, third) == 1
+  # One group alone without spread: Student's t with one degree of freedom.
+  p = statistics.welch_p_value([0.5, 0.5], [0.6, 0.8])
+  assert p == pytest.approx(2 * stats.t.sf(2.0, df=1))
 
 
 def test_holm_by_hand():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from lossbench import console
 from lossbench.report.__main__ import write_report
 from lossbench.study import plan, states, table
 from lossbench.study.__main__ import run_study
@@ -231,7 +232,7 @@ def test_killed_twice_the_tables_are_the_same(
 
 def test_table_counts_and_estimates(finished):
   now = [0.0]
-  console = rich.console.Console(width=100, record=True, file=io.StringIO())
+  output = rich.console.Console(width=100, record=True, file=io.StringIO())
   missing = {
     run.name: states.RunState(('train', 'evaluate'), 0, None)
     for run in finished.runs
@@ -241,7 +242,7 @@ def test_table_counts_and_estimates(finished):
     missing,
     num_comparisons=0,
     num_workers=1,
-    console=console,
+    console=output,
     clock=lambda: now[0],
   )
   first, second = (run.name for run in finished.runs[:2])
@@ -256,7 +257,27 @@ def test_table_counts_and_estimates(finished):
   view.update(Event(0, second, 'train', ''))
   view.update(Event(0, second, '', 'train: no disk'))
   assert view.eta() == 'ETA 18s'  # medians of 10 and 0, and 4 s
-  console.print(view.render())
-  text = console.export_text()
+  output.print(view.render())
+  text = output.export_text()
   assert '1/4 runs, 1 failed' in text
   assert '●✗' in text
+
+
+def test_brackets_in_errors_are_no_markup(finished, capsys):
+  error = 'train: [/data] holds no [train]'
+  output = console.output()
+  table.print_errors({'a/run': error}, output)
+  run = finished.runs[0]
+  view = table.StudyTable(
+    finished,
+    {run.name: states.RunState(('train',), 0, None)},
+    num_comparisons=0,
+    num_workers=1,
+    console=output,
+  )
+  view.update(Event(0, run.name, 'train', '[/data] [train]'))
+  output.print(view.render())
+  view.update(Event(0, run.name, '', error))
+  printed = capsys.readouterr().out
+  assert printed.count(error) == 2
+  assert '[/data] [train]' in printed
