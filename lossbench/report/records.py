@@ -197,7 +197,7 @@ class _Reader:
     except FileNotFoundError:
       return kind()
     except (OSError, ValueError) as error:
-      self.problems.append(f'{path} is damaged and left out: {error}')
+      self._damaged(path, error)
       return kind()
 
   def arrays(self, path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -207,8 +207,22 @@ class _Reader:
     except FileNotFoundError:
       return {}
     except _UNREADABLE as error:
-      self.problems.append(f'{path} is damaged and left out: {error}')
+      self._damaged(path, error)
       return {}
+
+  def archive(self, path: pathlib.Path):
+    """Names a damaged .npz that is read later, if it is needed at all."""
+    if path.exists() and not zipfile.is_zipfile(path):
+      self._damaged(path, 'it is not a whole .npz')
+
+  def _damaged(self, path: pathlib.Path, why):
+    remedy = ''
+    if path.parent.parent.name == 'eval':
+      record = path.parent.parent / 'evaluation.json'
+      if path.parent.name.startswith('transfer-'):
+        record = path
+      remedy = f'. Delete {record} and run the study again to measure it anew'
+    self.problems.append(f'{path} is damaged and left out: {why}{remedy}')
 
   def metrics(self, path: pathlib.Path) -> list[tuple]:
     """Rows of one metrics.json."""
@@ -238,7 +252,7 @@ class _Reader:
         (row[0], row[1], 'main', *row[3:]) for row in rows if row[2] == main
       ]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-      self.problems.append(f'{path} is damaged and left out: {error!r}')
+      self._damaged(path, repr(error))
       return []
 
 
@@ -251,6 +265,7 @@ def _read_run(
     rows += reader.metrics(metrics_path)
   error = reader.json(path / 'error.json')
   own = _eval_path(path, record['dataset'], record['test_split'])
+  reader.archive(own / 'predictions.npz')
   fields = {
     name: record[name]
     for name in (
@@ -313,8 +328,8 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     name, title, config = (study[k] for k in ('name', 'title', 'config'))
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{study_path} is damaged: {error!r}. Running the study again writes it '
-      'anew.'
+      f'{study_path} is damaged: {error!r}. Delete it, and run the study again, '
+      'which writes it anew.'
     ) from error
   records = StudyRecords(
     name=name,

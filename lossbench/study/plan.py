@@ -74,6 +74,11 @@ class PlannedRun:
     return 'best' if self.config.num_holdout else 'last'
 
   @property
+  def test_split(self) -> str:
+    """Of the run's own data set."""
+    return DATASETS[self.config.dataset].test_split
+
+  @property
   def program(self) -> str:
     """Equal for runs that can share compiled programs."""
     return f'{self.group}/{self.objective}'
@@ -332,15 +337,14 @@ def build_study(
 
 
 def _run_json(study: Study, run: PlannedRun) -> dict[str, Any]:
-  dataset = run.config.dataset
   return {
     'name': run.name,
     'recipe': run.group,
     'objective': run.objective,
     'variant': run.variant,
     'seed': run.seed,
-    'dataset': dataset,
-    'test_split': DATASETS[dataset].test_split,
+    'dataset': run.config.dataset,
+    'test_split': run.test_split,
     'transfer': [str(target) for target in run.transfer],
     'evaluate': run.evaluate,
     'commands': study.commands(run),
@@ -351,12 +355,19 @@ def write_study(study: Study):
   """Writes study.json, from which reports know what there should be.
 
   Raises:
-    ValueError: if the directory holds another study.
+    ValueError: if the directory holds another study, or its study.json is
+      damaged.
     OSError: if it cannot be written to.
   """
   path = study.workdir / 'study.json'
   if path.exists():
-    found = read_json(path)['name']
+    try:
+      found = read_json(path)['name']
+    except (ValueError, KeyError, TypeError) as error:
+      raise ValueError(
+        f'{path} is damaged: {error!r}. If the directory is that of '
+        f'{study.name!r}, delete the file, and it is written anew.'
+      ) from error
     if found != study.name:
       raise ValueError(
         f'{study.workdir} holds the study {found!r}, not {study.name!r}. Choose '

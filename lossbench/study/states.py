@@ -116,6 +116,7 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
     not missing
     and evaluation.get('last_step') == step
     and evaluation.get('ood') in (True, run.ood)
+    and _read(_own_metrics_path(directory, run))
   )
   if run.evaluate and not evaluated:
     missing.append(EVALUATE)
@@ -137,6 +138,11 @@ def _num_steps(directory: RunDirectory) -> int | None:
     return directory.num_steps
   except ValueError:  # a damaged run.json is written again
     return None
+
+
+def _own_metrics_path(directory: RunDirectory, run: PlannedRun):
+  own = directory.eval_path(run.config.dataset, run.test_split)
+  return own / 'metrics.json'
 
 
 def comparison_path(study: Study, name: str) -> pathlib.Path:

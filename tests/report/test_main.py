@@ -89,6 +89,7 @@ def test_damaged_files_are_named_and_left_out(synthetic_study):
     own / 'metrics.json',
     own / 'curves.npz',
     own.parent / 'imagenet_a-test' / 'metrics.json',
+    own / 'predictions.npz',
     run / 'history.json',
     comparison,
   ):

@@ -157,6 +157,11 @@ def test_two_studies_in_one_directory(tmp_path):
   found = json.loads((tmp_path / 's' / 'study.json').read_text())
   assert len(found['runs']) == 54
   assert found['runs'][0]['test_split'] == 'test'
+  for damaged in ('{"name": ', '[]'):
+    (tmp_path / 's' / 'study.json').write_text(damaged)
+    with pytest.raises(ValueError, match=r'study\.json is damaged.*delete'):
+      plan.write_study(_study(tmp_path / 's', a={}))
+  (tmp_path / 's' / 'study.json').write_text(json.dumps(found))
   other = _study(tmp_path / 's', config_file='other.py', a={})
   with pytest.raises(ValueError, match="holds the study 'x', not 'other'"):
     plan.write_study(other)

@@ -112,6 +112,10 @@ def test_what_was_deleted_is_done_again(finished, tmp_path):
   evaluation.write_text(evaluation.read_text()[:10])  # damaged
   assert states.read_state(finished, run).missing[0] == 'evaluate'
   assert _run(finished) == {}
+  metrics = finished.path(run) / 'eval/digits-test/metrics.json'
+  metrics.write_text(metrics.read_text()[:10])
+  assert states.read_state(finished, run).missing[0] == 'evaluate'
+  assert _run(finished) == {}
   assert states.read_state(finished, run).done
 
 
