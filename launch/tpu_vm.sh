@@ -111,7 +111,6 @@ python3 -m pip install -q --user uv &&
 }
 
 start() {
-  [[ ${#main_flags[@]} -gt 0 ]] || die "start needs main.py's flags after --."
   local quoted
   quoted=$(printf ' %q' "${main_flags[@]}")
   on_all_hosts "cd lossbench && rm -f status && (nohup sh -c \
@@ -191,6 +190,16 @@ done
 [[ -n $zone ]] || die 'give --zone=ZONE, e.g. --zone=europe-west4-a.'
 [[ $max_restarts =~ ^[0-9]+$ ]] ||
   die "--max-restarts=$max_restarts is not a number."
+
+# Before anything is there to be paid for.
+case $command in
+  start | run)
+    [[ ${#main_flags[@]} -gt 0 ]] || die "$command needs main.py's flags after --."
+    [[ " ${main_flags[*]}" =~ ' --workdir'[=\ ]gs:// ]] ||
+      die "$command needs --workdir=gs://... among main.py's flags: what lies on" \
+        'the slice is deleted with it.'
+    ;;
+esac
 
 case $command in
   create | install | start | logs | delete | run) "$command" ;;

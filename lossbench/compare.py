@@ -75,6 +75,28 @@ def check_alike(runs: Sequence[RunOutputs]):
           f'{runs[0].run.path} has {first[name]!r}: their predictions cannot '
           'be compared.'
         )
+  seen = {}
+  for run in runs:
+    twin = seen.setdefault(run.fingerprint, run)
+    if twin is not run:
+      raise ValueError(
+        f'{run.run.path} holds the same parameters as {twin.run.path}: it is a '
+        'copy, not another seed. Leave one out.'
+      )
+
+
+def check_labels(own: str, dataset: str):
+  """Raises ValueError unless a data set's labels are classes of another's."""
+  shifted = [s for s in catalogue.ood_suite(own) if s.shifted]
+  if dataset == own or any(dataset == s.name for s in shifted):
+    return
+  names = [own, *(s.name for s in shifted if not s.family)]
+  families = {s.family for s in shifted if s.family}
+  names += sorted(f'{f}_<corruption>_<severity>' for f in families)
+  raise ValueError(
+    f'The labels of --dataset={dataset} are not the classes of these runs, '
+    f'which were trained on {own}. Known that fit: {", ".join(names)}.'
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -452,9 +474,10 @@ def compare(
     for path in workdirs
   ]
   check_alike(runs)
+  dataset = dataset or runs[0].config.dataset
+  check_labels(runs[0].config.dataset, dataset)
   target = storage.as_path(output)
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
-  dataset = dataset or runs[0].config.dataset
   split = split or catalogue.get_dataset_spec(dataset).test_split
   of_layers = {
     'num_examples': num_cka_examples,
@@ -552,6 +575,13 @@ def print_tables(result: dict[str, Any]):
     ensembles['objectives'],
     ensembles['top1_accuracy'],
   )
+  if len(ensembles['objectives']) > 1 and 1 in ensembles['num_members']:
+    output.print(
+      'Note: of one seed alone the diagonal is that run, and mixtures with it '
+      'have two members.',
+      style='dim',
+      highlight=False,
+    )
 
 
 def define_flags():

@@ -6,12 +6,13 @@ them again gets the stored ones, as long as the source is the same; so comparing
 72 models repeats no forward pass.
 """
 
+import contextlib
 import functools
 import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from lossbench.evaluation import (
 )
 from lossbench.objectives.losses import unit_norm
 from lossbench.processes import everywhere
-from lossbench.run_directory import RunDirectory
+from lossbench.run_directory import RunDirectory, read_json
 from lossbench.train.checkpoints import open_checkpoints
 from lossbench.train.progress import create_printer
 from lossbench.train.skipping import skipped_ids
@@ -119,7 +120,21 @@ class RunOutputs:
     with open_checkpoints(self.run) as checkpointer:
       self.step = checkpointer.resolve(step)
       self.last_step = checkpointer.steps[-1]
-      self._fingerprint = checkpointer.fingerprint(self.step)
+      with self._remedy_named(checkpointer.steps):
+        self.fingerprint = checkpointer.fingerprint(self.step)
+
+  @contextlib.contextmanager
+  def _remedy_named(self, steps: Sequence[int]) -> Iterator[None]:
+    """Adds to an error of the checkpoint what can be done about it."""
+    try:
+      yield
+    except ValueError as error:
+      others = [f'--step={step}' for step in steps if step != self.step]
+      there = f'There are also {", ".join(others)}; or ' if others else ''
+      remedy = (
+        f'{there}run the command that trained it again, which repairs it.'
+      )
+      raise ValueError(f'{error}. {remedy[0].upper()}{remedy[1:]}') from error
 
   @functools.cached_property
   def variables(self) -> dict[str, Any]:
@@ -128,7 +143,10 @@ class RunOutputs:
     The outputs alone do not tell: on CPUs XLA's maximum of NaN and 0 may be 0,
     so that a ReLU turns a diverged network into one with finite features.
     """
-    with open_checkpoints(self.run) as checkpointer:
+    with (
+      open_checkpoints(self.run) as checkpointer,
+      self._remedy_named(checkpointer.steps),
+    ):
       variables = checkpointer.restore(self.step).eval_variables
     leaves = jax.tree.leaves(variables)
     num_broken = sum(not np.isfinite(leaf).all() for leaf in leaves)
@@ -196,6 +214,20 @@ class RunOutputs:
     """Where results on a split of a data set lie."""
     return self.run.eval_path(dataset, split)
 
+  def _cache_path(self, dataset: str, split: str, name: str) -> storage.Path:
+    """Where outputs are kept: beside the measurements of the same step.
+
+    Another step has files of its own, so that the arrays in a directory are
+    always those that its metrics.json is of.
+    """
+    directory = self.eval_path(dataset, split)
+    try:
+      measured = read_json(directory / 'metrics.json')['step']
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+      measured = self.step
+    suffix = '' if measured == self.step else f'-{self.step:09d}'
+    return directory / f'{name}{suffix}.npz'
+
   def measure(
     self,
     dataset: str,
@@ -252,7 +284,7 @@ class RunOutputs:
     builder = self.open_dataset(dataset)
     tfds_split = self.tfds_split(builder, split)
     return self._stored(
-      self.eval_path(dataset, split) / 'predictions.npz',
+      self._cache_path(dataset, split, 'predictions'),
       self._source(dataset, builder, tfds_split),
       lambda: self._pass(
         dataset,
@@ -271,7 +303,7 @@ class RunOutputs:
     builder = self.open_dataset(dataset)
     tfds_split = self.tfds_split(builder, split)
     return self._stored(
-      self.eval_path(dataset, split) / 'features.npz',
+      self._cache_path(dataset, split, 'features'),
       self._source(dataset, builder, tfds_split, num_sampled=num_sampled),
       lambda: (
         self._pass(
@@ -371,7 +403,7 @@ class RunOutputs:
     )
     unit = minibatch_size * jax.device_count()
     return self._stored(
-      self.eval_path(dataset, split) / 'layers.npz',
+      self._cache_path(dataset, split, 'layers'),
       self._source(dataset, builder, read_split, minibatch_size=minibatch_size),
       lambda: (
         self._pass(
@@ -443,7 +475,7 @@ class RunOutputs:
     return json.dumps(
       {
         'step': self.step,
-        'checkpoint': self._fingerprint,
+        'checkpoint': self.fingerprint,
         'dataset': builder.info.full_name,
         'split': tfds_split,
         'num_examples': builder.info.splits[tfds_split].num_examples,

@@ -278,6 +278,29 @@ def transfer(
   builder = outputs.open_dataset(dataset)
   for used in (name, spec.test_split):
     outputs.tfds_split(builder, used)  # refused before anything is compiled
+  shared = datasets.num_shared_examples(
+    builder,
+    outputs.tfds_split(builder, name),
+    outputs.tfds_split(builder, spec.test_split),
+  )
+  if shared:
+    raise ValueError(
+      f'{shared} examples of --split={name} are also in {spec.test_split!r}, '
+      'which the classifier is tested on. Name another --split.'
+    )
+  num_seen = 0
+  if dataset == config.dataset:
+    seen, _ = datasets.holdout_splits(builder, num_holdout=config.num_holdout)
+    num_seen = datasets.num_shared_examples(
+      builder, outputs.tfds_split(builder, name), seen
+    )
+  if num_seen:
+    LOGGER.info(
+      'Note: the network itself was trained on %d of the examples of %s.%s',
+      num_seen,
+      name,
+      ' --split=holdout has none of them.' if config.num_holdout else '',
+    )
   LOGGER.info(
     'Transferring step %d of %s (%s) to %s %s.',
     outputs.step,
@@ -325,6 +348,7 @@ def transfer(
         'dataset': dataset,
         'split': spec.test_split,
         'train_split': name,
+        'num_seen_by_network': num_seen,
         'main_metric': main_metric,
         'step': outputs.step,
         'objective': config.objective.name,

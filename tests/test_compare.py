@@ -211,6 +211,14 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     compare(runs[:1], output=str(tmp_path))
   with pytest.raises(ValueError, match='is given twice'):
     compare([runs[0], runs[0]], output=str(tmp_path))
+  with pytest.raises(
+    ValueError, match='labels of --dataset=digits_low are not'
+  ):
+    compare(runs, output=str(tmp_path), dataset='digits_low')
+  copy = tmp_path / 'copy'
+  shutil.copytree(runs[0], copy)
+  with pytest.raises(ValueError, match='copy holds the same parameters as'):
+    compare([runs[0], str(copy)], output=str(tmp_path))
   other = tmp_path / 'other'
   shutil.copytree(runs[0], other)
   path = other / 'config.json'

@@ -61,6 +61,30 @@ def test_another_checkpoint_is_another_source(run, num_passes):
   assert not np.allclose(first, last)
 
 
+def test_files_beside_metrics_are_of_their_step(run, num_passes):
+  directory = run / 'eval' / 'digits-test'
+  RunOutputs(run, step='last').predictions('digits', 'test')
+  (directory / 'metrics.json').write_text('{"step": 40}')
+  measured = (directory / 'predictions.npz').read_bytes()
+  first = RunOutputs(run, step='20').predictions('digits', 'test')
+  assert (directory / 'predictions.npz').read_bytes() == measured
+  again = RunOutputs(run, step='20').predictions('digits', 'test')
+  assert num_passes() == 2
+  np.testing.assert_array_equal(again.arrays['logits'], first.arrays['logits'])
+
+
+def test_damaged_and_deleted_checkpoints_name_the_remedy(run):
+  at_last, at_first = RunOutputs(run, step='last'), RunOutputs(run, step='20')
+  for path in (run / 'checkpoints' / '000000040').rglob('*'):
+    if path.is_file() and path.stat().st_size > 1000:
+      path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(ValueError, match=r'damaged: .*also --step=20; or run'):
+    _ = at_last.variables
+  shutil.rmtree(run / 'checkpoints' / '000000020')
+  with pytest.raises(ValueError, match='was deleted while it was read'):
+    _ = at_first.variables
+
+
 def test_a_damaged_file_is_computed_again(run, num_passes):
   expected = RunOutputs(run).predictions('digits', 'test')
   path = run / 'eval' / 'digits-test' / 'predictions.npz'

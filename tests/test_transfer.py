@@ -109,6 +109,7 @@ def test_files(run, records):
   assert metrics['dataset'] == 'digits'
   assert metrics['main_metric'] == 'top1_accuracy'
   assert metrics['train_split'] == 'train'
+  assert metrics['num_seen_by_network'] == 1300  # all but the holdout
   by_name = {m['name']: m for m in metrics['metrics']}
   assert by_name['top1_accuracy']['n'] == 355
   assert by_name['top1_accuracy']['direction'] == 'higher'
@@ -135,6 +136,7 @@ def test_relearns_the_source_task_from_its_holdout(run):
   assert by_name['train_objective'].n == 142
   metrics = _metrics(run, 'transfer-digits-holdout')
   assert metrics['train_split'] == 'holdout'
+  assert metrics['num_seen_by_network'] == 0
   assert metrics['step'] == 40
 
 
@@ -196,6 +198,8 @@ def test_an_error_takes_one_line(run, root):
     ({'split': 'validation'}, ValueError, "has no split 'validation'"),
     ({'split': 'train[:1]'}, ValueError, 'at least 2 examples'),
     ({'split': 'train[:5]'}, ValueError, 'classes have no training example'),
+    ({'split': 'train+test'}, ValueError, '355 examples of .* also in .test'),
+    ({'split': 'test[:40]'}, ValueError, '40 examples of .* also in .test'),
     ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
   ],
 )

@@ -77,8 +77,39 @@ def study_job_sets(
   ]
 
 
+# What only one kind of output uses; elsewhere it would be ignored.
+_OWN_FLAGS = {
+  '--queues': ('num_slices',),
+  '--study': ('workdir', 'data_dir', 'only'),
+  '--name': ('name',),
+}
+_RUN_FLAGS = ('image', 'service_account', 'max_restarts', 'priority')
+
+
+def _check_flags(kind: str):
+  """Raises ValueError for flags that this kind of output does not use."""
+  for owner, names in (*_OWN_FLAGS.items(), ('runs', _RUN_FLAGS)):
+    if owner == kind or (owner == 'runs' and kind != '--queues'):
+      continue
+    for name in names:
+      if flags.FLAGS[name].present:
+        raise ValueError(f'--{name} belongs to {owner}, and {kind} ignores it.')
+
+
+def _check_in_bucket(workdir: str):
+  if not workdir.startswith('gs://'):
+    raise ValueError(
+      f'--workdir={workdir} would lie in the container and be lost with it. '
+      'Give one in a bucket, gs://BUCKET/...'
+    )
+
+
 def main(argv):
   try:
+    kind = (
+      '--queues' if _QUEUES.value else '--study' if _STUDY.value else '--name'
+    )
+    _check_flags(kind)
     target = manifests.Target(
       tpu=get_slice(_TPU.value),
       image=_IMAGE.value or '',
@@ -96,6 +127,9 @@ def main(argv):
     elif _STUDY.value:
       if not _WORKDIR.value:
         raise ValueError('--study needs --workdir, e.g. gs://BUCKET/paper.')
+      _check_in_bucket(_WORKDIR.value)
+      if len(argv) > 1:
+        raise ValueError(f'--study takes no command; got {argv[1:]}.')
       found = study_job_sets(
         _STUDY.value,
         workdir=_WORKDIR.value,
@@ -104,6 +138,9 @@ def main(argv):
         target=target,
       )
     elif len(argv) > 1 and _NAME.value:
+      for argument in argv[1:]:
+        if argument.startswith('--workdir='):
+          _check_in_bucket(argument.removeprefix('--workdir='))
       command = shlex.join(argv[1:])
       found = [manifests.job_set(_NAME.value, [command], target)]
     else:

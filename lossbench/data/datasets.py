@@ -55,7 +55,8 @@ def open_dataset(
     if not spec.offline:
       raise FileNotFoundError(
         f'Dataset {name!r} is not in {os.path.join(data_dir, spec.tfds_name)}. '
-        'Point --config.data_dir (or TFDS_DATA_DIR) at a directory that TFDS '
+        'Point --config.data_dir (--data_dir where there is one, or '
+        'TFDS_DATA_DIR) at a directory that TFDS '
         f'has prepared, or prepare it: {_how_to_prepare(spec, data_dir)}'
       )
     builder = _prepare_offline(builder, spec.tfds_name, data_dir=data_dir)
@@ -133,7 +134,8 @@ def _prepare_offline(builder, tfds_name, *, data_dir):
       return winner
     raise OSError(
       f'Dataset {tfds_name!r} cannot be written to {builder.data_dir}: '
-      f'{error}. Point --config.data_dir (or TFDS_DATA_DIR) at a directory '
+      f'{error}. Point --config.data_dir (--data_dir where there is one, or '
+      'TFDS_DATA_DIR) at a directory '
       'that you may write to.'
     ) from error
   return builder
@@ -179,6 +181,38 @@ def holdout_splits(
     return 'train', ''
   cut = total - num_holdout
   return f'train[:{cut}]', f'train[{cut}:]'
+
+
+def _intervals(builder, split: str) -> list[tuple[str, int, int]]:
+  """(name, first, end) of the parts of a split."""
+  sizes = builder.info.splits
+  parts = tfds.core.ReadInstruction.from_spec(split).to_absolute(sizes)
+  return [
+    (
+      part.splitname,
+      part.from_ or 0,
+      sizes[part.splitname].num_examples if part.to is None else part.to,
+    )
+    for part in parts
+  ]
+
+
+def num_shared_examples(
+  builder: tfds.core.DatasetBuilder, split: str, other: str
+) -> int:
+  """The number of examples that two splits have in common.
+
+  Args:
+    builder: of the data set.
+    split: a TFDS split, also of slices and sums, without repetitions.
+    other: likewise.
+  """
+  return sum(
+    max(0, min(end, other_end) - max(first, other_first))
+    for name, first, end in _intervals(builder, split)
+    for other_name, other_first, other_end in _intervals(builder, other)
+    if name == other_name
+  )
 
 
 def first_examples(

@@ -86,8 +86,8 @@ def _iterate(batches, *, builder, split, image_fn, records_fn):
         raise
       raise ValueError(
         f'Image {found[0]!r} of {builder.name!r} cannot be used: {found[1]} '
-        'Repair the record, or leave such images out with '
-        '--config.on_bad_image=skip.'
+        'Repair the record, or train with --config.on_bad_image=skip, which '
+        'leaves such images out.'
       ) from error
 
 

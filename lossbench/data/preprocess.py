@@ -23,7 +23,7 @@ def build_eval_image_fn(config: ml_collections.ConfigDict):
     tf.debugging.assert_equal(
       tf.shape(image)[:2],
       [side, side],
-      message=f'images of {config.dataset!r} are not image_size={side}',
+      message=f'it does not measure {side} x {side} pixels (image_size).',
     )
     return tf.ensure_shape(image, (side, side, channels))
 

@@ -263,12 +263,20 @@ class Checkpointer:
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
       ).meta['crc32']
     except Exception as error:  # see `restore`
-      raise ValueError(
-        f'checkpoint {self._directory / f"{step:09d}"} is damaged: '
-        f'{str(error).splitlines()[0][:300]}'
-      ) from error
+      raise self._unreadable(step, error) from error
     text = json.dumps(checksums, sort_keys=True)
     return f'{zlib.crc32(text.encode()):08x}'
+
+  def _unreadable(self, step: int, error: Exception) -> ValueError:
+    path = self._directory / f'{step:09d}'
+    if not path.exists():
+      return ValueError(
+        f'checkpoint {path} was deleted while it was read, for the run is still '
+        'being trained and keeps its best and its newest only. Wait for its end'
+        ', or train with --config.keep_every_epochs'
+      )
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ValueError(f'checkpoint {path} is damaged: {first_line[:300]}')
 
   def restore(self, step: int) -> Checkpoint:
     """Reads and verifies one checkpoint.
@@ -299,11 +307,7 @@ class Checkpointer:
     except Exception as error:
       # Orbax raises bare Exception, ValueError, KeyError or JSONDecodeError
       # for truncated or missing files, so nothing narrower will do.
-      first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-      raise ValueError(
-        f'checkpoint {self._directory / f"{step:09d}"} is damaged: '
-        f'{first_line[:300]}'
-      ) from error
+      raise self._unreadable(step, error) from error
     altered = [name for name, crc in expected.items() if found.get(name) != crc]
     if altered or len(found) != len(expected):
       raise ValueError(

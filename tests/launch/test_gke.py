@@ -234,6 +234,27 @@ def test_the_command():
       ['--tpu=v5e-64', '--image=i', '--study=configs/studies/digits.py'],
       '--study needs --workdir',
     ),
+    (
+      [
+        '--tpu=v5e-64',
+        '--image=i',
+        '--study=configs/studies/digits.py',
+        '--workdir=runs/local',
+      ],
+      '--workdir=runs/local would lie in the container',
+    ),
+    (
+      ['--tpu=v5e-64', '--image=i', '--name=n', '--', 'x', '--workdir=r'],
+      '--workdir=r would lie in the container',
+    ),
+    (
+      ['--tpu=v5e-64', '--image=i', '--name=n', '--data_dir=gs://b', '--', 'x'],
+      '--data_dir belongs to --study, and --name ignores it',
+    ),
+    (
+      ['--tpu=v5e-64', '--queues', '--max_restarts=9'],
+      '--max_restarts belongs to runs, and --queues ignores it',
+    ),
   ):
     result = _gke(*arguments)
     assert result.returncode == 1

@@ -73,7 +73,15 @@ def test_dry_run_prints_every_command_in_order():
   ('arguments', 'message'),
   [
     (['run', 'a'], 'give --zone=ZONE'),
-    (['run', 'a', '--zone=z', '--dry-run'], 'create needs --accelerator'),
+    (['run', 'a', '--zone=z', '--dry-run'], "run needs main.py's flags"),
+    (
+      ['run', 'a', '--zone=z', '--dry-run', '--', *FLAGS],
+      'create needs --accelerator',
+    ),
+    (
+      ['run', 'a', '--zone=z', '--', FLAGS[0], '--workdir=runs/a'],
+      'run needs --workdir=gs://',
+    ),
     (['start', 'a', '--zone=z', '--dry-run'], "start needs main.py's flags"),
     (['launch', 'a', '--zone=z'], "unknown command 'launch'"),
     (['run', 'a', '--zone=z', '--sport'], "unknown option '--sport'"),
