@@ -67,6 +67,15 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
+def what_decides_numbers(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Field -> value, as JSON, of all that a run's numbers depend on."""
+  return {
+    name: value
+    for name, value in _flatten(_plain(config)).items()
+    if name not in OPERATIONAL_FIELDS
+  }
+
+
 def differing_fields(
   old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
 ) -> list[tuple[str, Any, Any]]:
@@ -74,11 +83,11 @@ def differing_fields(
 
   Of a field that one side lacks the value is 'absent'.
   """
-  old, new = _flatten(_plain(old)), _flatten(_plain(new))
+  old, new = what_decides_numbers(old), what_decides_numbers(new)
   return [
     (name, old.get(name, 'absent'), new.get(name, 'absent'))
     for name in sorted(old.keys() | new.keys())
-    if old.get(name) != new.get(name) and name not in OPERATIONAL_FIELDS
+    if old.get(name) != new.get(name)
   ]
 
 

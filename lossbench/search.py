@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 # A point's coordinates: half steps from the lowest value of each dimension.
 Point = tuple[int, ...]
 
+_MAX_DECADES = 100  # from 1; a range beyond is a slip
 _MAX_EXTENSIONS = 10  # of the grid; a search that runs away finds no optimum
 
 
@@ -40,6 +41,13 @@ class Dimension:
   maximum: float = math.inf
 
   def __post_init__(self):
+    numbers = (self.low, self.high, self.step)
+    limit = _MAX_DECADES if self.log else math.inf
+    if not all(abs(number) < limit for number in numbers):
+      raise ValueError(
+        f'The range of {self.field}, {self.low:g}:{self.high:g}:{self.step:g}, '
+        'is too large' + (' for powers of ten.' if self.log else '.')
+      )
     if not (self.step > 0 and self.high >= self.low):
       raise ValueError(
         f'The range of {self.field}, {self.low:g}:{self.high:g}:{self.step:g}, '

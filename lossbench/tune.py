@@ -35,7 +35,12 @@ from ml_collections import config_flags
 from lossbench import console, search
 from lossbench.console import LOGGER
 from lossbench.early_stopping import best_epoch, read_history
-from lossbench.run_directory import RunDirectory, differing_fields, write_json
+from lossbench.run_directory import (
+  RunDirectory,
+  differing_fields,
+  what_decides_numbers,
+  write_json,
+)
 from lossbench.storage import is_remote
 from lossbench.train.progress import format_duration
 
@@ -68,7 +73,7 @@ _HPARAMS = {
   'temperature': _Range(-1.5, -0.5, 0.25),
   'kappa': _Range(0.0, 1.0, 0.5),
   'target_logit': _Range(0.0, 1.5, 0.5),
-  'scale': _Range(0.0, 0.0, 1.0),
+  'scale': None,  # a convention of the loss, held at the recipe's value
   'gamma': _Range(1.0, 3.0, 1.0, log=False),
   'epsilon': _Range(1.0, 3.0, 1.0, log=False),
   'margin': _Range(0.1, 0.5, 0.1, log=False, maximum=1.5),
@@ -114,10 +119,10 @@ def build_dimensions(
     if part == 'name':
       continue
     for name in hparams:
-      field = f'objective.{part}.{name}'
-      found[field] = search.Dimension(
-        field, **dataclasses.asdict(_HPARAMS[name])
-      )
+      field, default = f'objective.{part}.{name}', _HPARAMS[name]
+      if default is None:
+        default = _Range(hparams[name], hparams[name], 1.0, log=False)
+      found[field] = search.Dimension(field, **dataclasses.asdict(default))
   for dimension in ranges:
     _check_number(config, dimension.field)
     found[dimension.field] = dimension
@@ -206,6 +211,7 @@ class TrialStore:
             f'--storage={url} cannot be opened: {reason}'
           ) from error
         time.sleep(_POLL_SECS)
+    self._nameless: dict[int, float] = {}
     self._check_protocol(protocol)
 
   def _open(self, url: str, name: str):
@@ -278,16 +284,27 @@ class TrialStore:
     host = socket.gethostname()
     states = self._optuna.trial.TrialState
     for trial in self._trials():
+      if trial.state == states.RUNNING and self._is_abandoned(trial):
+        self._fail(trial)
       name, _, pid = trial.user_attrs.get('worker', '').partition(':')
       if trial.state != states.RUNNING or name != host or not pid:
         continue
       if not _is_alive(int(pid)):
-        with contextlib.suppress(
-          self._optuna.exceptions.UpdateFinishedTrialError
-        ):
-          self._storage.set_trial_state_values(
-            trial._trial_id, state=states.FAIL
-          )
+        self._fail(trial)
+
+  def _fail(self, trial):
+    with contextlib.suppress(self._optuna.exceptions.UpdateFinishedTrialError):
+      self._storage.set_trial_state_values(
+        trial._trial_id, state=self._optuna.trial.TrialState.FAIL
+      )
+
+  def _is_abandoned(self, trial) -> bool:
+    """Whether its worker died before it could say which point it took."""
+    if self._point(trial) is not None:
+      return False
+    # By our own clock, for hosts may disagree on the time.
+    seen = self._nameless.setdefault(trial.number, time.monotonic())
+    return time.monotonic() - seen > _GRACE_SECS
 
   def claim(self, point: search.Point, values: dict[str, float]):
     """Starts a trial of a point; None if another worker has it."""
@@ -428,6 +445,8 @@ def tune(
   protocol = {
     'dimensions': [dataclasses.asdict(d) for d in dimensions],
     'num_seeds': num_seeds,
+    # A database may hold the tunings of many directories of one name.
+    'config': what_decides_numbers(config),
   }
   for dimension in protocol['dimensions']:
     dimension['maximum'] = str(dimension['maximum'])  # JSON has no infinity
@@ -444,6 +463,8 @@ def tune(
     progress = search.pending_points(dimensions, results)
     if progress.stage == 'done':
       break
+    if progress.stage != 'coarse' and all(t.error for t in store.finished()):
+      break  # extending a grid of failures finds nothing
     running = store.running()
     free = [point for point in progress.pending if point not in running]
     if not free:

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from configs import digits_cnn
+from configs import digits_cnn, imagenet_resnet50
 from lossbench import search, tune
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -174,6 +174,35 @@ def test_another_tuning_in_the_same_place_is_refused(quick, tmp_path):
     _tune(tmp_path / 't', other)
 
 
+def test_one_database_holds_many_tunings(quick, tmp_path):
+  url = f'sqlite:///{tmp_path}/shared.db'
+  trials = _tune(tmp_path / 'a' / 'softmax', storage=url)
+  assert _tune(tmp_path / 'b' / 'softmax', storage=url) == trials
+  other = digits_cnn.get_config()
+  other.num_epochs = 3.0
+  with pytest.raises(ValueError, match='begun with another config'):
+    _tune(tmp_path / 'c' / 'softmax', other, storage=url)
+
+
+def test_a_worker_that_died_before_it_named_its_point(
+  quick, tmp_path, monkeypatch
+):
+  import optuna
+
+  url = f'sqlite:///{tmp_path}/x.db'
+  study = optuna.create_study(study_name='x', storage=url, direction='maximize')
+  study.ask()
+  monkeypatch.setattr(tune, '_GRACE_SECS', 1)
+  dimensions = (search.Dimension('learning_rate', -2.0, -2.0, 1.0),)
+  [trial] = _tune(tmp_path / 'x', storage=url, dimensions=dimensions)
+  assert not trial.error
+
+
+def test_a_grid_of_failures_is_not_extended(quick, tmp_path):
+  dimensions = (search.Dimension('learning_rate', -1.0, 0.0, 0.5),)
+  assert len(_tune(tmp_path / 't', dimensions=dimensions)) == 3
+
+
 def test_refusals(quick, tmp_path):
   config = digits_cnn.get_config()
   config.num_holdout = 0
@@ -185,6 +214,9 @@ def test_refusals(quick, tmp_path):
     tune.parse_range('learning_rate=1', log=True)
   with pytest.raises(ValueError, match='is empty'):
     tune.parse_range('learning_rate=0:-1:0.5', log=True)
+  for text in ('learning_rate=-2:inf:1', 'learning_rate=-2:400:1'):
+    with pytest.raises(ValueError, match='is too large for powers of ten'):
+      tune.parse_range(text, log=True)
   ranges = [tune.parse_range('learning_rat=-1:0:0.5', log=True)]
   with pytest.raises(ValueError, match="'learning_rat' is not a field"):
     tune.build_dimensions(digits_cnn.get_config(), ranges)
@@ -196,6 +228,11 @@ def test_every_hyperparameter_has_a_range():
   for part in known_parts():
     for hparam in get_part(part).hparams:
       assert hparam in tune._HPARAMS, (part, hparam)
+  config = imagenet_resnet50.get_config('squared_error')
+  [scale] = [
+    d for d in tune.build_dimensions(config) if d.field.endswith('scale')
+  ]
+  assert [scale.value(c) for c in scale.coarse()] == [10]
   config = digits_cnn.get_config('label_smoothing')
   fields = [d.field for d in tune.build_dimensions(config)]
   assert fields == [

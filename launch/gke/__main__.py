@@ -22,7 +22,9 @@ _IMAGE = flags.DEFINE_string('image', None, 'Container with lossbench in it.')
 _STUDY = flags.DEFINE_string('study', None, 'Configuration of a study.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the study.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'TFDS directory of its runs.')
-_ONLY = flags.DEFINE_list('only', [], 'Only runs with these words in the name.')
+_ONLY = flags.DEFINE_multi_string(
+  'only', [], 'Only runs whose names contain this; repeat for several.'
+)
 _NAME = flags.DEFINE_string('name', None, 'Of a single command.')
 _QUEUES = flags.DEFINE_bool('queues', False, "Print Kueue's queues instead.")
 _NUM_SLICES = flags.DEFINE_integer(

@@ -88,6 +88,12 @@ def order(key: tuple[str, str]) -> tuple:
   return place, len(rest), objective, number, variant
 
 
+def recipe_order(recipe: str) -> tuple[int, str]:
+  """Sorts groups: those of the paper's Table 1 first, as it sorts by them."""
+  first = ('imagenet_resnet50', 'imagenet_inception_v3')
+  return first.index(recipe) if recipe in first else len(first), recipe
+
+
 def color(key: tuple[str, str]) -> str:
   """The same colour for an objective in all figures."""
   objective, variant = key

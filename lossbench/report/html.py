@@ -113,6 +113,8 @@ def _run_list(study: StudyRecords) -> str:
   for run in study.runs:
     accuracy = run.value('top1_accuracy')
     state = f'{accuracy:.4f}' if accuracy is not None else 'not run'
+    if 'evaluate' not in run.commands and run.holdout_accuracy is not None:
+      state = f'{run.holdout_accuracy:.4f} (holdout)'
     if run.error:
       state = f'<span class="failed">failed: {_text(run.error)}</span>'
     commands = ''.join(
@@ -149,7 +151,11 @@ def page(
   if study.problems:
     items = ''.join(f'<li>{_text(problem)}</li>' for problem in study.problems)
     problems = f'<div class="notrun">Left out:<ul>{items}</ul></div>'
-  done = sum(not run.metrics.empty for run in study.runs)
+  done = sum(
+    not run.metrics.empty
+    or ('evaluate' not in run.commands and bool(run.history))
+    for run in study.runs
+  )
   return (
     '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'

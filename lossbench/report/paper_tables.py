@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from lossbench.report import display
+from lossbench.report import display, temperatures
 from lossbench.report.records import NotRun, RunRecords, StudyRecords
 from lossbench.report.tables import Column, Key, Table, build_table
 
@@ -58,12 +58,8 @@ def _augmentation(objective: str) -> str:
 
 
 def _plain_keys(study: StudyRecords, recipe: str) -> list[Key]:
-  """Rows of objectives alone: neither augmented nor variants."""
-  return [
-    key
-    for key in study.keys(recipe)
-    if not _augmentation(key[0]) and not key[1]
-  ]
+  """Rows that are not augmented; those have a table of their own."""
+  return [key for key in study.keys(recipe) if not _augmentation(key[0])]
 
 
 def _evaluated(study: StudyRecords) -> list[str]:
@@ -151,8 +147,8 @@ def table_2(study: StudyRecords) -> Table:
     study,
     'table_2',
     'Table 2: class separation',
-    'R² (eq. 11) of the penultimate features on the test split, beside top-1 '
-    f'accuracy (%). {_SIGNIFICANCE}',
+    'R² (eq. 11) of the penultimate features on the test split (the paper: of the '
+    f'training set), beside top-1 accuracy (%). {_SIGNIFICANCE}',
     columns,
     _all_keys(study, recipes),
   )
@@ -207,53 +203,56 @@ def table_3(study: StudyRecords) -> Table:
   )
 
 
-def temperature_of(run: RunRecords) -> float | None:
-  """The temperature of a run whose study varies it, else None."""
-  field, _, value = run.variant.rpartition('=')
-  return float(value) if field.split(',')[-1] == 'temperature' else None
-
-
 def table_4(study: StudyRecords) -> Table:
-  runs = [run for run in study.runs if temperature_of(run) is not None]
+  found = temperatures.sweeps(study)
   _require(
-    runs,
+    found,
     study,
     'runs over temperatures',
     config='configs/studies/temperature.py',
   )
-  # Groups whose temperatures complement one another make up one table.
-  recipe_of = {run.key: run.recipe for run in runs}
-  temperature = {run.key: temperature_of(run) for run in runs}
-  keys = sorted(recipe_of, key=lambda key: temperature[key])
-  first = runs[0]
-  merged = dataclasses.replace(
-    study,
-    runs=tuple(dataclasses.replace(r, recipe=first.recipe) for r in runs),
-  )
-  columns = [
-    _column(first.recipe, 'top1_accuracy', 'higher'),
-    Column(
-      label='class separation (R²)',
-      recipe=first.recipe,
-      value_fn=_metric('class_separation', endpoint='features'),
-    ),
-  ]
-  columns += [
-    _transfer_column(
-      first.recipe, target, _target_label(merged, first.recipe, target)
-    )
-    for target in reversed(_targets(merged, first.recipe))
-  ]
+  rows = sorted({temperature for sweep in found for temperature in sweep.keys})
+  names = [sweep.recipe for sweep in found]
+  columns, runs = [], []
+  for sweep in found:
+    objectives = {key[0] for key in sweep.keys.values()}
+    if len(objectives) > 1:  # with and without scaling of the loss
+      objectives = {key[0].split('+')[0] for key in sweep.keys.values()}
+    name = f'{sweep.recipe}, {display.objective_label(objectives.pop())}'
+    runs += [dataclasses.replace(r, recipe=name) for r in sweep.study.runs]
+    of_sweep = [
+      _column(name, 'top1_accuracy', 'higher'),
+      Column(
+        label='class separation (R²)',
+        recipe=name,
+        value_fn=_metric('class_separation', endpoint='features'),
+      ),
+    ]
+    of_sweep += [
+      _transfer_column(
+        name, target, _target_label(sweep.study, sweep.recipe, target)
+      )
+      for target in reversed(_targets(sweep.study, sweep.recipe))
+    ]
+    columns += [
+      dataclasses.replace(
+        column,
+        label=_titled(name, column.label, names),
+        key_fn=lambda key, sweep=sweep: sweep.keys.get(float(key[1]), key),
+      )
+      for column in of_sweep
+    ]
   return build_table(
-    merged,
+    dataclasses.replace(study, runs=tuple(runs)),
     'table_4',
     'Table 4: temperature',
-    'Cosine softmax over its temperature τ: top-1 accuracy (%), class separation, '
-    f'accuracy (%) of relearned and transferred classifiers. {_SIGNIFICANCE}',
+    'Over the temperature τ of the softmax over cosines: top-1 accuracy (%), '
+    'class separation, accuracy (%) of relearned and transferred classifiers. '
+    f'{_SIGNIFICANCE}',
     columns,
-    keys,
+    [('', f'{temperature:g}') for temperature in rows],
     sort=False,
-    row_label_fn=lambda key: f'τ = {temperature[key]:g}',
+    row_label_fn=lambda key: f'τ = {key[1]}',
   )
 
 
@@ -277,18 +276,18 @@ def table_b1(study: StudyRecords) -> Table:
 
 def _ood_columns(study, recipe, metrics, recipes) -> list[Column]:
   """A column for every data set (corruptions: their mean) that was measured."""
-  columns = []
   own = study.runs_of(recipe)[0].dataset
-  measured = {}
+  measured, families = {}, set()
   for run in study.runs_of(recipe):
-    rows = run.metrics
-    for row in rows[rows.metric.isin(metrics)].itertuples():
-      if row.dataset != own and not row.dataset.startswith('transfer-'):
-        measured.setdefault((row.dataset, row.metric), None)
-  families = [dataset for dataset, _ in measured if dataset.endswith('_c')]
-  for dataset, metric in sorted(measured):
-    if any(dataset.startswith(f'{family}_') for family in families):
-      continue
+    for row in run.metrics.itertuples():
+      if row.dataset == own or row.dataset.startswith('transfer-'):
+        continue
+      if row.dataset.endswith('_c'):
+        families.add(row.dataset)
+      if row.metric in metrics:
+        measured.setdefault(row.metric, set()).add(row.dataset)
+  columns = []
+  for dataset, metric, members in sorted(_averaged(measured, families)):
     label = dataset
     if metric != 'top1_accuracy':
       label += f', {display.metric_label(metric)}'
@@ -296,12 +295,31 @@ def _ood_columns(study, recipe, metrics, recipes) -> list[Column]:
       Column(
         label=_titled(recipe, label, recipes),
         recipe=recipe,
-        value_fn=_metric(metric, dataset=dataset),
+        value_fn=lambda run, metric=metric, members=members: _mean_value(
+          run, metric, members
+        ),
         is_percent=True,
         direction='lower' if 'fpr' in metric else 'higher',
       )
     )
   return columns
+
+
+def _averaged(measured, families):
+  """Yields (data set, metric, data sets to average) of the OOD tables."""
+  for metric, datasets in measured.items():
+    for dataset in datasets:
+      if not any(dataset.startswith(f'{family}_') for family in families):
+        yield dataset, metric, (dataset,)
+    for family in families - datasets:
+      members = sorted(d for d in datasets if d.startswith(f'{family}_'))
+      if members:
+        yield family, metric, tuple(members)
+
+
+def _mean_value(run: RunRecords, metric: str, datasets) -> float | None:
+  values = [run.value(metric, dataset=dataset) for dataset in datasets]
+  return None if None in values else sum(values) / len(values)
 
 
 def _ood_table(study, name, title, caption, metrics) -> Table:
@@ -341,7 +359,7 @@ def table_detection(study: StudyRecords) -> Table:
     'table_ood_detection',
     'OOD detection (beyond the paper)',
     'How well the maximum probability and the energy tell the test split from '
-    'other data sets (%).',
+    'other data sets (%); of corruptions (…_c) the mean.',
     _DETECTION,
   )
 
@@ -410,12 +428,6 @@ def table_collapse(study: StudyRecords) -> Table:
   )
 
 
-def best_holdout_accuracy(run: RunRecords) -> float | None:
-  """The maximum over training, as in Table C.1."""
-  values = [r['top1_accuracy'] for r in run.history if 'top1_accuracy' in r]
-  return max(values, default=None)
-
-
 def table_c1(study: StudyRecords) -> Table:
   combined = [
     run
@@ -441,7 +453,7 @@ def table_c1(study: StudyRecords) -> Table:
     Column(
       label=display.objective_label(addend) if addend else 'alone',
       recipe=recipe,
-      value_fn=best_holdout_accuracy,
+      value_fn=lambda run: run.holdout_accuracy,
       is_percent=True,
       direction='higher',
       key_fn=lambda key, addend=addend: (

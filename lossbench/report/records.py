@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import shlex
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,7 @@ class RunRecords:
   Attributes:
     name: 'group/objective[,variant]/seedN'.
     recipe: the group's name.
+    recipe_file: of its configuration.
     objective: with augmentations, e.g. 'softmax+mixup'.
     variant: e.g. 'temperature=0.05', or ''.
     seed: of the run.
@@ -41,11 +43,12 @@ class RunRecords:
       metric, endpoint ('' = none), value (NaN = could not be measured), unit, n.
     history: evaluations on the holdout.
     curves: of curves.npz on the own test split.
-    error: of the last attempt that failed, or ''.
+    error: of the last attempt if it failed and something is missing, or ''.
   """
 
   name: str
   recipe: str
+  recipe_file: str
   objective: str
   variant: str
   seed: int
@@ -87,6 +90,19 @@ class RunRecords:
       return None
     return float(rows.value.iloc[0])
 
+  @property
+  def holdout_accuracy(self) -> float | None:
+    """The maximum over training, as in Table C.1; None before the first."""
+    values = [r['top1_accuracy'] for r in self.history if 'top1_accuracy' in r]
+    return max(values, default=None)
+
+  @property
+  def is_evaluated(self) -> bool:
+    """Whether everything that was to be measured is there."""
+    return self.value('top1_accuracy') is not None and all(
+      self.transfer_value(target) is not None for target in self.transfer
+    )
+
   def endpoints(self, metric: str) -> tuple[str, ...]:
     """The layers that a metric was measured at, in forward order."""
     rows = self.metrics[
@@ -121,6 +137,7 @@ class StudyRecords:
     title: of the report.
     path: the study's directory.
     config: file of its configuration.
+    overrides: flags that changed it.
     runs: in the study's order.
     comparisons: name -> comparison.json, {} where it is not there.
     comparison_commands: name -> command.
@@ -131,14 +148,16 @@ class StudyRecords:
   title: str
   path: pathlib.Path
   config: str
+  overrides: tuple[str, ...]
   runs: tuple[RunRecords, ...]
   comparisons: dict[str, dict[str, Any]]
   comparison_commands: dict[str, str]
   problems: tuple[str, ...]
 
   def recipes(self) -> tuple[str, ...]:
-    """Names of the groups, in order."""
-    return tuple(dict.fromkeys(run.recipe for run in self.runs))
+    """Names of the groups, in the order of all tables and figures."""
+    names = dict.fromkeys(run.recipe for run in self.runs)
+    return tuple(sorted(names, key=display.recipe_order))
 
   def keys(self, recipe: str) -> tuple[tuple[str, str], ...]:
     """(objective, variant) of a group, in the order of all tables."""
@@ -171,9 +190,8 @@ class StudyRecords:
   @property
   def rerun_command(self) -> str:
     """The command that does everything that is missing."""
-    return (
-      f'python -m lossbench.study --config={self.config} --workdir={self.path}'
-    )
+    words = ['python', '-m', 'lossbench.study', f'--config={self.config}']
+    return shlex.join([*words, *self.overrides, f'--workdir={self.path}'])
 
 
 def _eval_path(path: pathlib.Path, dataset: str, split: str) -> pathlib.Path:
@@ -209,6 +227,14 @@ class _Reader:
     except _UNREADABLE as error:
       self._damaged(path, error)
       return {}
+
+  def comparison(self, path: pathlib.Path) -> dict[str, Any]:
+    found = self.json(path)
+    lacking = {'runs', 'agreement', 'clustering', 'ensembles'} - found.keys()
+    if found and lacking:
+      self._damaged(path, f'it has no {", ".join(sorted(lacking))}')
+      return {}
+    return found
 
   def archive(self, path: pathlib.Path):
     """Names a damaged .npz that is read later, if it is needed at all."""
@@ -271,6 +297,7 @@ def _read_run(
     for name in (
       'name',
       'recipe',
+      'recipe_file',
       'objective',
       'variant',
       'seed',
@@ -279,7 +306,7 @@ def _read_run(
       'commands',
     )
   }
-  return RunRecords(
+  run = RunRecords(
     **fields,
     transfer=tuple(record['transfer']),
     path=path,
@@ -289,6 +316,8 @@ def _read_run(
     curves=reader.arrays(own / 'curves.npz'),
     error=f'{error["stage"]}: {error["error"]}' if len(error) == 2 else '',
   )
+  # Another attempt, by hand, may have done it all since.
+  return dataclasses.replace(run, error='') if run.is_evaluated else run
 
 
 def load_study(path: str | pathlib.Path) -> StudyRecords:
@@ -319,13 +348,14 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     study = json.loads(study_path.read_text())
     runs = tuple(_read_run(reader, path, record) for record in study['runs'])
     comparisons = {
-      comparison['name']: reader.json(
+      comparison['name']: reader.comparison(
         path / 'comparisons' / comparison['name'] / 'comparison.json'
       )
       for comparison in study['comparisons']
     }
     commands = {c['name']: c['command'] for c in study['comparisons']}
     name, title, config = (study[k] for k in ('name', 'title', 'config'))
+    overrides = tuple(study['overrides'])
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
       f'{study_path} is damaged: {error!r}. Delete it, and run the study again, '
@@ -336,6 +366,7 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     title=title,
     path=path,
     config=config,
+    overrides=overrides,
     runs=runs,
     comparisons=comparisons,
     comparison_commands=commands,

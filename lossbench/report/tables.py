@@ -193,7 +193,7 @@ def build_table(
     caption: its explanation.
     columns: its columns.
     keys: its rows.
-    sort: by the first column, best first, as in the paper.
+    sort: by the first column, best first (the paper lists the best last).
     row_label_fn: key -> label of the row.
 
   Raises:

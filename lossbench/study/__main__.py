@@ -133,8 +133,8 @@ def define_flags():
   flags.DEFINE_bool(
     'commands', False, 'Only print the commands of what is missing.'
   )
-  flags.DEFINE_list(
-    'only', [], 'Only runs whose names contain one of these words.'
+  flags.DEFINE_multi_string(
+    'only', [], 'Only runs whose names contain this; repeat for several.'
   )
   flags.DEFINE_integer(
     'num_workers',
@@ -156,13 +156,15 @@ def main(argv):
       args.config,
       config_file=flags.FLAGS['config'].config_filename,
       workdir=args.workdir,
+      overrides=[a for a in sys.argv[1:] if a.startswith('--config.')],
     )
+    states.check_runs(study)
     runs = plan.select_runs(study.runs, args.only)
     if args.list:
       table.print_states(study, runs, output)
       return
     storage.check_reachable(study.workdir)
-    plan.write_study(study)
+    plan.write_study(study, states.final_configs(study))
     if args.commands:
       found = {run.name: states.read_state(study, run) for run in runs}
       missing = [
@@ -184,6 +186,8 @@ def main(argv):
       errors = run_study(
         study, only=args.only, num_workers=args.num_workers, output=output
       )
+      # Again, with the stop epochs that are known now.
+      plan.write_study(study, states.final_configs(study))
   except KeyboardInterrupt:
     sys.exit('Interrupted. Run the same command again to continue.')
   except (ValueError, OSError) as error:

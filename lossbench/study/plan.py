@@ -6,7 +6,7 @@ import importlib.util
 import pathlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -111,6 +111,7 @@ class Study:
   workdir: storage.Path
   runs: tuple[PlannedRun, ...]
   comparisons: tuple[PlannedComparison, ...]
+  overrides: tuple[str, ...] = ()  # of the study, as on its command line
 
   def path(self, run: PlannedRun | str) -> storage.Path:
     """The directory of a run."""
@@ -195,11 +196,12 @@ def apply_override(config: ml_collections.ConfigDict, override: str):
   field, equals, text = override.partition('=')
   node, names = config, field.split('.')
   for name in names[:-1]:
-    node = node.get(name, {})
-  if not equals or names[-1] not in node:
+    node = node.get(name) if isinstance(node, ml_collections.ConfigDict) else {}
+  fields = sorted(node) if isinstance(node, ml_collections.ConfigDict) else []
+  if not equals or names[-1] not in fields:
     raise ValueError(
       f"Override {override!r} is not 'field=value' with a field of the recipe. "
-      f'Fields: {", ".join(sorted(node)) or "none"}.'
+      f'Fields: {", ".join(fields) or "none"}.'
     )
   old = node[names[-1]]
   try:
@@ -282,6 +284,11 @@ def _check_stop_epochs(study: Study):
     if not run.stop_epoch_from:
       continue
     sources = study.runs_of(run.stop_epoch_from, run.objective)
+    if any(source.stop_epoch_from for source in sources):
+      raise ValueError(
+        f'Group {run.group!r} stops where {run.stop_epoch_from!r} says, which '
+        'itself waits for another group. Name one that trains to its end.'
+      )
     if not sources or not all(s.config.num_holdout for s in sources):
       raise ValueError(
         f'Group {run.group!r} stops where {run.stop_epoch_from!r} says, which '
@@ -294,6 +301,7 @@ def build_study(
   *,
   config_file: str,
   workdir: str | pathlib.Path,
+  overrides: Sequence[str] = (),
 ) -> Study:
   """Expands a configuration; refuses before anything runs.
 
@@ -301,6 +309,7 @@ def build_study(
     study_config: see configs/studies/default.py.
     config_file: it came from; its stem is the study's name.
     workdir: of the study.
+    overrides: flags that changed `study_config`, to be shown in commands.
 
   Raises:
     FileNotFoundError: if a recipe is not there.
@@ -331,15 +340,17 @@ def build_study(
     workdir=storage.as_path(workdir, check=False),
     runs=tuple(runs),
     comparisons=tuple(comparisons),
+    overrides=tuple(overrides),
   )
   _check_stop_epochs(study)
   return study
 
 
-def _run_json(study: Study, run: PlannedRun) -> dict[str, Any]:
+def _run_json(study: Study, run: PlannedRun, config) -> dict[str, Any]:
   return {
     'name': run.name,
     'recipe': run.group,
+    'recipe_file': run.recipe,
     'objective': run.objective,
     'variant': run.variant,
     'seed': run.seed,
@@ -347,12 +358,19 @@ def _run_json(study: Study, run: PlannedRun) -> dict[str, Any]:
     'test_split': run.test_split,
     'transfer': [str(target) for target in run.transfer],
     'evaluate': run.evaluate,
-    'commands': study.commands(run),
+    'commands': study.commands(run, config),
   }
 
 
-def write_study(study: Study):
+def write_study(
+  study: Study,
+  configs: Mapping[str, ml_collections.ConfigDict | None] | None = None,
+):
   """Writes study.json, from which reports know what there should be.
+
+  Args:
+    study: to be described.
+    configs: run -> its final configuration, if it is known.
 
   Raises:
     ValueError: if the directory holds another study, or its study.json is
@@ -386,7 +404,11 @@ def write_study(study: Study):
         'title': study.title,
         'lossbench_version': lossbench.__version__,
         'config': study.config_file,
-        'runs': [_run_json(study, run) for run in study.runs],
+        'overrides': list(study.overrides),
+        'runs': [
+          _run_json(study, run, (configs or {}).get(run.name))
+          for run in study.runs
+        ],
         'comparisons': [
           {
             'name': comparison.name,

@@ -195,7 +195,10 @@ def _work(connection, study: Study, number: int, num_workers: int):
       task = connection.recv()
 
       def on_status(stage, text, task=task):
-        connection.send((number, task.name, stage, text))
+        try:
+          connection.send((number, task.name, stage, text))
+        except OSError:
+          sys.exit()  # the study was killed; that is no failure of the run
 
       error = _do(study, task, on_status)
       connection.send((number, task.name, '', error))

@@ -6,7 +6,12 @@ import pathlib
 import ml_collections
 
 from lossbench.early_stopping import best_epoch, read_history
-from lossbench.run_directory import RunDirectory, read_json, write_json
+from lossbench.run_directory import (
+  RunDirectory,
+  differing_fields,
+  read_json,
+  write_json,
+)
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study, Transfer
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
@@ -99,8 +104,44 @@ def resolve_config(
       return None
     histories.append(read_history(RunDirectory(study.path(source))))
   config = run.config.copy_and_resolve_references()
-  config.stop_epoch = best_epoch(histories).epoch
+  # Rounded to steps, the last epoch may lie behind num_epochs.
+  config.stop_epoch = min(best_epoch(histories).epoch, config.num_epochs)
   return config
+
+
+def final_configs(
+  study: Study,
+) -> dict[str, ml_collections.ConfigDict | None]:
+  """Run -> its final configuration; None while it cannot be known."""
+  found = {}
+  for run in study.runs:
+    try:
+      found[run.name] = resolve_config(study, run)
+    except ValueError:  # of a damaged history, which its run will report
+      found[run.name] = None
+  return found
+
+
+def check_runs(study: Study):
+  """Raises ValueError if a run in the directory has another configuration."""
+  for run in study.runs:
+    directory = RunDirectory(study.path(run))
+    stored = _read(directory.config_path)
+    if not stored:
+      continue
+    differing = [
+      f'{name}: {old!r} there, {new!r} in the study'
+      for name, old, new in differing_fields(
+        ml_collections.ConfigDict(stored), run.config
+      )
+      if not (name == 'stop_epoch' and run.stop_epoch_from)
+    ]
+    if differing:
+      raise ValueError(
+        f'{directory.path} is a run of another configuration: '
+        f'{"; ".join(differing)}. Choose another --workdir, or delete the runs '
+        'that are to be made anew.'
+      )
 
 
 def read_state(study: Study, run: PlannedRun) -> RunState:
@@ -165,10 +206,13 @@ def finished_runs(
 def is_compared(study: Study, comparison: PlannedComparison) -> bool:
   """Whether a comparison of exactly the finished runs is there."""
   found = _read(comparison_path(study, comparison.name) / 'comparison.json')
-  names = [run.get('path') for run in found.get('runs', [])]
+  # The end of the path alone: a study may be moved, or spelt another way.
+  names = [
+    run.get('path', '').rpartition('/runs/')[2] for run in found.get('runs', [])
+  ]
   expected = finished_runs(study, comparison)
   return (
     len(names) > 1
-    and names == [str(study.path(run)) for run in expected]
+    and names == [run.name for run in expected]
     and ('cka' in found or not comparison.cka)
   )

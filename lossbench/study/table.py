@@ -15,6 +15,7 @@ from lossbench.study.pool import Event
 from lossbench.study.states import (
   RunState,
   comparison_path,
+  final_configs,
   is_compared,
   read_state,
 )
@@ -198,9 +199,10 @@ def print_commands(
   comparisons: Sequence[PlannedComparison],
 ):
   """Prints the commands of everything that is missing, one a line."""
+  configs = final_configs(study)
   for run in study.runs:
     if run.name in states:
-      commands = study.commands(run)
+      commands = study.commands(run, configs[run.name])
       for stage in states[run.name].missing:
         print(commands[stage])
   for comparison in comparisons:

@@ -179,6 +179,7 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
         {
           'name': name,
           'recipe': recipe,
+          'recipe_file': 'configs/imagenet_resnet50.py',
           'objective': objective,
           'variant': '',
           'seed': seed,
@@ -198,6 +199,7 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
         'name': 'synthetic',
         'title': 'A <synthetic> study',
         'config': 'configs/studies/synthetic.py',
+        'overrides': [],
         'runs': runs,
         'comparisons': [
           {'name': recipe, 'runs': names, 'command': 'python -m compare'}

@@ -1,5 +1,6 @@
 """Every figure draws all objectives, or says what is missing."""
 
+import dataclasses
 import json
 
 import matplotlib
@@ -8,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lossbench.report import display
-from lossbench.report.figures import FIGURES
+from lossbench.report.figures import FIGURES, transfer
 from lossbench.report.records import NotRun, load_study
 
 RECIPE = 'imagenet_resnet50'
@@ -72,6 +73,26 @@ def test_objectives_look_the_same_everywhere_and_differ():
   assert display.color(('sigmoid+dropout', '')) == display.color(
     ('sigmoid+dropout', '')
   )
+
+
+def test_temperatures_of_two_groups_are_one_line(study):
+  runs = []
+  for run in study.runs:
+    place = ('softmax', 'sigmoid', 'dropout').index(run.objective)
+    runs.append(
+      dataclasses.replace(
+        run,
+        recipe='plain' if place else 'scaled',
+        objective='cosine_softmax',
+        variant=f'temperature={(0.01, 0.05, 0.1)[place]}',
+      )
+    )
+  swept = dataclasses.replace(study, runs=tuple(runs))
+  [axes] = transfer.draw(swept, 'scaled').axes
+  [line] = [line for line in axes.lines if line.get_color() == '#BBBBBB']
+  assert len(line.get_xdata()) == 3
+  with pytest.raises(NotRun, match='drawn with scaled'):
+    transfer.draw(swept, 'plain')
 
 
 def test_the_diagonal_of_cka_is_between_seeds(study):

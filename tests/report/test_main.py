@@ -2,6 +2,7 @@
 
 import base64
 import html.parser
+import json
 import pathlib
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from lossbench.report.__main__ import write_report
 from lossbench.report.records import load_study
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -100,6 +102,25 @@ def test_damaged_files_are_named_and_left_out(synthetic_study):
   assert str(comparison) in result.stderr
   table = (synthetic_study / 'report/tables/table_1.md').read_text()
   assert '(2 of 3)' in table
+
+
+def test_the_run_list_says_what_is_there(synthetic_study):
+  done = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
+  (done / 'error.json').write_text('{"stage": "train", "error": "disk full"}')
+  path = synthetic_study / 'study.json'
+  study = json.loads(path.read_text())
+  study['overrides'] = ['--config.groups.a b.num_seeds=3']
+  study['runs'][0]['commands'].pop('evaluate')  # only its holdout counts
+  path.write_text(json.dumps(study))
+  for metrics in (synthetic_study / 'runs' / study['runs'][0]['name']).glob(
+    'eval/*/metrics.json'
+  ):
+    metrics.unlink()
+  text = write_report(synthetic_study).read_text()
+  assert '9 of 9 runs have results' in text
+  assert 'disk full' not in text
+  assert '0.7700 (holdout)' in text
+  assert '&#x27;--config.groups.a b.num_seeds=3&#x27;' in text
 
 
 def test_no_study_an_empty_one_a_damaged_one(tmp_path, synthetic_study):

@@ -1,15 +1,17 @@
 """A synthetic study gives exactly the expected text."""
 
 import csv
+import dataclasses
 import io
 import json
 
 import pytest
 from scipy import stats
 
+from lossbench.metrics.records import create_record
 from lossbench.report import paper_tables, tables
 from lossbench.report.records import NotRun, load_study
-from tests.report.conftest import ACCURACY
+from tests.report.conftest import ACCURACY, write_metrics
 
 
 def _rows(table):
@@ -139,6 +141,10 @@ def test_temperatures_are_rows_in_ascending_order(synthetic_study):
   def change(run):
     place = list(ACCURACY).index(run['objective'])
     run['variant'] = f'temperature={(0.1, 0.05, 0.01)[place]}'
+    run['objective'] = 'cosine_softmax'
+    if place:  # two groups, as where some temperatures scale the loss
+      run['objective'] += '+scale_by_temperature'
+      run['recipe'] = 'scaled'
 
   _rewrite(synthetic_study, change)
   table = paper_tables.table_4(load_study(synthetic_study))
@@ -146,6 +152,53 @@ def test_temperatures_are_rows_in_ascending_order(synthetic_study):
   assert [cell.mean for cell, *_ in table.cells] == pytest.approx(
     [0.782, 0.782, 0.772]
   )
+
+
+def test_other_objectives_and_recipes_are_other_sweeps(synthetic_study):
+  def change(run):
+    run['variant'] = 'temperature=0.05'
+    if run['objective'] == 'dropout':
+      run['recipe_file'] = 'another.py'
+
+  _rewrite(synthetic_study, change)
+  table = paper_tables.table_4(load_study(synthetic_study))
+  assert table.rows == ('τ = 0.05',)
+  means = [cell.mean for cell in table.cells[0][::5]]
+  assert means == pytest.approx([0.772, 0.782, 0.782])
+
+
+def test_variants_are_rows(synthetic_study):
+  def change(run):
+    run['variant'] = 'learning_rate=0.1'
+
+  _rewrite(synthetic_study, change)
+  table = paper_tables.table_1(load_study(synthetic_study))
+  assert 'Softmax (learning_rate=0.1)' in table.rows
+
+
+def test_tables_are_sorted_by_imagenet(synthetic_study):
+  study = load_study(synthetic_study)
+  other = [
+    dataclasses.replace(run, recipe='cifar100_wrn16_8') for run in study.runs
+  ]
+  study = dataclasses.replace(study, runs=(*other, *study.runs))
+  assert study.recipes() == ('imagenet_resnet50', 'cifar100_wrn16_8')
+  table = paper_tables.table_1(study)
+  assert table.columns[0].recipe == 'imagenet_resnet50'
+
+
+def test_detection_of_corruptions_is_a_mean(synthetic_study):
+  for run in synthetic_study.glob('runs/*/*/*'):
+    for place in (1, 2):
+      write_metrics(
+        run / 'eval' / f'imagenet_c_fog_{place}-validation',
+        [create_record('energy_auroc', place / 10, n=5)],
+        dataset=f'imagenet_c_fog_{place}',
+        split='validation',
+      )
+  table = paper_tables.table_detection(load_study(synthetic_study))
+  assert [c.label for c in table.columns] == ['imagenet_c, AUROC, energy']
+  assert table.cells[0][0].mean == pytest.approx(0.15)
 
 
 def test_combinations_are_a_matrix_of_holdout_accuracies(synthetic_study):

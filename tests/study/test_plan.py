@@ -122,6 +122,7 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (dict(overrides=('num_epochs',)), "not 'field=value'"),
     (dict(overrides=('batch_size=a lot',)), 'is of type int'),
     (dict(overrides=('model.depth.x=1',)), 'not'),
+    (dict(overrides=('learning_rate.x=1',)), "not 'field=value'"),
     (dict(num_seeds=0), 'num_seeds=0; it must be >= 1'),
     (dict(objectives=()), 'no objectives'),
     (dict(objectives=('softmax', 'softmax')), 'twice'),
@@ -129,6 +130,7 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (dict(transfer=('digits_high:holdout',)), 'has no holdout of it'),
     (dict(transfer=('digits_high',), evaluate=False), 'without evaluating'),
     (dict(stop_epoch_from='b'), "stops where 'b' says"),
+    (dict(stop_epoch_from='a'), 'itself waits for another group'),
   ],
 )
 def test_refusals_before_anything_runs(fields, message):

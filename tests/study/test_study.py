@@ -1,5 +1,6 @@
 """A study runs whatever is missing, goes on after errors and after kills."""
 
+import dataclasses
 import io
 import json
 import os
@@ -108,6 +109,10 @@ def test_what_was_deleted_is_done_again(finished, tmp_path):
   state = states.read_state(finished, run)
   assert state.missing == ('transfer digits:holdout',)
   assert state.describe() == 'to transfer digits:holdout'
+  moved = dataclasses.replace(
+    finished, workdir=finished.workdir / '..' / finished.workdir.name
+  )
+  assert states.is_compared(moved, moved.comparisons[0])
   evaluation = finished.path(run) / 'eval' / 'evaluation.json'
   evaluation.write_text(evaluation.read_text()[:10])  # damaged
   assert states.read_state(finished, run).missing[0] == 'evaluate'
@@ -117,6 +122,18 @@ def test_what_was_deleted_is_done_again(finished, tmp_path):
   assert states.read_state(finished, run).missing[0] == 'evaluate'
   assert _run(finished) == {}
   assert states.read_state(finished, run).done
+
+
+def test_runs_of_another_configuration_are_refused(finished, tiny_study_file):
+  states.check_runs(finished)
+  changed = _build(
+    tiny_study_file, finished.workdir, overrides=('model.width=8',)
+  )
+  plan.write_study(finished)
+  with pytest.raises(
+    ValueError, match=r'model\.width: 4 there, 8 in the study'
+  ):
+    states.check_runs(changed)
 
 
 def test_a_run_that_fails_does_not_stop_the_others(tiny_study_file, tmp_path):
@@ -198,6 +215,26 @@ def _wait_for(pattern, workdir, process):
     time.sleep(0.02)
 
 
+def _worker_of(process):
+  children = subprocess.run(
+    ['pgrep', '-P', str(process.pid), '-f', 'spawn_main'],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  return int(children.stdout.split()[0])
+
+
+def _is_running(pid):
+  found = subprocess.run(
+    ['ps', '-o', 'stat=', '-p', str(pid)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return found.stdout.strip()[:1] not in ('', 'Z')
+
+
 @pytest.mark.slow
 def test_killed_twice_the_tables_are_the_same(
   tiny_study_file, finished, tmp_path
@@ -210,16 +247,19 @@ def test_killed_twice_the_tables_are_the_same(
   assert 'Another process works on the study' in second.stdout.read()
   os.killpg(process.pid, signal.SIGKILL)  # in the middle of training
   process.wait()
+  # The study without its worker, which ends too and has not failed.
+  process = _start(tiny_study_file, workdir, '--num_workers=1')
+  _wait_for('runs/tiny/softmax/seed1/checkpoints/*', workdir, process)
+  worker = _worker_of(process)
+  process.kill()
+  process.wait()
+  while _is_running(worker):
+    time.sleep(0.1)
+  assert not list(workdir.rglob('error.json'))
   # A worker alone: its run is reported, and the study goes on.
   process = _start(tiny_study_file, workdir, '--num_workers=1')
-  _wait_for('runs/tiny/softmax/seed1/eval/*', workdir, process)
-  children = subprocess.run(
-    ['pgrep', '-P', str(process.pid), '-f', 'spawn_main'],
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  os.kill(int(children.stdout.split()[0]), signal.SIGKILL)
+  _wait_for('runs/tiny/sigmoid/seed0/checkpoints/*', workdir, process)
+  os.kill(_worker_of(process), signal.SIGKILL)
   output = process.communicate(timeout=200)[0]
   assert process.returncode == 1
   assert 'the worker died with exit code -9' in output

@@ -64,8 +64,8 @@ FIGURES = (
   FigureSpec(
     'figure_4',
     'Figure 4: class separation by layer',
-    'R² (eq. 11) on the test split, of spatial averages; mean and standard error '
-    'over seeds.',
+    'R² (eq. 11) on the test split (the paper: on the training set), of spatial '
+    'averages; mean and standard error over seeds.',
     separation.draw,
   ),
   FigureSpec(

@@ -1,11 +1,15 @@
 """Figure 5: transfer against relearning the source task, and temperature."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from lossbench.report import display, statistics
 from lossbench.report.figures import lines
 from lossbench.report.records import NotRun, StudyRecords
+from lossbench.report.tables import Key
+from lossbench.report.temperatures import sweeps
 
 
 def _accuracies(run) -> tuple[float | None, float | None]:
@@ -22,10 +26,10 @@ def _accuracies(run) -> tuple[float | None, float | None]:
   return float(np.mean(others)), relearned
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
-  """Figure 5a: one point an objective; with temperatures 5b, joined by a line."""
+def _points(study: StudyRecords, recipe: str, keys: Iterable[Key]) -> dict:
+  """Key -> (mean, standard error) of transfer and of relearning."""
   points = {}
-  for key in study.keys(recipe):
+  for key in keys:
     pairs = [_accuracies(run) for run in study.runs_of(recipe, key)]
     pairs = [pair for pair in pairs if None not in pair]
     if pairs:
@@ -33,6 +37,22 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
         statistics.mean_and_standard_error([pair[i] for pair in pairs])
         for i in (0, 1)
       ]
+  return points
+
+
+def draw(study: StudyRecords, recipe: str) -> Figure:
+  """Figure 5a: one point an objective; with temperatures 5b, joined by a line."""
+  of_group = [s for s in sweeps(study) if recipe in s.recipes]
+  drawn = [s for s in of_group if s.recipe == recipe]
+  if of_group and not drawn:
+    raise NotRun(f'not run by itself: drawn with {of_group[0].recipe}')
+  swept = [key for sweep in of_group for key in sweep.keys.values()]
+  points = _points(
+    study, recipe, [key for key in study.keys(recipe) if key not in swept]
+  )
+  curves = [_points(s.study, recipe, s.keys.values()) for s in drawn]
+  for curve in curves:
+    points |= curve
   if not points:
     raise NotRun(
       'not run: this needs a transfer and the relearned source task of a group'
@@ -40,10 +60,10 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
     )
   figure = Figure(figsize=(8.5, 4.8), layout='constrained')
   axes = figure.subplots()
-  if all(key[1].startswith('temperature=') for key in points):
+  for curve in curves:
     axes.plot(
-      [p[1][0] * 100 for p in points.values()],
-      [p[0][0] * 100 for p in points.values()],
+      [display.percent(relearned[0]) for _, relearned in curve.values()],
+      [display.percent(transfer[0]) for transfer, _ in curve.values()],
       color='#BBBBBB',
       zorder=0,
     )
