@@ -125,16 +125,13 @@ class RunOutputs:
 
   @contextlib.contextmanager
   def _remedy_named(self, steps: Sequence[int]) -> Iterator[None]:
-    """Adds to an error of the checkpoint what can be done about it."""
+    """Adds to what is damaged in the checkpoint what can be done about it."""
     try:
       yield
     except ValueError as error:
-      others = [f'--step={step}' for step in steps if step != self.step]
-      there = f'There are also {", ".join(others)}; or ' if others else ''
-      remedy = (
-        f'{there}run the command that trained it again, which repairs it.'
-      )
-      raise ValueError(f'{error}. {remedy[0].upper()}{remedy[1:]}') from error
+      remedies = [f'--step={step}' for step in steps if step != self.step]
+      remedies.append('train again with the same command, which repairs it')
+      raise ValueError(f'{error}. Remedy: {", or ".join(remedies)}.') from error
 
   @functools.cached_property
   def variables(self) -> dict[str, Any]:

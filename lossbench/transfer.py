@@ -13,6 +13,7 @@ task from examples that the run did not train on, the paper's IN(50k).
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -234,6 +235,59 @@ def print_table(title: str, records: Sequence[Record], *, main_metric: str):
     output.print(f'Note: {note}', style='dim', highlight=False)
 
 
+def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
+  """How many examples to train the classifier on the network was trained on.
+
+  Raises:
+    ValueError: if there is no such split, or some of them are tested on.
+  """
+  from lossbench.data import datasets
+
+  spec = catalogue.get_dataset_spec(dataset)
+  train, test = (
+    outputs.tfds_split(builder, name) for name in (split, spec.test_split)
+  )
+  shared = datasets.num_shared_examples(builder, train, test)
+  if shared:
+    raise ValueError(
+      f'{shared} examples of --split={split} are also in {spec.test_split!r}, '
+      'which the classifier is tested on. Name another --split.'
+    )
+  if dataset != outputs.config.dataset:
+    return 0
+  num_holdout = outputs.config.num_holdout
+  seen, _ = datasets.holdout_splits(builder, num_holdout=num_holdout)
+  num_seen = datasets.num_shared_examples(builder, train, seen)
+  if num_seen:
+    LOGGER.info(
+      'Note: the network itself was trained on %d of the examples of %s.%s',
+      num_seen,
+      split,
+      ' --split=holdout has none of them.' if num_holdout else '',
+    )
+  return num_seen
+
+
+def _write_results(
+  target, test: Collected, final: regression.Fit, metrics: dict[str, Any]
+):
+  """Writes predictions, classifier and metrics; the last says it is whole."""
+  logits = test.arrays['features'] @ final.weights.T + final.bias
+  write_arrays(
+    target / 'predictions.npz',
+    id=test.ids,
+    label=test.labels,
+    logits=logits.astype(np.float32),
+  )
+  write_arrays(
+    target / 'classifier.npz',
+    weights=final.weights,
+    bias=final.bias,
+    l2=final.l2,
+  )
+  write_json(target / 'metrics.json', metrics)
+
+
 def transfer(
   *,
   workdir: str,
@@ -276,31 +330,7 @@ def transfer(
     )
   name = split or spec.train_split
   builder = outputs.open_dataset(dataset)
-  for used in (name, spec.test_split):
-    outputs.tfds_split(builder, used)  # refused before anything is compiled
-  shared = datasets.num_shared_examples(
-    builder,
-    outputs.tfds_split(builder, name),
-    outputs.tfds_split(builder, spec.test_split),
-  )
-  if shared:
-    raise ValueError(
-      f'{shared} examples of --split={name} are also in {spec.test_split!r}, '
-      'which the classifier is tested on. Name another --split.'
-    )
-  num_seen = 0
-  if dataset == config.dataset:
-    seen, _ = datasets.holdout_splits(builder, num_holdout=config.num_holdout)
-    num_seen = datasets.num_shared_examples(
-      builder, outputs.tfds_split(builder, name), seen
-    )
-  if num_seen:
-    LOGGER.info(
-      'Note: the network itself was trained on %d of the examples of %s.%s',
-      num_seen,
-      name,
-      ' --split=holdout has none of them.' if config.num_holdout else '',
-    )
+  num_seen = _check_split(outputs, builder, dataset, name)
   LOGGER.info(
     'Transferring step %d of %s (%s) to %s %s.',
     outputs.step,
@@ -329,21 +359,10 @@ def transfer(
     target = outputs.run.path / 'eval' / f'transfer-{dataset}'
     if split is not None:
       target = outputs.eval_path(f'transfer-{dataset}', split)
-    logits = test.arrays['features'] @ final.weights.T + final.bias
-    write_arrays(
-      target / 'predictions.npz',
-      id=test.ids,
-      label=test.labels,
-      logits=logits.astype(np.float32),
-    )
-    write_arrays(
-      target / 'classifier.npz',
-      weights=final.weights,
-      bias=final.bias,
-      l2=final.l2,
-    )
-    write_json(
-      target / 'metrics.json',
+    _write_results(
+      target,
+      test,
+      final,
       {
         'dataset': dataset,
         'split': spec.test_split,

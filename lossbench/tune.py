@@ -19,6 +19,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import socket
 import sys
 import threading
@@ -725,7 +726,8 @@ def main(argv):
     )
     _check_any_success(trials)
     print_ranking(dimensions, trials, console.output())
-    write_results(root, dimensions, trials, command=' '.join(sys.argv))
+    command = shlex.join(['python', '-m', 'lossbench.tune', *sys.argv[1:]])
+    write_results(root, dimensions, trials, command=command)
   except ModuleNotFoundError as error:
     sys.exit(
       f"Error: tuning needs {error.name}: pip install -e '.[tune]' (in the "

@@ -78,10 +78,12 @@ def test_damaged_and_deleted_checkpoints_name_the_remedy(run):
   for path in (run / 'checkpoints' / '000000040').rglob('*'):
     if path.is_file() and path.stat().st_size > 1000:
       path.write_bytes(path.read_bytes()[:100])
-  with pytest.raises(ValueError, match=r'damaged: .*also --step=20; or run'):
+  with pytest.raises(
+    ValueError, match=r'damaged: .*Remedy: --step=20, or train'
+  ):
     _ = at_last.variables
   shutil.rmtree(run / 'checkpoints' / '000000020')
-  with pytest.raises(ValueError, match='was deleted while it was read'):
+  with pytest.raises(FileNotFoundError, match='was deleted while it was'):
     _ = at_first.variables
 
 

@@ -226,12 +226,9 @@ def first_examples(
     num_examples: how many, at least 1; at most all are taken.
   """
   parts, left = [], num_examples
-  instruction = tfds.core.ReadInstruction.from_spec(split)
-  for part in instruction.to_absolute(builder.info.splits):
-    total = builder.info.splits[part.splitname].num_examples
-    first = part.from_ or 0
-    last = min(total if part.to is None else part.to, first + left)
-    parts.append(f'{part.splitname}[{first}:{last}]')
+  for name, first, end in _intervals(builder, split):
+    last = min(end, first + left)
+    parts.append(f'{name}[{first}:{last}]')
     left -= last - first
     if not left:
       break

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.report import display
+from lossbench.run_directory import RunDirectory
 
 _COLUMNS = ('dataset', 'split', 'metric', 'endpoint', 'value', 'unit', 'n')
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -119,7 +120,7 @@ class RunRecords:
   @functools.cached_property
   def correct(self) -> tuple[np.ndarray, np.ndarray] | None:
     """Ids [N] and whether top-1 was right [N] on the own test split, or None."""
-    path = _eval_path(self.path, self.dataset, self.test_split)
+    path = RunDirectory(self.path).eval_path(self.dataset, self.test_split)
     try:
       with np.load(path / 'predictions.npz') as stored:
         right = stored['logits'].argmax(axis=1) == stored['label']
@@ -192,11 +193,6 @@ class StudyRecords:
     """The command that does everything that is missing."""
     words = ['python', '-m', 'lossbench.study', f'--config={self.config}']
     return shlex.join([*words, *self.overrides, f'--workdir={self.path}'])
-
-
-def _eval_path(path: pathlib.Path, dataset: str, split: str) -> pathlib.Path:
-  plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
-  return path / 'eval' / f'{dataset}-{plain}'
 
 
 class _Reader:
@@ -290,7 +286,7 @@ def _read_run(
   for metrics_path in sorted((path / 'eval').glob('*/metrics.json')):
     rows += reader.metrics(metrics_path)
   error = reader.json(path / 'error.json')
-  own = _eval_path(path, record['dataset'], record['test_split'])
+  own = RunDirectory(path).eval_path(record['dataset'], record['test_split'])
   reader.archive(own / 'predictions.npz')
   fields = {
     name: record[name]

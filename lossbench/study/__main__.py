@@ -152,11 +152,12 @@ def main(argv):
   # Before anything is redirected.
   output = console.output()
   try:
+    changed = config_flags.get_override_values(flags.FLAGS['config'])
     study = plan.build_study(
       args.config,
       config_file=flags.FLAGS['config'].config_filename,
       workdir=args.workdir,
-      overrides=[a for a in sys.argv[1:] if a.startswith('--config.')],
+      overrides=[f'--config.{name}={value}' for name, value in changed.items()],
     )
     states.check_runs(study)
     runs = plan.select_runs(study.runs, args.only)

@@ -256,6 +256,7 @@ class Checkpointer:
     Made of the stored checksums: no array is read.
 
     Raises:
+      FileNotFoundError: if it was deleted since it was listed.
       ValueError: if the checkpoint's metadata cannot be read.
     """
     try:
@@ -267,13 +268,13 @@ class Checkpointer:
     text = json.dumps(checksums, sort_keys=True)
     return f'{zlib.crc32(text.encode()):08x}'
 
-  def _unreadable(self, step: int, error: Exception) -> ValueError:
+  def _unreadable(self, step: int, error: Exception) -> Exception:
     path = self._directory / f'{step:09d}'
     if not path.exists():
-      return ValueError(
-        f'checkpoint {path} was deleted while it was read, for the run is still '
+      return FileNotFoundError(
+        f'Checkpoint {path} was deleted while it was read, for the run is still '
         'being trained and keeps its best and its newest only. Wait for its end'
-        ', or train with --config.keep_every_epochs'
+        ', or train with --config.keep_every_epochs.'
       )
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return ValueError(f'checkpoint {path} is damaged: {first_line[:300]}')
@@ -282,6 +283,7 @@ class Checkpointer:
     """Reads and verifies one checkpoint.
 
     Raises:
+      FileNotFoundError: if it was deleted since it was listed.
       ValueError: if it is damaged in any way; says how.
     """
     try:

@@ -185,3 +185,22 @@ def test_no_holdout_trains_on_everything(builder):
 def test_holdout_must_leave_something_to_train_on(builder, num_holdout):
   with pytest.raises(ValueError, match=r'num_holdout must be in \[0, 1442\)'):
     datasets.holdout_splits(builder, num_holdout=num_holdout)
+
+
+@pytest.mark.parametrize(
+  ('split', 'other'),
+  [
+    ('train', 'test'),
+    ('train[:100]', 'train[60:]'),
+    ('train[-50:]+test[:10]', 'test+train[:1400]'),
+    ('train[10%:20%]', 'train[15%:50%]+test'),
+  ],
+)
+def test_shared_examples_by_reading_them(builder, split, other):
+  def ids(split):
+    read_config = tfds.ReadConfig(add_tfds_id=True)
+    records = builder.as_dataset(split=split, read_config=read_config)
+    return {record['tfds_id'] for record in records.as_numpy_iterator()}
+
+  expected = len(ids(split) & ids(other))
+  assert datasets.num_shared_examples(builder, split, other) == expected
