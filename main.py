@@ -3,7 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
-from lossbench import cluster, console
+from lossbench.runtime import cluster, console
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',

@@ -19,9 +19,12 @@ import jax
 import numpy as np
 
 from configs import imagenet_resnet50
-from lossbench import build, devices, scoring
+from lossbench import build
 from lossbench.data import datasets
-from lossbench.evaluation import NOTHING, Collect, Evaluator
+from lossbench.evaluation import scoring
+from lossbench.evaluation.collected import NOTHING, Collect
+from lossbench.evaluation.loop import Evaluator
+from lossbench.runtime import devices
 
 
 def _variables(config):

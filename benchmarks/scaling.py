@@ -33,7 +33,8 @@ def _measure(args):
       process_id=args.process_id,
     )
   from configs import cifar10_all_cnn
-  from lossbench import build, devices
+  from lossbench import build
+  from lossbench.runtime import devices
   from lossbench.train.initialization import initial_state
   from lossbench.train.inputs import build_input_fn
   from lossbench.train.loop import build_step_hparams

@@ -22,7 +22,7 @@ import numpy as np
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
-from lossbench.logistic_regression import L2_VALUES, fit_path
+from lossbench.probe.logistic_regression import L2_VALUES, fit_path
 
 
 def synthetic_features(num_examples, num_features, num_classes, *, seed=0):

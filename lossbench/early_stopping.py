@@ -16,9 +16,9 @@ from typing import Any
 import rich.table
 from absl import app
 
-from lossbench import console
 from lossbench.metrics import records
-from lossbench.run_directory import RunDirectory, differing_fields, read_json
+from lossbench.runs.directory import RunDirectory, differing_fields, read_json
+from lossbench.runtime import console
 
 _METRIC = 'top1_accuracy'
 _NUM_ROWS = 5  # the best epochs that the table shows, besides the last

@@ -9,127 +9,21 @@ diagram, singular values, cosine distances, angular visual hardness).
 """
 
 import collections
-import dataclasses
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from absl import app, flags
 from rich import table as rich_table
 
-import lossbench
-from lossbench import cluster, console, scoring, storage
-from lossbench.console import LOGGER
 from lossbench.data import catalogue
-from lossbench.evaluation import Collected
-from lossbench.metrics.cosine_distances import cosine_distances
-from lossbench.metrics.hardness import angular_visual_hardness
-from lossbench.metrics.neural_collapse import (
-  CollapseMeasures,
-  NearestMeanMismatch,
-  nearest_class_mean,
-)
-from lossbench.metrics.records import Record, create_record
-from lossbench.metrics.spectra import participation_ratio, singular_values
-from lossbench.outputs import RunOutputs, write_arrays
-from lossbench.run_directory import write_json
-from lossbench.train.progress import create_printer
-
-# Metrics of a corruption family that are averaged over its members.
-_FAMILY_METRICS = (
-  'top1_accuracy',
-  'top5_accuracy',
-  'nll',
-  'ece',
-  'brier_score',
-)
-
-# In multiples of 1 / K, the hardness of an example as near to every class.
-HARDNESS_EDGES = np.linspace(0.0, 1.6, 81)
-
-
-def representation_records(
-  accumulators: dict, sample: Collected, kernel: np.ndarray, *, n: int
-) -> tuple[list[Record], dict[str, np.ndarray]]:
-  """Records and curves of the suite 'representations'.
-
-  Args:
-    accumulators: filled.
-    sample: 'features' and 'logits' of the sampled examples.
-    kernel: [M, K] of the output layer.
-    n: examples that were counted.
-
-  Returns:
-    Records, and the arrays of curves.npz.
-  """
-  accumulators = dict(accumulators)
-  collapse = accumulators.pop('neural_collapse')
-  records = scoring.accumulator_records(accumulators, n=n)
-  curves = {'kernel_singular_values': singular_values(kernel.T, centered=False)}
-
-  def not_available(names, error):
-    note = f'not available: {error}'
-    return [create_record(name, None, n=n, note=note) for name in names]
-
-  try:
-    spectrum = collapse.activation_spectrum().singular_values(centered=True)
-  except ValueError as error:
-    records += not_available(['participation_ratio'], error)
-  else:
-    curves['activation_singular_values'] = spectrum
-    ratio = participation_ratio(spectrum)
-    records.append(create_record('participation_ratio', ratio, n=n))
-  try:
-    measures = vars(collapse.measures(kernel))
-    means = collapse.class_means()
-  except ValueError as error:  # a class is empty
-    names = [field.name for field in dataclasses.fields(CollapseMeasures)]
-    records += not_available([*names, 'nc4'], error)
-  else:
-    curves['centroid_singular_values'] = singular_values(means, centered=True)
-    records += [create_record(k, v, n=n) for k, v in measures.items()]
-    records.append(_nearest_mean_record(means, sample))
-  try:
-    hardness = angular_visual_hardness(
-      sample.arrays['features'], sample.labels, kernel=kernel
-    )
-  except ValueError as error:
-    LOGGER.warning('No densities of angular visual hardness: %s', error)
-  else:
-    curves['hardness_edges'] = HARDNESS_EDGES / kernel.shape[1]
-    curves['hardness'] = np.histogram(hardness, curves['hardness_edges'])[0]
-  try:
-    distances = cosine_distances(sample.arrays['features'], sample.labels)
-  except ValueError as error:
-    LOGGER.warning('No cosine distances: %s', error)
-  else:
-    curves['cosine_distance_edges'] = distances.edges
-    curves['cosine_distance_within'] = distances.within
-    curves['cosine_distance_between'] = distances.between
-  return records, curves
-
-
-def _nearest_mean_record(means, sample: Collected) -> Record:
-  nearest = nearest_class_mean(sample.arrays['features'], means)
-  mismatch = NearestMeanMismatch.empty().update(
-    nearest, sample.arrays['logits'].argmax(axis=1), None
-  )
-  return create_record('nc4', mismatch.compute(), n=len(sample))
-
-
-def write_metrics(directory: storage.Path, records: Sequence[Record], **about):
-  """Writes metrics.json; what is wrong with a path is said in one line."""
-  if jax.process_index() > 0:
-    return
-  directory.mkdir(parents=True, exist_ok=True)
-  write_json(
-    directory / 'metrics.json',
-    {
-      **about,
-      'lossbench_version': lossbench.__version__,
-      'metrics': [record.to_json() for record in records],
-    },
-  )
+from lossbench.evaluation import scoring
+from lossbench.evaluation.outputs import RunOutputs, write_arrays, write_metrics
+from lossbench.evaluation.representations import representation_records
+from lossbench.evaluation.shifts import evaluate_ood
+from lossbench.metrics.records import Record
+from lossbench.runs.directory import write_json
+from lossbench.runtime import cluster, console
+from lossbench.runtime.console import LOGGER
 
 
 def evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
@@ -157,128 +51,6 @@ def evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
   )
   if jax.process_index() == 0:
     write_arrays(directory / 'curves.npz', **curves)
-  return records
-
-
-def evaluate_ood(
-  outputs: RunOutputs, *, data_dir: str | None
-) -> tuple[dict[str, list[Record]], dict[str, str]]:
-  """Predictions on every out-of-distribution set of the run's data set.
-
-  Args:
-    outputs: of the run.
-    data_dir: TFDS directory; None takes the run's.
-
-  Returns:
-    Name of the data set or corruption family -> its records; and name -> why
-    not, of those that are not available.
-  """
-  from lossbench.data import datasets
-
-  config = outputs.config
-  data_dir = config.data_dir if data_dir is None else data_dir
-  suite = catalogue.ood_suite(config.dataset)
-  missing = {}
-  for ood_set in suite:
-    reason = datasets.not_available(ood_set.name, data_dir)
-    if reason:
-      missing[ood_set.name] = reason
-  results: dict[str, list[Record]] = {}
-  families: dict[str, list[list[Record]]] = {}
-  present = [ood_set for ood_set in suite if ood_set.name not in missing]
-  test_split = catalogue.get_dataset_spec(config.dataset).test_split
-  if present:
-    own = outputs.predictions(config.dataset, test_split).arrays['logits']
-    detector = scoring.Detector(outputs.objective, own)
-    on_progress = create_printer('out-of-distribution sets', len(present))
-  for number, ood_set in enumerate(present, start=1):
-    try:
-      records = _ood_records(outputs, ood_set, detector)
-    except FileNotFoundError as error:
-      missing[ood_set.name] = f'not available: {error}'
-      continue
-    if ood_set.family:
-      families.setdefault(ood_set.family, []).append(records)
-    else:
-      results[ood_set.name] = records
-    on_progress(number)
-  for family, members in families.items():
-    of_family = [s for s in suite if s.family == family]
-    records = _family_records(members, num_members=len(of_family))
-    split = catalogue.get_dataset_spec(of_family[0].name).test_split
-    write_metrics(
-      outputs.eval_path(family, split),
-      records,
-      dataset=family,
-      split=split,
-      step=outputs.step,
-      objective=config.objective.name,
-    )
-    results[family] = records
-  return results, missing
-
-
-def _ood_records(outputs, ood_set, detector) -> list[Record]:
-  from lossbench.data import real_labels
-
-  spec = catalogue.get_dataset_spec(ood_set.name)
-  predictions = outputs.predictions(
-    ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
-  )
-  logits, labels = predictions.arrays['logits'], predictions.labels
-  records = []
-  if ood_set.shifted:
-    records, _ = scoring.prediction_records(outputs.objective, logits, labels)
-  if spec.num_used_classes:
-    records += scoring.subset_records(
-      outputs.objective, logits, labels, num_used_classes=spec.num_used_classes
-    )
-  if spec.real_labels:
-    ids, is_label = real_labels.read_real_labels(
-      outputs.open_dataset(ood_set.name), spec.test_split
-    )
-    if not np.array_equal(ids, predictions.ids):
-      raise ValueError(
-        f'The ids of {ood_set.name} are not those of its labels: prepare the '
-        'data set again.'
-      )
-    records.append(scoring.real_record(logits, is_label))
-  records += detector.records(logits)
-  write_metrics(
-    outputs.eval_path(ood_set.name, spec.test_split),
-    records,
-    dataset=ood_set.name,
-    split=spec.test_split,
-    step=outputs.step,
-    objective=outputs.config.objective.name,
-  )
-  return records
-
-
-def _family_records(
-  members: list[list[Record]], *, num_members: int
-) -> list[Record]:
-  """The mean over all corruptions and severities of a family.
-
-  An incomplete family has no mean: one over other corruptions would look like
-  it and be another number.
-  """
-  records = []
-  for name in _FAMILY_METRICS:
-    found = [r for records in members for r in records if r.name == name]
-    if not found:
-      continue
-    values = [record.value for record in found]
-    value, note = None, f'mean over {num_members} corruptions and severities'
-    if len(members) < num_members:
-      note = f'not available: {len(members)} of {num_members} corruptions'
-    elif None in values:
-      note = 'not available: see the corruptions'
-    else:
-      value = float(np.mean(values))
-    records.append(
-      create_record(name, value, n=sum(r.n for r in found), note=note)
-    )
   return records
 
 

@@ -22,19 +22,15 @@ from absl import app, flags
 from rich import table as rich_table
 
 import lossbench
-from lossbench import cluster, console
-from lossbench import logistic_regression as regression
-from lossbench.console import LOGGER
 from lossbench.data import catalogue
-from lossbench.evaluation import Collected
-from lossbench.metrics.records import Record, create_record
-from lossbench.outputs import RunOutputs, write_arrays
-from lossbench.run_directory import write_json
-from lossbench.train.progress import create_printer
-
-HOLDOUT_FRACTION = 0.2  # of every class
-_SEED = 0  # of the holdout
-_FINAL_TOLERANCE = 1e-9
+from lossbench.evaluation.collected import Collected
+from lossbench.evaluation.outputs import RunOutputs, write_arrays
+from lossbench.metrics.records import Record
+from lossbench.probe import logistic_regression as regression
+from lossbench.probe.protocol import fit_and_test
+from lossbench.runs.directory import write_json
+from lossbench.runtime import cluster, console
+from lossbench.runtime.console import LOGGER
 
 
 def build_image_fn(config: ml_collections.ConfigDict, dataset: str):
@@ -64,151 +60,6 @@ def build_image_fn(config: ml_collections.ConfigDict, dataset: str):
     lambda image_bytes: tf.image.rgb_to_grayscale(crop_fn(image_bytes)),
     {'transfer': 'grey centre crop'},
   )
-
-
-def holdout_mask(
-  labels: np.ndarray, *, fraction: float = HOLDOUT_FRACTION, seed: int = _SEED
-) -> np.ndarray:
-  """Which examples [N] to hold out: the same share of every class.
-
-  A function of labels, order and seed. A class keeps at least one example.
-
-  Raises:
-    ValueError: if no class can spare an example.
-  """
-  held = np.zeros(len(labels), bool)
-  rng = np.random.default_rng(seed)
-  for label in np.unique(labels):
-    rows = rng.permutation(np.flatnonzero(labels == label))
-    count = min(round(fraction * len(rows)), len(rows) - 1)
-    held[rows[:count]] = True
-  if not held.any():
-    raise ValueError(
-      f'{len(labels)} training examples of {len(np.unique(labels))} classes '
-      'leave none for a holdout to choose the L2 value on. Use a larger '
-      '--split.'
-    )
-  return held
-
-
-def mean_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-  """Mean over the classes in `labels` [N] of the share predicted right."""
-  return float(
-    np.mean([np.mean(predicted[labels == k] == k) for k in np.unique(labels)])
-  )
-
-
-def best_l2(l2_values: Sequence[float], accuracies: Sequence[float]) -> float:
-  """The L2 value of highest accuracy; of equals the largest, the smoothest."""
-  return max(zip(accuracies, l2_values, strict=True))[1]
-
-
-def fit_and_test(
-  train: Collected,
-  test: Collected,
-  *,
-  num_classes: int,
-  main_metric: str,
-  l2_values: Sequence[float] = regression.L2_VALUES,
-  tolerance: float = 1e-6,
-) -> tuple[list[Record], list[dict[str, float]], regression.Fit]:
-  """Chooses the L2 value on a holdout, refits on all of train, tests once.
-
-  Args:
-    train: 'features' of the training data, holdout included.
-    test: 'features' of the test data.
-    num_classes: K.
-    main_metric: 'top1_accuracy' or 'mean_class_accuracy', listed first.
-    l2_values: to choose from, by top-1 accuracy on the holdout; of equals the
-      largest.
-    tolerance: certified relative suboptimality of every fit; of the final one
-      at most 1e-9.
-
-  Returns:
-    Records, the path (one dictionary per L2 value) and the final fit.
-
-  Raises:
-    ValueError: if the features or labels are refused (see
-      `logistic_regression.check_examples`).
-  """
-  train_features, test_features = (
-    part.arrays['features'] for part in (train, test)
-  )
-  regression.check_examples(
-    train_features, train.labels, num_classes=num_classes
-  )
-  regression.check_examples(
-    test_features, test.labels, num_classes=num_classes, all_classes=False
-  )
-  held = holdout_mask(train.labels)
-  num_held = int(held.sum())
-  on_progress = create_printer('L2 values', len(l2_values))
-  path = []
-
-  def on_fit(fit: regression.Fit):
-    predicted = regression.predict(fit, train_features[held])
-    path.append(
-      {
-        'l2': fit.l2,
-        'holdout_accuracy': float(np.mean(predicted == train.labels[held])),
-        'objective': fit.objective,
-        'gradient_norm': fit.gradient_norm,
-        'gap_bound': fit.gap_bound,
-        'relative_gap_bound': fit.relative_gap_bound,
-        'newton_steps': fit.num_steps,
-        'hessian_products': fit.num_products,
-      }
-    )
-    on_progress(len(path))
-
-  fits = regression.fit_path(
-    train_features[~held],
-    train.labels[~held],
-    num_classes=num_classes,
-    l2_values=l2_values,
-    tolerance=tolerance,
-    on_fit=on_fit,
-  )
-  path.sort(key=lambda entry: entry['l2'])
-  accuracies = [entry['holdout_accuracy'] for entry in path]
-  l2 = best_l2([entry['l2'] for entry in path], accuracies)
-  note = ''
-  if len(l2_values) > 1 and l2 in (min(l2_values), max(l2_values)):
-    note = 'at the edge of the L2 values: a better one may lie beyond'
-  [final] = regression.fit_path(
-    train_features,
-    train.labels,
-    num_classes=num_classes,
-    l2_values=[l2],
-    # What is reported can afford more steps than what is only compared.
-    tolerance=min(tolerance, _FINAL_TOLERANCE),
-    start=next(fit for fit in fits if fit.l2 == l2),
-  )
-  predicted = regression.predict(final, test_features)
-  fitted = regression.predict(final, train_features)
-  accuracy = create_record(
-    'top1_accuracy', np.mean(predicted == test.labels), n=len(test)
-  )
-  num_missing = num_classes - len(np.unique(test.labels))
-  mean = create_record(
-    'mean_class_accuracy',
-    mean_class_accuracy(predicted, test.labels),
-    n=len(test),
-    note=f'{num_missing} classes have no test example' if num_missing else '',
-  )
-  measured = [accuracy, mean]
-  measured.sort(key=lambda record: record.name != main_metric)
-  n = len(train)
-  records = [
-    *measured,
-    create_record('l2', l2, n=num_held, note=note),
-    create_record('holdout_accuracy', max(accuracies), n=num_held),
-    create_record('train_accuracy', np.mean(fitted == train.labels), n=n),
-    create_record('train_objective', final.objective, n=n),
-    create_record('gradient_norm', final.gradient_norm, n=n),
-    create_record('relative_gap_bound', final.relative_gap_bound, n=n),
-  ]
-  return records, path, final
 
 
 def print_table(title: str, records: Sequence[Record], *, main_metric: str):

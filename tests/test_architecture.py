@@ -88,7 +88,7 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import jax, jax.numpy as jnp, numpy as np
-from lossbench import devices
+from lossbench.runtime import devices
 from lossbench.data import device_augment, device_data
 from lossbench.metrics import accuracy, calibration, class_separation, sparsity
 from lossbench.models import Classifier, create_backbone

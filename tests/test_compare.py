@@ -11,14 +11,14 @@ from scipy import special
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from lossbench import outputs
-from lossbench.compare import (
+from lossbench.compare import compare
+from lossbench.comparison.ensembles import (
   Group,
   Predictions,
   _shares,
-  compare,
   compare_ensembles,
 )
+from lossbench.evaluation import outputs
 from lossbench.metrics import cka
 from lossbench.metrics.agreement import nested_ensembles
 

@@ -11,7 +11,7 @@ from configs import default
 from lossbench import build
 from lossbench.data import catalogue
 from lossbench.objectives import get_part, known_parts
-from lossbench.train.plan import check_config
+from lossbench.train.checks import check_config
 from lossbench.train.schedules import create_schedule
 
 ROOT = pathlib.Path(__file__).parents[1]

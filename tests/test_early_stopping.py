@@ -12,7 +12,7 @@ import pytest
 from configs import digits_cnn
 from lossbench import early_stopping
 from lossbench.early_stopping import BestEpoch, best_epoch, epoch_candidates
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.directory import RunDirectory
 
 STEPS_PER_EPOCH = 13
 

@@ -16,8 +16,8 @@ from lossbench import build
 from lossbench.data import catalogue, datasets, pipeline, preprocess
 from lossbench.evaluate import evaluate
 from lossbench.metrics.class_separation import class_separation
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import load_checkpoint
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import with_devices
 
 

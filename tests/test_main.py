@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossbench.train.checkpoints import Checkpointer
+from lossbench.runs.checkpoints import Checkpointer
 from tests.faults.processes import with_devices
 
 # A run that is short but saves at almost every step, so that a kill at any

@@ -17,11 +17,12 @@ from sklearn.linear_model import LogisticRegression
 
 from configs import digits_cnn
 from lossbench import build, transfer
-from lossbench import logistic_regression as regression
 from lossbench.data import datasets, pipeline, preprocess
-from lossbench.evaluation import Collected
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import Checkpointer, load_checkpoint
+from lossbench.evaluation.collected import Collected
+from lossbench.probe import logistic_regression as regression
+from lossbench.probe import protocol
+from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import with_devices
 
 
@@ -83,7 +84,7 @@ def test_accuracy_and_objective_against_scikit_learn(run, records, features):
 def test_l2_is_chosen_on_the_holdout_only(run, records, features):
   x, y = features['train']
   # In the order of the ids, as the binary sees them.
-  held = transfer.holdout_mask(y)
+  held = protocol.holdout_mask(y)
   path = _metrics(run)['path']
   assert [entry['l2'] for entry in path] == list(regression.L2_VALUES)
   assert all(entry['relative_gap_bound'] <= 1e-6 for entry in path)
@@ -269,27 +270,27 @@ def test_broken_test_examples_are_refused(broken, text):
   else:
     test.labels[7] = 3
   with pytest.raises(ValueError, match=text):
-    transfer.fit_and_test(
+    protocol.fit_and_test(
       train, test, num_classes=3, main_metric='top1_accuracy'
     )
 
 
 def test_holdout_has_the_same_share_of_every_class():
   labels = np.repeat([0, 1, 2], [10, 5, 1])
-  held = transfer.holdout_mask(labels)
+  held = protocol.holdout_mask(labels)
   assert list(np.bincount(labels[held], minlength=3)) == [2, 1, 0]
-  np.testing.assert_array_equal(held, transfer.holdout_mask(labels))
+  np.testing.assert_array_equal(held, protocol.holdout_mask(labels))
   with pytest.raises(ValueError, match='leave none for a holdout'):
-    transfer.holdout_mask(np.arange(4))
+    protocol.holdout_mask(np.arange(4))
 
 
 def test_ties_go_to_the_largest_l2():
-  assert transfer.best_l2([1e-3, 1.0, 10.0], [0.5, 0.9, 0.9]) == 10.0
+  assert protocol.best_l2([1e-3, 1.0, 10.0], [0.5, 0.9, 0.9]) == 10.0
 
 
 def test_mean_class_accuracy_weighs_classes_alike():
   labels = np.array([0, 0, 0, 2])
-  assert transfer.mean_class_accuracy(np.array([0, 0, 1, 2]), labels) == (
+  assert protocol.mean_class_accuracy(np.array([0, 0, 1, 2]), labels) == (
     pytest.approx((2 / 3 + 1) / 2)
   )
 

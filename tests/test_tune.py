@@ -12,7 +12,8 @@ import time
 import pytest
 
 from configs import digits_cnn, imagenet_resnet50
-from lossbench import search, tune
+from lossbench import tune
+from lossbench.tuning import ranges, results, search, trials
 
 ROOT = pathlib.Path(__file__).parents[1]
 DIMENSIONS = (
@@ -24,7 +25,8 @@ DIMENSIONS = (
 FAKE = """
 import os, sys, time
 from configs import digits_cnn
-from lossbench import search, tune
+from lossbench import tune
+from lossbench.tuning import ranges, results, search, trials
 from lossbench.early_stopping import BestEpoch
 
 def run_trial(config, values, *, num_seeds, directory):
@@ -46,7 +48,7 @@ trials = tune.tune(
   digits_cnn.get_config(), workdir=sys.argv[1], dimensions=dimensions,
   num_seeds=2,
 )
-print(tune.override_line(search.values(dimensions, trials[0].point)))
+print(ranges.override_line(search.values(dimensions, trials[0].point)))
 """
 
 
@@ -150,13 +152,13 @@ def test_results_are_written_and_drawn(quick, tmp_path, capsys):
   import rich.console
 
   trials = _tune(tmp_path / 't')
-  tune.write_results(tmp_path / 't', DIMENSIONS, trials, command='a command')
+  results.write_results(tmp_path / 't', DIMENSIONS, trials, command='a command')
   found = json.loads((tmp_path / 't' / 'tuning.json').read_text())
   assert found['command'] == 'a command'
   assert len(found['trials']) == len(trials)
   assert found['trials'][0]['holdout_accuracy'] == trials[0].accuracy
   assert (tmp_path / 't' / 'tuning.png').read_bytes().startswith(b'\x89PNG')
-  tune.print_ranking(DIMENSIONS, trials, rich.console.Console(width=120))
+  results.print_ranking(DIMENSIONS, trials, rich.console.Console(width=120))
   printed = capsys.readouterr().out
   assert found['overrides'] in printed
   assert 'trials failed or diverged' in printed
@@ -192,7 +194,7 @@ def test_a_worker_that_died_before_it_named_its_point(
   url = f'sqlite:///{tmp_path}/x.db'
   study = optuna.create_study(study_name='x', storage=url, direction='maximize')
   study.ask()
-  monkeypatch.setattr(tune, '_GRACE_SECS', 1)
+  monkeypatch.setattr(trials, '_GRACE_SECS', 1)
   dimensions = (search.Dimension('learning_rate', -2.0, -2.0, 1.0),)
   [trial] = _tune(tmp_path / 'x', storage=url, dimensions=dimensions)
   assert not trial.error
@@ -211,15 +213,15 @@ def test_refusals(quick, tmp_path):
   with pytest.raises(ValueError, match='--storage=nonsense:// cannot be'):
     _tune(tmp_path / 'b', storage='nonsense://')
   with pytest.raises(ValueError, match='is not FIELD=LOW:HIGH:STEP'):
-    tune.parse_range('learning_rate=1', log=True)
+    ranges.parse_range('learning_rate=1', log=True)
   with pytest.raises(ValueError, match='is empty'):
-    tune.parse_range('learning_rate=0:-1:0.5', log=True)
+    ranges.parse_range('learning_rate=0:-1:0.5', log=True)
   for text in ('learning_rate=-2:inf:1', 'learning_rate=-2:400:1'):
     with pytest.raises(ValueError, match='is too large for powers of ten'):
-      tune.parse_range(text, log=True)
-  ranges = [tune.parse_range('learning_rat=-1:0:0.5', log=True)]
+      ranges.parse_range(text, log=True)
+  misspelt = [ranges.parse_range('learning_rat=-1:0:0.5', log=True)]
   with pytest.raises(ValueError, match="'learning_rat' is not a field"):
-    tune.build_dimensions(digits_cnn.get_config(), ranges)
+    ranges.build_dimensions(digits_cnn.get_config(), misspelt)
 
 
 def test_every_hyperparameter_has_a_range():
@@ -227,14 +229,14 @@ def test_every_hyperparameter_has_a_range():
 
   for part in known_parts():
     for hparam in get_part(part).hparams:
-      assert hparam in tune._HPARAMS, (part, hparam)
+      assert hparam in ranges._HPARAMS, (part, hparam)
   config = imagenet_resnet50.get_config('squared_error')
   [scale] = [
-    d for d in tune.build_dimensions(config) if d.field.endswith('scale')
+    d for d in ranges.build_dimensions(config) if d.field.endswith('scale')
   ]
   assert [scale.value(c) for c in scale.coarse()] == [10]
   config = digits_cnn.get_config('label_smoothing')
-  fields = [d.field for d in tune.build_dimensions(config)]
+  fields = [d.field for d in ranges.build_dimensions(config)]
   assert fields == [
     'learning_rate',
     'weight_decay',

@@ -8,9 +8,9 @@ import pathlib
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench import storage
 from lossbench.data import digits  # noqa: F401  (registers TFDS builders)
 from lossbench.data.catalogue import DATASETS, DatasetSpec, get_dataset_spec
+from lossbench.runtime import storage
 
 # TensorFlow reads and decodes on the host; the accelerators are JAX's.
 tf.config.set_visible_devices([], 'GPU')

@@ -12,7 +12,7 @@ import sys
 from absl import app, flags
 
 import lossbench
-from lossbench import console
+from lossbench.runtime import console
 
 _DPI = 110
 
@@ -34,7 +34,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   from lossbench.report import html, records
   from lossbench.report.figures import FIGURES
   from lossbench.report.paper_tables import TABLES
-  from lossbench.train.progress import Progress
+  from lossbench.runtime.progress import Progress
 
   study = records.load_study(workdir)
   target = study.path / 'report'

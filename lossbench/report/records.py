@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lossbench.report import display
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.directory import RunDirectory
 
 _COLUMNS = ('dataset', 'split', 'metric', 'endpoint', 'value', 'unit', 'n')
 _UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -17,7 +17,7 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
-from lossbench import console, storage
+from lossbench.runtime import console, storage
 from lossbench.study import plan, pool, states, table
 
 

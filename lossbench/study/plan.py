@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections
 
 import lossbench
-from lossbench import storage
 from lossbench.data.catalogue import DATASETS, get_dataset_spec
-from lossbench.run_directory import read_json, write_json
+from lossbench.runs.directory import read_json, write_json
+from lossbench.runtime import storage
 
 _NAME = re.compile(r'[A-Za-z0-9_.-]+')
 

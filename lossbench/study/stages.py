@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
-from lossbench.console import LOGGER
+from lossbench.runtime.console import LOGGER
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
   EVALUATE,

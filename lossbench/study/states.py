@@ -6,7 +6,7 @@ import pathlib
 import ml_collections
 
 from lossbench.early_stopping import best_epoch, read_history
-from lossbench.run_directory import (
+from lossbench.runs.directory import (
   RunDirectory,
   differing_fields,
   read_json,

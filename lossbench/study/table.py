@@ -10,6 +10,7 @@ import rich.live
 import rich.table
 import rich.text
 
+from lossbench.runtime.progress import format_duration
 from lossbench.study.plan import PlannedComparison, Study
 from lossbench.study.pool import Event
 from lossbench.study.states import (
@@ -19,7 +20,6 @@ from lossbench.study.states import (
   is_compared,
   read_state,
 )
-from lossbench.train.progress import format_duration
 
 _COLORS = {'done': 'green', 'failed': 'red', 'running': 'cyan'}
 

@@ -8,9 +8,9 @@ import ml_collections
 import numpy as np
 
 from lossbench import build
-from lossbench.console import LOGGER
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import Checkpoint, load_checkpoint
+from lossbench.runs.checkpoints import Checkpoint, load_checkpoint
+from lossbench.runs.directory import RunDirectory
+from lossbench.runtime.console import LOGGER
 from lossbench.train.state import StepHparams, TrainState, create_state, decayed
 
 PyTree = Any

@@ -10,8 +10,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from lossbench import build, devices
+from lossbench import build
 from lossbench.data import device_augment, device_data
+from lossbench.runtime import devices
 from lossbench.train.step import InputFn
 
 _PREFETCH = 2  # batches on their way to the devices

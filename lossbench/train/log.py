@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 from clu import metric_writers
 
-from lossbench.console import LOGGER
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.progress import Progress
 from lossbench.train.plan import Plan
-from lossbench.train.progress import Progress
 
 PyTree = Any
 

@@ -8,12 +8,16 @@ import ml_collections
 import numpy as np
 from clu import metric_writers, parameter_overview, periodic_actions
 
-from lossbench import build, devices
-from lossbench.console import LOGGER
+from lossbench import build
 from lossbench.data import datasets
-from lossbench.evaluation import Evaluator
-from lossbench.run_directory import RunDirectory, write_json
-from lossbench.train.checkpoints import Checkpointer
+from lossbench.evaluation.loop import Evaluator
+from lossbench.runs.checkpoints import Checkpointer
+from lossbench.runs.directory import RunDirectory, write_json
+from lossbench.runs.skipped_images import skipped_ids
+from lossbench.runtime import devices
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.progress import Progress
+from lossbench.train.checks import check_config
 from lossbench.train.initialization import (
   initial_state,
   load_source,
@@ -25,11 +29,9 @@ from lossbench.train.inputs import (
   prefetch_to_devices,
 )
 from lossbench.train.log import TrainLog
-from lossbench.train.plan import build_plan, check_config
+from lossbench.train.plan import build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
-from lossbench.train.progress import Progress
 from lossbench.train.schedules import create_schedule
-from lossbench.train.skipping import skipped_ids
 from lossbench.train.state import StepHparams
 from lossbench.train.step import TrainStep, create_train_step
 from lossbench.train.watchdog import Watchdog

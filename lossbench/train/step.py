@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lossbench.devices import AXIS
 from lossbench.models import Classifier
+from lossbench.runtime.devices import AXIS
 from lossbench.train.mixup import mixup
 from lossbench.train.schedules import ScheduleFn
 from lossbench.train.state import (

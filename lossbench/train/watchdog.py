@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from lossbench.console import LOGGER
-from lossbench.train.progress import format_duration
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.progress import format_duration
 
 
 class Watchdog:

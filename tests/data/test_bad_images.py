@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 
 from configs import default
 from lossbench.data import bad_images, pipeline
-from lossbench.run_directory import RunDirectory
-from lossbench.train.plan import check_config
-from lossbench.train.skipping import skipped_ids
+from lossbench.runs.directory import RunDirectory
+from lossbench.runs.skipped_images import skipped_ids
+from lossbench.train.checks import check_config
 
 NUM_EXAMPLES, BATCH_SIZE = 40, 4
 TRUNCATED, TEXT = 7, 23  # their labels

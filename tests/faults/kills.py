@@ -14,8 +14,8 @@ import time
 import jax
 import numpy as np
 
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import load_checkpoint
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import RECIPE, run, start
 
 

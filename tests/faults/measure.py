@@ -7,9 +7,9 @@ import pathlib
 
 from absl import app
 
-from lossbench import cluster
 from lossbench.compare import compare
 from lossbench.evaluate import evaluate
+from lossbench.runtime import cluster
 from lossbench.transfer import transfer
 
 

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import load_checkpoint
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import RECIPE, run, start_two
 
 

@@ -7,9 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from lossbench.train import loop
-from lossbench.train.checkpoints import load_checkpoint
 from lossbench.train.preemption import EXIT_STATUS
 from lossbench.train.watchdog import Watchdog
 from tests.faults.processes import RECIPE, recipe_config, run, start, start_two

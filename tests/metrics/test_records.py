@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from lossbench import scoring
-from lossbench.measurements import create_measurements
+from lossbench.evaluation import scoring
+from lossbench.evaluation.suites import create_measurements
 from lossbench.metrics.records import create_record
 from lossbench.objectives import create_objective
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import rich.console
 
-from lossbench import console
 from lossbench.report.__main__ import write_report
+from lossbench.runtime import console
 from lossbench.study import plan, states, table
 from lossbench.study.__main__ import run_study
 from lossbench.study.pool import Event

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import digits_cnn
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from lossbench.train import initialization, loop
-from lossbench.train.checkpoints import load_checkpoint
 
 
 @pytest.fixture

@@ -10,10 +10,11 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from configs import digits_cnn
 from lossbench import build
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
+from lossbench.runs.directory import RunDirectory
 from lossbench.train import initialization, loop
-from lossbench.train.checkpoints import Checkpointer, load_checkpoint
-from lossbench.train.plan import build_plan, check_config
+from lossbench.train.checks import check_config
+from lossbench.train.plan import build_plan
 
 
 def tiny_config(data_dir: str, objective: str = 'sigmoid'):

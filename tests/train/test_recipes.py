@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import cifar10_all_cnn, imagenet_resnet50
+from lossbench.runs.checkpoints import Checkpointer
 from lossbench.train import loop
-from lossbench.train.checkpoints import Checkpointer
 
 
 def _final_arrays(workdir):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from flax import jax_utils
 
-from lossbench import devices
 from lossbench.models import Classifier
 from lossbench.models.digits_cnn import DigitsCnn
 from lossbench.objectives import create_objective
+from lossbench.runtime import devices
 from lossbench.train.state import StepHparams, create_state, decayed
 from lossbench.train.step import create_train_step
 

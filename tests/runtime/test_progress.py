@@ -2,7 +2,7 @@
 
 import pytest
 
-from lossbench.train.progress import Progress, format_duration
+from lossbench.runtime.progress import Progress, format_duration
 
 
 @pytest.mark.parametrize(

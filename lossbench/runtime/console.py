@@ -69,6 +69,6 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def fail(error: Exception):
   """Ends the program with the error's message on one line."""
-  from lossbench import cluster
+  from lossbench.runtime import cluster
 
   cluster.exit_with(f'Error: {" ".join(str(error).split())}')

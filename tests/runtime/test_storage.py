@@ -6,9 +6,9 @@ import pytest
 import tensorflow as tf
 
 from configs import digits_cnn
-from lossbench import storage
-from lossbench.outputs import _read_collected, write_arrays
-from lossbench.run_directory import RunDirectory, read_json, write_json
+from lossbench.evaluation.outputs import _read_collected, write_arrays
+from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runtime import storage
 
 
 class _FakeBucket(backends._OsPathBackend):

@@ -16,7 +16,7 @@ import pytest
 from scipy import optimize, special
 from sklearn.linear_model import LogisticRegression
 
-from lossbench import logistic_regression as regression
+from lossbench.probe import logistic_regression as regression
 from tests.faults.processes import with_devices
 
 L2_VALUES = (1e-6, 1e-3, 1.0, 1e5)
@@ -208,7 +208,7 @@ def test_one_device_finds_the_same(root):
   )
   program = """
 import jax
-from lossbench import logistic_regression as regression
+from lossbench.probe import logistic_regression as regression
 from tests.test_logistic_regression import _examples
 assert jax.local_device_count() == 1
 features, labels, k = _examples('separable')

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn import metrics as sklearn_metrics
 
-from lossbench import scoring
+from lossbench.evaluation import scoring
 from lossbench.objectives import create_objective
 
 N, K = 101, 7

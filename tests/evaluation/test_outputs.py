@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from lossbench import outputs
+from lossbench.evaluation import outputs
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
-from lossbench.outputs import RunOutputs
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 import lossbench
 from configs import digits_cnn
-from lossbench import run_directory
-from lossbench.run_directory import RunDirectory, read_json, write_json
+from lossbench.runs import directory as run_directory
+from lossbench.runs.directory import RunDirectory, read_json, write_json
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_last_step_is_that_of_a_whole_checkpoint(run):
 def test_a_directory_in_use_is_refused_and_a_dead_lock_is_not(run):
   """By doing it: another process holds the lock, then is killed."""
   program = (
-    'import sys, time; from lossbench.run_directory import RunDirectory\n'
+    'import sys, time; from lossbench.runs.directory import RunDirectory\n'
     'with RunDirectory(sys.argv[1]).locked():\n'
     "  print('locked', flush=True); time.sleep(60)"
   )

@@ -21,7 +21,7 @@ from typing import Any
 import ml_collections
 
 import lossbench
-from lossbench import storage
+from lossbench.runtime import storage
 
 # Fields that change no number of the run, so that a restart may change them.
 OPERATIONAL_FIELDS = frozenset(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from lossbench.console import LOGGER
+from lossbench.runtime.console import LOGGER
 
 
 def format_duration(seconds: float) -> str:

@@ -19,24 +19,25 @@ import jax
 import ml_collections
 import numpy as np
 
-from lossbench import build, devices, storage
-from lossbench.console import LOGGER
+import lossbench
+from lossbench import build
 from lossbench.data import catalogue
-from lossbench.evaluation import (
-  NOTHING,
-  Collect,
-  Collected,
+from lossbench.evaluation.collected import NOTHING, Collect, Collected
+from lossbench.evaluation.loop import (
   Evaluator,
   Pass,
   check_batch_size,
   endpoint_names,
 )
+from lossbench.metrics.records import Record
 from lossbench.objectives.losses import unit_norm
-from lossbench.processes import everywhere
-from lossbench.run_directory import RunDirectory, read_json
-from lossbench.train.checkpoints import open_checkpoints
-from lossbench.train.progress import create_printer
-from lossbench.train.skipping import skipped_ids
+from lossbench.runs.checkpoints import open_checkpoints
+from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runs.skipped_images import skipped_ids
+from lossbench.runtime import devices, storage
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.processes import everywhere
+from lossbench.runtime.progress import create_printer
 
 # Examples of which features are kept for measures of pairs of examples, and
 # layers for CKA: as many as the paper's cosine distances.
@@ -500,3 +501,18 @@ class RunOutputs:
         source=np.array(source),
         **collected.arrays,
       )
+
+
+def write_metrics(directory: storage.Path, records: Sequence[Record], **about):
+  """Writes metrics.json; what is wrong with a path is said in one line."""
+  if jax.process_index() > 0:
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  write_json(
+    directory / 'metrics.json',
+    {
+      **about,
+      'lossbench_version': lossbench.__version__,
+      'metrics': [record.to_json() for record in records],
+    },
+  )

@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from lossbench import search
-from lossbench.search import Dimension
+from lossbench.tuning import search
+from lossbench.tuning.search import Dimension
 
 LEARNING_RATE = Dimension('learning_rate', -2.0, 0.5, 0.5)
 WEIGHT_DECAY = Dimension('weight_decay', -4.5, -3.0, 0.5)

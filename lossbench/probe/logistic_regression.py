@@ -52,7 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench import devices
+from lossbench.runtime import devices
 
 # 45 values, on the sum of losses (Kornblith et al. 2021, section 3.4).
 L2_VALUES = tuple(float(x) for x in np.logspace(-6, 5, 45))

@@ -21,10 +21,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import jax_utils
 
-from lossbench import storage
-from lossbench.console import LOGGER
-from lossbench.processes import everywhere, first_says
-from lossbench.run_directory import RunDirectory
+from lossbench.runs.directory import RunDirectory
+from lossbench.runtime import storage
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.processes import everywhere, first_says
 from lossbench.train.state import TrainState
 
 PyTree = Any

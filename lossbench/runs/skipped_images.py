@@ -3,9 +3,9 @@
 import jax
 import ml_collections
 
-from lossbench.console import LOGGER
-from lossbench.run_directory import RunDirectory, read_json, write_json
-from lossbench.train.progress import create_printer
+from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.progress import create_printer
 
 
 def skipped_ids(

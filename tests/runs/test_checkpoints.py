@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossbench import devices
-from lossbench.train.checkpoints import Checkpointer
+from lossbench.runs.checkpoints import Checkpointer
+from lossbench.runtime import devices
 from lossbench.train.state import TrainState
 
 

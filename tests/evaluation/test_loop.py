@@ -6,12 +6,14 @@ import jax
 import numpy as np
 import pytest
 
-from lossbench import build, devices
+from lossbench import build
 from lossbench.data import datasets, pipeline, preprocess
-from lossbench.evaluation import Collect, Evaluator
+from lossbench.evaluation.collected import Collect
+from lossbench.evaluation.loop import Evaluator
 from lossbench.metrics import cka
-from lossbench.run_directory import RunDirectory
-from lossbench.train.checkpoints import load_checkpoint
+from lossbench.runs.checkpoints import load_checkpoint
+from lossbench.runs.directory import RunDirectory
+from lossbench.runtime import devices
 
 N = 50
 SPLIT = f'test[:{N}]'

@@ -7,7 +7,7 @@ from absl import flags
 from absl.testing import flagsaver
 from jax.errors import JaxRuntimeError
 
-from lossbench import cluster
+from lossbench.runtime import cluster
 
 
 @pytest.fixture(autouse=True)

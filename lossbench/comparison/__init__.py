@@ -1,0 +1,1 @@
+"""Predictions and representations of many runs, compared."""

@@ -1,0 +1,207 @@
+"""Groups of seeds, and ensembles of their predictions."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lossbench.evaluation import scoring
+from lossbench.evaluation.collected import Collected
+from lossbench.evaluation.outputs import RunOutputs
+from lossbench.metrics import agreement
+from lossbench.metrics.accuracy import top1_accuracy
+from lossbench.metrics.calibration import negative_log_likelihood
+from lossbench.runs.directory import differing_fields
+from lossbench.runtime.console import LOGGER
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Runs of one configuration, which differ in nothing but the seed.
+
+  Attributes:
+    name: the objective's, with whatever else tells the group from others.
+    indices: of the runs.
+  """
+
+  name: str
+  indices: tuple[int, ...]
+
+
+def group_seeds(runs: Sequence[RunOutputs]) -> list[Group]:
+  """Groups runs that differ in nothing but the seed, in order."""
+
+  def differences(a, b):
+    return {
+      name: (old, new)
+      for name, old, new in differing_fields(a.config, b.config)
+      if name != 'seed'
+    }
+
+  firsts: list[int] = []
+  members: list[list[int]] = []
+  for index, run in enumerate(runs):
+    for first, indices in zip(firsts, members, strict=True):
+      if not differences(runs[first], run):
+        indices.append(index)
+        break
+    else:
+      firsts.append(index)
+      members.append([index])
+  names = []
+  for first in firsts:
+    name = runs[first].config.objective.name
+    twins = [
+      other
+      for other in firsts
+      if other != first and runs[other].config.objective.name == name
+    ]
+    fields = {
+      field: new
+      for other in twins
+      for field, (_, new) in differences(runs[other], runs[first]).items()
+    }
+    label = ', '.join(f'{k.split(".")[-1]}={v}' for k, v in fields.items())
+    names.append(f'{name} ({label})' if label else name)
+  return [
+    Group(name, tuple(indices))
+    for name, indices in zip(names, members, strict=True)
+  ]
+
+
+def clustering(similarity: np.ndarray) -> dict[str, Any]:
+  """A tree of models as JSON: linkage and order of the leaves."""
+  tree = agreement.cluster_models(similarity)
+  return {'linkage': tree.linkage, 'order': tree.order}
+
+
+def _shares(size: int) -> list[tuple[int, int]]:
+  """How many of each of two objectives make an ensemble of `size` members.
+
+  An odd one can be made in two ways. One seed of each is the least.
+  """
+  half = max(1, size // 2)
+  other = max(1, size - half)
+  return [(half, other)] if half == other else [(half, other), (other, half)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+  """What is kept of the logits of A runs; one run's are in memory at a time.
+
+  Attributes:
+    labels: [N] int32.
+    top1: [N, A] predicted classes.
+    top1_accuracy: [A], fractions.
+    ensembles: for each group, number of its first seeds -> float32 [N, K]
+      log-probabilities of their ensemble.
+  """
+
+  labels: np.ndarray
+  top1: np.ndarray
+  top1_accuracy: np.ndarray
+  ensembles: list[dict[int, np.ndarray]]
+
+
+def read_predictions(
+  runs: Sequence[RunOutputs],
+  groups: Sequence[Group],
+  read_fn: Callable[[RunOutputs], Collected],
+) -> Predictions:
+  """Reads the predictions of all runs, one after another.
+
+  Args:
+    runs: to compare.
+    groups: of all of them.
+    read_fn: a run's 'logits'; has a forward pass where there are none yet.
+
+  Raises:
+    ValueError: if runs have predictions of different examples, or NaN.
+  """
+  read: dict[int, Any] = {}
+  first: dict[str, np.ndarray] = {}
+  labels = None
+
+  def log_probs(group):
+    nonlocal labels
+    for index in group.indices:
+      run = runs[index]
+      LOGGER.info('[%d/%d] %s', len(read) + 1, len(runs), run.run.path)
+      predictions = read_fn(run)
+      labels = predictions.labels if labels is None else labels
+      if not first:
+        first[str(run.run.path)] = predictions.ids
+      agreement.check_same_examples(
+        {**first, str(run.run.path): predictions.ids}
+      )
+      logits = predictions.arrays['logits']
+      read[index] = logits.argmax(axis=1), float(top1_accuracy(logits, labels))
+      yield scoring.log_probs_of(run.objective, logits)
+
+  ensembles = []
+  for group in groups:
+    size = len(group.indices)
+    sizes = {size}
+    for other in groups:
+      if other is not group:
+        shares = _shares(min(size, len(other.indices)))
+        sizes |= {share for pair in shares for share in pair}
+    ensembles.append(agreement.nested_ensembles(log_probs(group), sizes))
+  top1, accuracies = zip(*(read[i] for i in range(len(runs))), strict=True)
+  return Predictions(labels, np.stack(top1, 1), np.array(accuracies), ensembles)
+
+
+def compare_ensembles(
+  groups: Sequence[Group], predictions: Predictions
+) -> dict[str, Any]:
+  """Ensembles of the seeds of each objective, and of every two objectives.
+
+  Probabilities are averaged, each member's by its own objective's map. The
+  ensemble of two objectives has as many members as the smaller of theirs, half
+  of them of each (of an odd number, the mean over both ways to divide it; one
+  seed of each is the least), so that only the mixture is compared and not the
+  number, as in the paper's ensembles of 8 (Figure D.3).
+
+  Returns:
+    Matrices [O, O] of accuracy and NLL (diagonal: the seeds of one objective)
+    and of the agreement of the ensembles of seeds; clustering where there are
+    two objectives or more.
+  """
+  labels, num_groups = predictions.labels, len(groups)
+  whole = [
+    predictions.ensembles[i][len(group.indices)]
+    for i, group in enumerate(groups)
+  ]
+  accuracy, nll = np.zeros((2, num_groups, num_groups))
+  for i in range(num_groups):
+    for j in range(i, num_groups):
+      mixtures = [whole[i]]
+      if i != j:
+        size = min(len(groups[i].indices), len(groups[j].indices))
+        mixtures = [
+          agreement.ensemble_log_probs(
+            [predictions.ensembles[i][a]] * a
+            + [predictions.ensembles[j][b]] * b
+          )
+          for a, b in _shares(size)
+        ]
+      found = [
+        (
+          float(top1_accuracy(mixture, labels)),
+          float(negative_log_likelihood(mixture, labels)),
+        )
+        for mixture in mixtures
+      ]
+      accuracy[i, j], nll[i, j] = np.mean(found, axis=0)
+      accuracy[j, i], nll[j, i] = accuracy[i, j], nll[i, j]
+  top1 = np.stack([log_probs.argmax(axis=1) for log_probs in whole], 1)
+  same = agreement.pairwise_agreement(top1, labels).same_top1
+  result = {
+    'objectives': [group.name for group in groups],
+    'num_members': [len(group.indices) for group in groups],
+    'top1_accuracy': accuracy,
+    'nll': nll,
+    'same_top1': same,
+  }
+  return result | (clustering(same) if num_groups > 1 else {})

@@ -1,0 +1,140 @@
+"""Evaluation on the out-of-distribution sets of a run's data set."""
+
+import numpy as np
+
+from lossbench.data import catalogue
+from lossbench.evaluation import scoring
+from lossbench.evaluation.outputs import RunOutputs, write_metrics
+from lossbench.metrics.records import Record, create_record
+from lossbench.runtime.progress import create_printer
+
+# Metrics of a corruption family that are averaged over its members.
+_FAMILY_METRICS = (
+  'top1_accuracy',
+  'top5_accuracy',
+  'nll',
+  'ece',
+  'brier_score',
+)
+
+
+def evaluate_ood(
+  outputs: RunOutputs, *, data_dir: str | None
+) -> tuple[dict[str, list[Record]], dict[str, str]]:
+  """Predictions on every out-of-distribution set of the run's data set.
+
+  Args:
+    outputs: of the run.
+    data_dir: TFDS directory; None takes the run's.
+
+  Returns:
+    Name of the data set or corruption family -> its records; and name -> why
+    not, of those that are not available.
+  """
+  from lossbench.data import datasets
+
+  config = outputs.config
+  data_dir = config.data_dir if data_dir is None else data_dir
+  suite = catalogue.ood_suite(config.dataset)
+  missing = {}
+  for ood_set in suite:
+    reason = datasets.not_available(ood_set.name, data_dir)
+    if reason:
+      missing[ood_set.name] = reason
+  results: dict[str, list[Record]] = {}
+  families: dict[str, list[list[Record]]] = {}
+  present = [ood_set for ood_set in suite if ood_set.name not in missing]
+  test_split = catalogue.get_dataset_spec(config.dataset).test_split
+  if present:
+    own = outputs.predictions(config.dataset, test_split).arrays['logits']
+    detector = scoring.Detector(outputs.objective, own)
+    on_progress = create_printer('out-of-distribution sets', len(present))
+  for number, ood_set in enumerate(present, start=1):
+    try:
+      records = _ood_records(outputs, ood_set, detector)
+    except FileNotFoundError as error:
+      missing[ood_set.name] = f'not available: {error}'
+      continue
+    if ood_set.family:
+      families.setdefault(ood_set.family, []).append(records)
+    else:
+      results[ood_set.name] = records
+    on_progress(number)
+  for family, members in families.items():
+    of_family = [s for s in suite if s.family == family]
+    records = _family_records(members, num_members=len(of_family))
+    split = catalogue.get_dataset_spec(of_family[0].name).test_split
+    write_metrics(
+      outputs.eval_path(family, split),
+      records,
+      dataset=family,
+      split=split,
+      step=outputs.step,
+      objective=config.objective.name,
+    )
+    results[family] = records
+  return results, missing
+
+
+def _ood_records(outputs, ood_set, detector) -> list[Record]:
+  from lossbench.data import real_labels
+
+  spec = catalogue.get_dataset_spec(ood_set.name)
+  predictions = outputs.predictions(
+    ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
+  )
+  logits, labels = predictions.arrays['logits'], predictions.labels
+  records = []
+  if ood_set.shifted:
+    records, _ = scoring.prediction_records(outputs.objective, logits, labels)
+  if spec.num_used_classes:
+    records += scoring.subset_records(
+      outputs.objective, logits, labels, num_used_classes=spec.num_used_classes
+    )
+  if spec.real_labels:
+    ids, is_label = real_labels.read_real_labels(
+      outputs.open_dataset(ood_set.name), spec.test_split
+    )
+    if not np.array_equal(ids, predictions.ids):
+      raise ValueError(
+        f'The ids of {ood_set.name} are not those of its labels: prepare the '
+        'data set again.'
+      )
+    records.append(scoring.real_record(logits, is_label))
+  records += detector.records(logits)
+  write_metrics(
+    outputs.eval_path(ood_set.name, spec.test_split),
+    records,
+    dataset=ood_set.name,
+    split=spec.test_split,
+    step=outputs.step,
+    objective=outputs.config.objective.name,
+  )
+  return records
+
+
+def _family_records(
+  members: list[list[Record]], *, num_members: int
+) -> list[Record]:
+  """The mean over all corruptions and severities of a family.
+
+  An incomplete family has no mean: one over other corruptions would look like
+  it and be another number.
+  """
+  records = []
+  for name in _FAMILY_METRICS:
+    found = [r for records in members for r in records if r.name == name]
+    if not found:
+      continue
+    values = [record.value for record in found]
+    value, note = None, f'mean over {num_members} corruptions and severities'
+    if len(members) < num_members:
+      note = f'not available: {len(members)} of {num_members} corruptions'
+    elif None in values:
+      note = 'not available: see the corruptions'
+    else:
+      value = float(np.mean(values))
+    records.append(
+      create_record(name, value, n=sum(r.n for r in found), note=note)
+    )
+  return records

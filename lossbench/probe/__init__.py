@@ -1,0 +1,1 @@
+"""Linear probes on fixed features: a certified path, and the paper's protocol."""

@@ -1,0 +1,1 @@
+"""The machine and its processes: devices, disks and buckets, consoles, clusters."""

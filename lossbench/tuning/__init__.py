@@ -1,0 +1,1 @@
+"""The paper's tuning protocol, and the trials it is fed with."""
