@@ -8,9 +8,14 @@ import tempfile
 
 # Before jax is imported, and inherited by the subprocesses of tests.
 os.environ['JAX_PLATFORMS'] = 'cpu'
-# Compilation is most of the suite's time, and LLVM's part of it is left out.
-os.environ['XLA_FLAGS'] = (
-  '--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0'
+# Compilation is most of the suite's time, and LLVM's part of it is left out
+# unless the caller's flags say otherwise; of two values XLA takes the last.
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
+    '--xla_backend_optimization_level=0',
+    os.environ.get('XLA_FLAGS', ''),
+    '--xla_force_host_platform_device_count=4',
+  ]
 )
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
 # Equal programs compile once.

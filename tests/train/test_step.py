@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import jax_utils
+from scipy import stats
 
 from lossbench.models import Classifier
 from lossbench.models.digits_cnn import DigitsCnn
@@ -228,19 +229,139 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_mixup_trains_on_soft_targets():
-  """The loss is the mean over both labels, weighted by the share."""
-  plain = _hparams()
-  mixed = _hparams(mixup_alpha=0.4)
-  images = np.ones((4, 2, 1, NUM_FEATURES, 1), np.float32)
-  labels = np.tile(np.array([0, 1], np.int32), (4, 1))
-  batch = {'image': images, 'label': labels}
-  step_fn = _step_fn(Flatten())
-  losses = []
-  for hparams in (plain, mixed):
-    state = devices.replicate(_state(Flatten(), hparams, (1, NUM_FEATURES, 1)))
-    _, metrics = step_fn(state, batch, None, hparams)
-    losses.append(np.asarray(metrics['loss'])[0])
-  # Equal images leave only the targets to mix, and every pair has both labels,
-  # so the mean loss over the batch is the same.
-  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+def _first_gradient(
+  images, labels, *, spec='softmax', keep_prob=0.5, **changes
+):
+  """Gradient of a zero kernel: the mean of x^T (1/K - t) over the batch.
+
+  With a learning rate of one the first step subtracts it and nothing else.
+  """
+  objective_hparams = {}
+  if 'dropout' in spec:
+    objective_hparams = {'dropout': {'keep_prob': keep_prob}}
+  step_changes = {
+    name: changes.pop(name)
+    for name in ('input_fn', 'accumulation_steps')
+    if name in changes
+  }
+  hparams = _hparams(
+    spec,
+    objective_hparams,
+    **{'learning_rate': 1.0, 'momentum': 0.0, 'weight_decay': 0.0} | changes,
+  )
+  state = _state(Flatten(), hparams, images.shape[2:], keep_ema=False)
+  state = state.replace(params=jax.tree.map(jnp.zeros_like, state.params))
+  num_devices = len(images)
+  state = jax.tree.map(lambda x: jnp.stack([x] * num_devices), state)
+  state, _ = _step_fn(Flatten(), **step_changes)(
+    state, {'image': images, 'label': labels}, None, hparams
+  )
+  return -np.asarray(state.params['output_layer']['kernel'][0], np.float64)
+
+
+def _shares_that_explain(gradient, images, labels):
+  """Shares m of mixup with that gradient; residuals over a grid of m."""
+  shares = np.linspace(0, 1, 2001)
+  targets = np.eye(NUM_CLASSES)[labels]
+  images = images.reshape(*labels.shape, -1).astype(np.float64)
+  residuals = []
+  for share in shares:
+    mixed, soft = (
+      share * x + (1 - share) * np.roll(x, 1, axis=1) for x in (images, targets)
+    )
+    expected = np.einsum('dbm,dbk->mk', mixed, 1 / NUM_CLASSES - soft)
+    residuals.append(np.abs(gradient - expected / labels.size).max())
+  return shares, np.array(residuals)
+
+
+def test_mixup_mixes_the_images_and_the_targets_of_the_step():
+  """One share, not 0 or 1, explains the gradient; another seed, another."""
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(4, 4, 1, NUM_FEATURES, 1)).astype(np.float32)
+  labels = rng.integers(0, NUM_CLASSES, (4, 4)).astype(np.int32)
+  found = []
+  for seed in range(3):
+    gradient = _first_gradient(
+      images, labels, mixup_alpha=1.0, seed=np.uint32(seed)
+    )
+    shares, residuals = _shares_that_explain(gradient, images, labels)
+    best = residuals.argmin()
+    assert 0.01 < shares[best] < 0.99
+    assert residuals[best] < 1e-3 < 0.02 < min(residuals[0], residuals[-1])
+    found.append(shares[best])
+  assert len(set(found)) == 3
+
+
+@pytest.mark.parametrize('accumulation_steps', [1, 2])
+def test_dropout_is_independent_over_devices_and_parts(accumulation_steps):
+  """How many of 8 equal examples keep a feature is binomial."""
+  num_features = 512
+  images = np.ones((4, 2, 1, num_features, 1), np.float32)
+  labels = np.zeros((4, 2), np.int32)
+  gradient = _first_gradient(
+    images,
+    labels,
+    spec='softmax+dropout',
+    accumulation_steps=accumulation_steps,
+  )
+  # Each example that keeps a feature adds 1/(8 keep_prob) (1/K - t).
+  kept = gradient[:, 1] * 8 * 0.5 * NUM_CLASSES
+  np.testing.assert_allclose(kept, np.rint(kept), atol=1e-4)
+  counts = np.bincount(np.rint(kept).astype(int), minlength=9)
+  expected = stats.binom(8, 0.5).pmf(np.arange(9)) * num_features
+  merged = [[*x[:1], *x[2:-2], *x[-1:]] for x in (counts, expected)]
+  merged[0][0] += counts[1]
+  merged[1][0] += expected[1]
+  merged[0][-1] += counts[-2]
+  merged[1][-1] += expected[-2]
+  assert stats.chisquare(*merged).pvalue > 1e-3
+
+
+def test_augmentation_follows_the_place_in_the_global_batch():
+  """Whatever the number of devices: images that are their own positions."""
+
+  def input_fn(batch, data, key, positions):
+    return jax.nn.one_hot(positions, 8)[:, None, :, None], batch['label']
+
+  labels = np.arange(8, dtype=np.int32) % NUM_CLASSES
+  expected = (1 / NUM_CLASSES - np.eye(NUM_CLASSES)[labels]) / 8
+  for num_devices in (1, 2, 4):
+    gradient = _first_gradient(
+      np.zeros((num_devices, 8 // num_devices, 1, 8, 1), np.float32),
+      labels.reshape(num_devices, -1),
+      input_fn=input_fn,
+    )
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+class Normalised(nn.Module):
+  """A backbone of batch normalisation alone."""
+
+  @nn.compact
+  def __call__(self, images, *, train):
+    x = images.reshape(images.shape[0], -1)
+    return {'features': nn.BatchNorm(not train, name='bn')(x)}
+
+
+def test_batch_norm_is_decayed_in_the_step_on_request():
+  """The steps differ by rate * weight_decay * w in its parameters alone."""
+  hparams = _hparams(momentum=0.0, weight_decay=0.125, learning_rate=0.5)
+  _, batch = _batch(4)
+  found = {}
+  for decay_batch_norm in (False, True):
+    state = _state(Normalised(), hparams, (1, NUM_FEATURES, 1))
+    params = jax.tree.map(lambda x: x + 1, state.params)
+    step_fn = _step_fn(Normalised(), decay_batch_norm=decay_batch_norm)
+    state, _ = step_fn(
+      devices.replicate(state.replace(params=params)), batch, None, hparams
+    )
+    found[decay_batch_norm] = jax.device_get(
+      jax_utils.unreplicate(state.params)
+    )
+  shrunk = jax.tree.map(np.subtract, found[False], found[True])
+  for name, before in [('scale', 2.0), ('bias', 1.0)]:
+    np.testing.assert_allclose(
+      shrunk['backbone']['bn'][name], 0.5 * 0.125 * before, rtol=1e-5
+    )
+  for leaf in jax.tree.leaves(shrunk['output_layer']):
+    np.testing.assert_allclose(leaf, 0, atol=1e-6)
