@@ -183,6 +183,7 @@ def compare(
       'same_top1': pairwise.same_top1,
       'both_right_or_wrong': pairwise.both_right_or_wrong,
       'same_when_both_wrong': pairwise.same_when_both_wrong,
+      'num_both_wrong': pairwise.num_both_wrong,
     },
     'clustering': clustering(pairwise.same_top1),
     'ensembles': compare_ensembles(groups, predictions),

@@ -249,7 +249,7 @@ def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
     _metrics(run, f'digits_c_contrast_{severity}-test') for severity in (1, 5)
   ]
   mean = _metrics(run, 'digits_c-test')
-  for name in ('top1_accuracy', 'nll'):
+  for name in ('top1_accuracy', 'nll', 'energy_auroc'):
     assert mean[name] == pytest.approx(
       np.mean([values[name] for values in corrupted])
     )

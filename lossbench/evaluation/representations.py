@@ -45,13 +45,18 @@ def representation_records(
     return [create_record(name, None, n=n, note=note) for name in names]
 
   try:
-    spectrum = collapse.activation_spectrum().singular_values(centered=True)
+    activations = collapse.activation_spectrum()
+    spectrum = activations.singular_values(centered=True)
+    dead = activations.dead_unit_fraction()
   except ValueError as error:
-    records += not_available(['participation_ratio'], error)
+    records += not_available(
+      ['participation_ratio', 'dead_unit_fraction'], error
+    )
   else:
     curves['activation_singular_values'] = spectrum
     ratio = participation_ratio(spectrum)
     records.append(create_record('participation_ratio', ratio, n=n))
+    records.append(create_record('dead_unit_fraction', dead, n=n))
   try:
     measures = vars(collapse.measures(kernel))
     means = collapse.class_means()

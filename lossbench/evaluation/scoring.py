@@ -32,6 +32,7 @@ from lossbench.objectives import Objective
 
 _CHUNK = 4096  # examples whose probabilities are on the device at once
 _NUM_BINS = 15
+_TEMPERATURES = (1e-2, 1e2)  # that are searched
 
 
 def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -164,11 +165,20 @@ def _temperature_records(log_probs, labels) -> list[Record]:
   n = len(labels)
   names = ('temperature', 'tempered_nll', 'tempered_ece')
   try:
-    temperature = fit_temperature(log_probs, labels)
+    temperature = fit_temperature(log_probs, labels, bounds=_TEMPERATURES)
   except ValueError as error:
     note = f'not available: {error}'
     return [create_record(name, None, n=n, note=note) for name in names]
   note = 'temperature fitted on this split'
+  found = create_record('temperature', temperature, n=n, note=note)
+  if temperature in _TEMPERATURES:
+    # No optimum: the bound says how far was searched, and nothing of the run.
+    note = (
+      f'the NLL falls up to the end of the search, temperature {temperature:g}'
+    )
+    found = create_record(
+      'temperature', None, n=n, note=f'not available: {note}'
+    )
   bins = ExpectedCalibrationError.empty(num_bins=_NUM_BINS)
   nll_sum = 0.0
   for rows, row_labels, mask in _chunks(log_probs, labels):
@@ -176,10 +186,10 @@ def _temperature_records(log_probs, labels) -> list[Record]:
     bins = bins.update(tempered, row_labels, mask)
     nll = negative_log_likelihood(tempered, row_labels, mask=mask)
     nll_sum += float(nll) * int(mask.sum())
-  values = (temperature, nll_sum / n, bins.compute())
   return [
-    create_record(name, value, n=n, note=note)
-    for name, value in zip(names, values, strict=True)
+    found,
+    create_record('tempered_nll', nll_sum / n, n=n, note=note),
+    create_record('tempered_ece', bins.compute(), n=n, note=note),
   ]
 
 

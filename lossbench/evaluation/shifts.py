@@ -15,6 +15,10 @@ _FAMILY_METRICS = (
   'nll',
   'ece',
   'brier_score',
+  'max_probability_auroc',
+  'max_probability_fpr_at_95_tpr',
+  'energy_auroc',
+  'energy_fpr_at_95_tpr',
 )
 
 

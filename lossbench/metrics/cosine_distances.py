@@ -1,8 +1,8 @@
 """Densities of cosine distance within and between classes.
 
 All pairs of two different examples of at most 10,000, chosen the same way every
-time: their cosine distances 1 - cos in [0, 2], as counts in narrow bins, and as
-smooth densities of those. The time is quadratic in the number chosen (about 10
+time: their cosine distances 1 - cos in [0, 2], as counts in narrow bins, which
+`density.smooth_density` makes smooth. The time is quadratic in the number chosen (about 10
 s for 10,000 examples of 2048 features on two cores), constant in N; memory is
 one block of distances. Neither direction is better.
 """
@@ -50,54 +50,6 @@ class CosineDistances:
         counts / (counts.sum() * widths)
         for counts in (self.within, self.between)
       )
-
-  def smooth_densities(
-    self, points: ArrayLike, *, bandwidth: float | None = None
-  ) -> tuple[np.ndarray, np.ndarray]:
-    """(within, between), Gaussian kernel density estimates at points [P].
-
-    Of the binned distances: with B = 1000 bins and a bandwidth h the kernel is
-    moved by at most 0.001. Nothing is reflected at 0 and 2: mass within h of
-    an end leaks across it.
-
-    Args:
-      points: [P] cosine distances to evaluate at.
-      bandwidth: standard deviation of the kernel, > 0, not below a bin's width.
-        None: Scott's rule on each histogram, 1.06 s n^(-1/5), with n the number
-        of examples and not of their pairs, which are not independent; or a
-        bin's width if that is more.
-
-    Returns:
-      Two float64 [P], NaN where there is no such pair.
-
-    Raises:
-      ValueError: if points is not [P] or bandwidth is under a bin's width.
-    """
-    points = np.asarray(points, np.float64)
-    width = float(np.max(np.diff(self.edges)))
-    if points.ndim != 1:
-      raise ValueError(f'points must be [num_points]; got {points.shape}.')
-    if bandwidth is not None and not width <= bandwidth < np.inf:
-      raise ValueError(
-        f'bandwidth must be at least a bin, {width:.2g}; got {bandwidth}. Take '
-        'more bins.'
-      )
-    return tuple(
-      self._smooth(counts, points, bandwidth, width)
-      for counts in (self.within, self.between)
-    )
-
-  def _smooth(self, counts, points, bandwidth, width):
-    total = counts.sum()
-    if not total:
-      return np.full(points.shape, np.nan)
-    weights = counts / total
-    if bandwidth is None:
-      mean = weights @ self.centers
-      spread = np.sqrt(weights @ (self.centers - mean) ** 2)
-      bandwidth = max(1.06 * spread * self.num_examples**-0.2, width)
-    z = (points[:, None] - self.centers[None, :]) / bandwidth
-    return np.exp(-(z**2) / 2) @ weights / (bandwidth * np.sqrt(2 * np.pi))
 
 
 def choose_examples(

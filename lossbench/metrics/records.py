@@ -34,6 +34,7 @@ _KNOWN = {
   'relative_gap_bound': ('fraction', LOWER),
   'angular_visual_hardness': ('fraction', LOWER),
   'participation_ratio': ('directions', NEUTRAL),
+  'dead_unit_fraction': ('fraction', NEUTRAL),
   'nc1': ('ratio', NEUTRAL),
   'nc2_mean_norms': ('ratio', NEUTRAL),
   'nc2_mean_angles': ('cosine', NEUTRAL),

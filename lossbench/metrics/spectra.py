@@ -141,6 +141,15 @@ class ActivationSpectrum(accumulators.Accumulator):
     """
     return participation_ratio(self.singular_values(centered=True))
 
+  def dead_unit_fraction(self) -> float:
+    """The share of units that are 0 on every example, exactly; in [0, 1].
+
+    Raises:
+      ValueError: as `singular_values`.
+    """
+    check_counts(int(self.num_examples), int(self.num_broken))
+    return float(np.mean(np.diagonal(self.products.compute()) == 0))
+
   def singular_values(self, *, centered: bool) -> np.ndarray:
     """float64 [min(N, M)], largest first; of all N examples as one matrix.
 

@@ -507,7 +507,8 @@ class _Solver:
           continue
       if num_steps == _MAX_STEPS or num_stalled > _MAX_STALLED:
         raise ValueError(
-          f'L2 = {l2:g}: not within {self._tolerance:g} of the minimum after '
+          # As it was given: here it is that of the scaled features.
+          f'L2 = {l2 / self._data.scale**2:g}: not within {self._tolerance:g} of the minimum after '
           f'{num_steps} Newton steps; the certificate says {relative:.1e}. Are '
           'the features of very different scales? Standardise them, or allow a '
           'larger tolerance.'

@@ -86,6 +86,21 @@ def test_predictions_against_naive_formulas(objective, logits, labels):
   assert nll <= found['nll']
 
 
+def test_a_temperature_at_the_end_of_the_search_is_none(labels):
+  """Where all are right the NLL falls for ever as the temperature does."""
+  logits = 3 * np.eye(K, dtype=np.float32)[labels]
+  records, _ = scoring.prediction_records(
+    create_objective('softmax'), logits, labels
+  )
+  found = {record.name: record for record in records}
+  assert found['temperature'].value is None
+  assert found['temperature'].note == (
+    'not available: the NLL falls up to the end of the search, temperature 0.01'
+  )
+  assert found['tempered_nll'].value == pytest.approx(0, abs=1e-6)
+  assert 'end of the search' in found['tempered_nll'].note
+
+
 def test_without_five_classes_there_is_no_top5(labels):
   logits = np.zeros((N, 4), np.float32)
   records, _ = scoring.prediction_records(

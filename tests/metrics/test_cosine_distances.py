@@ -46,24 +46,6 @@ def test_densities_integrate_to_one():
     assert np.sum(density) * 2 / 50 == pytest.approx(1)
 
 
-def test_smooth_densities_scipy():
-  features, labels = _data()
-  got = cosine_distances(features, labels, num_bins=4000)
-  points = np.linspace(-0.5, 2.5, 301)
-  for density, distances in zip(
-    got.smooth_densities(points, bandwidth=0.05),
-    _pairs(features, labels),
-    strict=True,
-  ):
-    kde = stats.gaussian_kde(distances, 0.05 / distances.std(ddof=1))
-    np.testing.assert_allclose(density, kde(points), rtol=2e-3, atol=1e-4)
-    assert np.sum(density) * 0.01 == pytest.approx(1, abs=1e-4)
-  rule = got.smooth_densities(points)
-  spread = _pairs(features, labels)[0].std()
-  explicit = got.smooth_densities(points, bandwidth=1.06 * spread * 150**-0.2)
-  np.testing.assert_allclose(rule[0], explicit[0], rtol=1e-2, atol=1e-4)
-
-
 def test_hand_values():
   features = np.array([[1, 0], [0, 2], [-3, 0], [4, 0]])
   got = cosine_distances(features, np.array([0, 0, 1, 1]), num_bins=4)
@@ -106,7 +88,6 @@ def test_no_pairs_of_one_kind():
   got = cosine_distances(features, np.zeros(150, int))
   assert got.between.sum() == 0
   assert np.isnan(got.densities()[1]).all()
-  assert np.isnan(got.smooth_densities([0.5])[1]).all()
 
 
 def test_refusals():
@@ -121,11 +102,6 @@ def test_refusals():
     cosine_distances(features, labels, num_bins=0)
   with pytest.raises(ValueError, match='Pool'):
     cosine_distances(features[:, :, None], labels)
-  got = cosine_distances(features, labels, num_bins=10)
-  with pytest.raises(ValueError, match=r'at least a bin, 0\.2; got 0\.1'):
-    got.smooth_densities([0.0], bandwidth=0.1)
-  with pytest.raises(ValueError, match='points must be'):
-    got.smooth_densities(0.0)
   features[3, 3] = np.nan
   with pytest.raises(ValueError, match='1 of 150 rows of features hold NaN'):
     cosine_distances(features, labels)

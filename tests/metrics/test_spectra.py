@@ -116,3 +116,14 @@ def test_refusals():
     singular_values(x, centered=False)
   with pytest.raises(ValueError, match='1 of 90 rows of features hold NaN'):
     _streamed(x).singular_values(centered=False)
+
+
+def test_dead_units_are_0_on_every_example():
+  features = np.maximum(np.random.default_rng(0).normal(size=(40, 5)), 0)
+  features[:, 1] = 0
+  features[:, 3] = 7  # constant, but not dead
+  features[:39, 4] = 0  # alive once
+  spectrum = ActivationSpectrum.empty(5)
+  for rows in (features[:20], features[20:]):
+    spectrum = spectrum.update(rows.astype(np.float32), None)
+  assert spectrum.dead_unit_fraction() == 0.2

@@ -317,6 +317,18 @@ def test_refusals(changes, text):
     _refused(**changes)
 
 
+def test_an_error_names_the_l2_that_was_given():
+  features, labels, k = _examples('separable')
+  with pytest.raises(ValueError, match=r'^L2 = 0\.5: not within 1e-300'):
+    regression.fit_path(
+      1e3 * features,
+      labels,
+      num_classes=k,
+      l2_values=[0.5],
+      tolerance=1e-300,
+    )
+
+
 def test_a_start_of_another_shape_is_refused():
   features, labels, k = _examples('separable')
   [fit] = regression.fit_path(features, labels, num_classes=k, l2_values=[1.0])
