@@ -4,14 +4,16 @@ Policies: the 25 sub-policies of the paper's appendix, found on ImageNet (its
 table 'AutoAugment policy found on reduced ImageNet', of which five are
 repeats) and on CIFAR-10 ('... reduced CIFAR-10').
 
-Levels: magnitudes 0-10 become arguments as in the code that Google released
-for each data set:
-  imagenet: tensorflow/tpu, models/official/efficientnet/autoaugment.py
-  cifar: tensorflow/models, research/autoaugment/augmentation_transforms.py
+Levels: magnitudes 0-10 become arguments, integers rounded down, as in
+  imagenet: the paper's table of operations and their ranges (Posterize: "Reduce
+    the number of bits for each pixel to magnitude bits", 4-8; Solarize: "Invert
+    all pixels above a threshold value of magnitude", 0-256), which timm's
+    `auto_augment_policy_original` takes for the same sub-policies
+  cifar: tensorflow/models, research/autoaugment/augmentation_transforms.py, the
+    code that was released for this policy
 The two differ in Posterize and Solarize, which grow weaker with the magnitude
-on ImageNet and stronger on CIFAR; and both keep 0-4 bits in Posterize, where
-the paper's text says 4-8. The policy 'v0' of the ImageNet code is not the
-paper's and not here.
+on ImageNet and stronger on CIFAR, whose code keeps 4-0 bits. (So does, rising,
+tensorflow/tpu's EfficientNet; but that is the code of another policy, 'v0'.)
 
 Operations give the very pixels of Pillow's (`ImageOps`, `ImageEnhance`,
 `Image.transform` and `Image.rotate` with nearest neighbours); what comes from
@@ -112,7 +114,7 @@ _COMMON_LEVELS: dict[str, Callable[[int], float]] = {
 _LEVELS: dict[str, dict[str, Callable[[int], float]]] = {
   'imagenet': {
     **_COMMON_LEVELS,
-    'Posterize': lambda magnitude: magnitude * 4 // 10,
+    'Posterize': lambda magnitude: 4 + magnitude * 4 // 10,
     'Solarize': lambda magnitude: magnitude * 256 // 10,
   },
   'cifar': {

@@ -139,12 +139,10 @@ def test_published_sub_policies(policy, index, row):
   assert autoaugment.POLICIES[policy][index] == row
 
 
-# Worked out by hand from the code named in the module's docstring.
+# Worked out by hand from the sources named in the module's docstring.
 @pytest.mark.parametrize(
   ('policy', 'name', 'magnitude', 'level'),
   [
-    ('imagenet', 'Posterize', 8, 3),
-    ('imagenet', 'Posterize', 5, 2),
     ('imagenet', 'Solarize', 8, 204),
     ('imagenet', 'Solarize', 10, 256),
     ('imagenet', 'ShearX', 5, 0.15),
@@ -163,6 +161,31 @@ def test_levels(policy, name, magnitude, level):
   assert autoaugment.level_of(name, magnitude, policy=policy) == pytest.approx(
     level, abs=1e-12
   )
+
+
+# Bits kept at magnitudes 0, 1, ..., 10. Paper, table of operations: [4, 8]
+# "magnitude bits"; released code of the CIFAR policy: 4 - int(4 m / 10).
+@pytest.mark.parametrize(
+  ('policy', 'bits'),
+  [
+    ('imagenet', [4, 4, 4, 5, 5, 6, 6, 6, 7, 7, 8]),
+    ('cifar', [4, 4, 4, 3, 3, 2, 2, 2, 1, 1, 0]),
+  ],
+)
+def test_bits_that_posterize_keeps(policy, bits):
+  levels = [
+    autoaugment.level_of('Posterize', magnitude, policy=policy)
+    for magnitude in range(11)
+  ]
+  assert levels == bits
+
+
+def test_the_imagenet_policy_never_drops_the_upper_half_of_the_bits():
+  """As drawn, whatever rule joined magnitudes to the sub-policies."""
+  operations, levels = _draws('imagenet', 2000)
+  kept = levels[operations == _NAMES.index('Posterize')]
+  assert len(kept) > 50
+  assert kept.min() >= 4
 
 
 def _draws(policy, num):
