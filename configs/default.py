@@ -87,7 +87,8 @@ def get_default_config() -> ml_collections.ConfigDict:
   # 0 trains all of them. `python -m lossbench.early_stopping` finds the best.
   config.stop_epoch = 0.0
   # A device works its part of the batch off in this many pieces, so that a
-  # large batch fits on few devices.
+  # large batch fits on few devices. To batch normalisation a piece is what the
+  # part of a device is, in training and in its running statistics.
   config.accumulation_steps = 1
   config.learning_rate = 0.1
   # If not 0, the learning rate is meant for this batch size and is multiplied
@@ -106,6 +107,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Decay of the moving averages of parameters and batch statistics that
   # evaluation then uses; 0 keeps none.
   config.ema_decay = 0.0
+  # The decay at step n is min(ema_decay, (1 + n) / (10 + n)), so that averages
+  # forget the random initial values at once; False takes ema_decay throughout.
+  config.ema_ramp = True
 
   # Evaluation on the holdout, logging, checkpoints.
   config.eval_batch_size = 256

@@ -4,11 +4,12 @@
 
 Batch 4096, Nesterov momentum 0.9, linear warm-up to 1.6 over 10 epochs, then
 x 0.975 per epoch, L2 8e-5 on kernels, moving averages 0.9999 of parameters and
-batch statistics. 50,046 training images are held out for choosing
-hyperparameters and the epoch to stop at; final runs train on all images up to
-that epoch. The paper does not give the number of epochs; 200 here. Published
-top-1 test accuracy (Table C.2): softmax 77.0 %, logit penalty 77.7 %, sigmoid and
-cosine softmax 77.9 %.
+batch statistics (ramped, min(0.9999, (1 + n) / (10 + n)) at step n, as in both
+public Google Inception trainers; --config.ema_ramp=False for a constant decay).
+50,046 training images are held out for choosing hyperparameters and the epoch to
+stop at; final runs train on all images up to that epoch. The paper does not give
+the number of epochs; 200 here. Published top-1 test accuracy (Table C.2):
+softmax 77.0 %, logit penalty 77.7 %, sigmoid and cosine softmax 77.9 %.
 
 `OBJECTIVES` holds the released values; the same ones serve Inception v3.
 """

@@ -72,6 +72,7 @@ def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
     momentum=config.momentum,
     weight_decay=weight_decay,
     ema_decay=config.ema_decay,
+    ema_ramp=config.ema_ramp,
     seed=np.uint32(config.seed),
     mixup_alpha=config.mixup_alpha or None,
   )

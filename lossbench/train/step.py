@@ -15,6 +15,7 @@ from lossbench.train.schedules import ScheduleFn
 from lossbench.train.state import (
   StepHparams,
   TrainState,
+  averaging_decay,
   create_optimizer,
   decayed,
 )
@@ -51,8 +52,9 @@ def create_train_step(
     schedule_fn: step -> factor of the peak learning rate.
     decay_batch_norm: L2 on batch normalisation's parameters too.
     accumulation_steps: a device's batch is worked off in this many equal parts
-      whose gradients are averaged, to save memory. Batch normalisation sees
-      one part at a time, as it would see the part of one device of many.
+      whose gradients are averaged, to save memory. Parts are what devices are:
+      batch normalisation sees one at a time, each starts from the running
+      statistics of the step before, and what they make of them is averaged.
 
   Returns:
     (state, batch, data, hparams) -> (state, metrics), with state, batch and
@@ -150,43 +152,35 @@ def _create_gradient_fn(backbone, objective, num_classes):
 
 
 def _accumulate(gradient_fn, state, images, targets, *, key, num_parts):
-  """Averages gradients and metrics over the parts of a device's batch."""
+  """Averages gradients, statistics and metrics over the parts of a batch."""
   if num_parts == 1:
     return gradient_fn(state.params, state.batch_stats, images, targets, key)
 
-  def part_fn(batch_stats, part):
+  def part_fn(part):
     index, images, targets = part
-    gradients, batch_stats, metrics = gradient_fn(
+    return gradient_fn(
       state.params,
-      batch_stats,
+      state.batch_stats,
       images,
       targets,
       jax.random.fold_in(key, index),
     )
-    return batch_stats, (gradients, metrics)
 
   def split(x):
     return x.reshape(num_parts, -1, *x.shape[1:])
 
+  def add_part(total, part):
+    return jax.tree.map(jnp.add, total, part_fn(part)), None
+
   parts = (jnp.arange(num_parts), split(images), split(targets))
-
-  def add_part(carry, part):
-    batch_stats, total = carry
-    batch_stats, addend = part_fn(batch_stats, part)
-    return (batch_stats, jax.tree.map(jnp.add, total, addend)), None
-
   first = jax.tree.map(lambda x: x[0], parts)
   zeros = jax.tree.map(
-    lambda x: jnp.zeros(x.shape, x.dtype),
-    jax.eval_shape(part_fn, state.batch_stats, first)[1],
+    lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_fn, first)
   )
   # XLA's CPU convolutions are slow inside loops.
   unroll = num_parts if jax.default_backend() == 'cpu' else 1
-  (batch_stats, total), _ = jax.lax.scan(
-    add_part, (state.batch_stats, zeros), parts, unroll=unroll
-  )
-  gradients, metrics = jax.tree.map(lambda x: x / num_parts, total)
-  return gradients, batch_stats, metrics
+  total, _ = jax.lax.scan(add_part, zeros, parts, unroll=unroll)
+  return jax.tree.map(lambda x: x / num_parts, total)
 
 
 def _apply_gradients(
@@ -206,12 +200,11 @@ def _apply_gradients(
   params = optax.apply_updates(state.params, updates)
   ema = state.ema
   if ema is not None:
-    ema = jax.tree.map(
-      lambda average, value: (
-        average + (1 - hparams.ema_decay) * (value - average)
-      ),
-      ema,
-      {'params': params, 'batch_stats': batch_stats},
+    decay = averaging_decay(
+      state.step, decay=hparams.ema_decay, ramp=hparams.ema_ramp
+    )
+    ema = optax.incremental_update(
+      {'params': params, 'batch_stats': batch_stats}, ema, 1 - decay
     )
   return state.replace(
     step=state.step + 1,

@@ -34,6 +34,7 @@ def _hparams(spec='softmax', objective_hparams=None, **changes):
     momentum=0.9,
     weight_decay=0.01,
     ema_decay=0.75,
+    ema_ramp=False,
     seed=np.uint32(0),
   )
   return StepHparams(**{**values, **changes})
@@ -124,6 +125,29 @@ def test_step_is_nesterov_sgd_with_l2_on_the_global_batch():
   np.testing.assert_allclose(found['bias'], bias, rtol=1e-4, atol=1e-6)
   ema = state.ema['params']['output_layer']
   np.testing.assert_allclose(ema['kernel'], averages[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('decay', 'ramp'), [(0.9999, True), (0.2, True), (0.9999, False)]
+)
+def test_averages_follow_the_ramped_decay(decay, ramp):
+  """A recursion in float64 over the parameters that every step has left."""
+  hparams = _hparams(ema_decay=decay, ema_ramp=ramp)
+  state = devices.replicate(_state(Flatten(), hparams, (1, NUM_FEATURES, 1)))
+  step_fn = _step_fn(Flatten())
+
+  def kernel(params):
+    return np.asarray(params['output_layer']['kernel'][0], np.float64)
+
+  average = kernel(state.params)
+  for n in range(8):
+    _, sharded = _batch(4, seed=n)
+    state, _ = step_fn(state, sharded, None, hparams)
+    weight = min(decay, (1 + n) / (10 + n)) if ramp else decay
+    average = weight * average + (1 - weight) * kernel(state.params)
+    np.testing.assert_allclose(
+      kernel(state.ema['params']), average, rtol=1e-5, atol=1e-7
+    )
 
 
 @pytest.fixture(scope='module')
@@ -365,3 +389,41 @@ def test_batch_norm_is_decayed_in_the_step_on_request():
     )
   for leaf in jax.tree.leaves(shrunk['output_layer']):
     np.testing.assert_allclose(leaf, 0, atol=1e-6)
+
+
+def test_parts_of_a_batch_are_to_batch_norm_what_devices_are():
+  """Four parts, four devices and both together, against the plain formula."""
+  hparams = _hparams()
+  mean, var = np.zeros(NUM_FEATURES), np.ones(NUM_FEATURES)
+  results = {
+    (num_devices, num_parts): (
+      _step_fn(Normalised(), accumulation_steps=num_parts),
+      jax.tree.map(
+        lambda x, n=num_devices: jnp.stack([x] * n),
+        _state(Normalised(), hparams, (1, NUM_FEATURES, 1)),
+      ),
+    )
+    for num_devices, num_parts in [(1, 4), (4, 1), (2, 2)]
+  }
+  for seed in range(2):
+    flat, _ = _batch(1, seed=seed)
+    parts = flat['image'].reshape(4, 2, NUM_FEATURES).astype(np.float64)
+    mean = 0.99 * mean + 0.01 * parts.mean(axis=1).mean(axis=0)
+    var = 0.99 * var + 0.01 * parts.var(axis=1).mean(axis=0)
+    for layout, (step_fn, state) in results.items():
+      _, sharded = _batch(layout[0], seed=seed)
+      state, _ = step_fn(state, sharded, None, hparams)
+      results[layout] = step_fn, state
+  states = {
+    layout: jax.tree.map(lambda x: x[0], jax.device_get(state))
+    for layout, (_, state) in results.items()
+  }
+  for found in states.values():
+    statistics = found.batch_stats['backbone']['bn']
+    np.testing.assert_allclose(statistics['mean'], mean, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(statistics['var'], var, rtol=1e-5)
+    jax.tree.map(
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6),
+      found.params,
+      states[4, 1].params,
+    )
