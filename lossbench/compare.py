@@ -16,6 +16,7 @@ bytes a run for Gaussian kernels of r = 2,000 examples. On a device 24 C^2 bytes
 for one pair of layers.
 """
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,33 @@ def _jsonable(value: Any) -> Any:
   if isinstance(value, float) and np.isnan(value):
     return None
   return value.item() if isinstance(value, np.generic) else value
+
+
+def run_names(
+  paths: Sequence[storage.Path], *, root: str | None = None
+) -> list[str]:
+  """The runs' paths from a directory above them all, which tell them apart.
+
+  Args:
+    paths: of the run directories.
+    root: the directory; None: the lowest that is above all of them.
+
+  Raises:
+    ValueError: if a run is not below `root`.
+  """
+  absolute = [storage.absolute(path) for path in paths]
+  common = root and str(storage.absolute(storage.as_path(root)))
+  if common is None:
+    if len(set(map(storage.is_remote, paths))) > 1:
+      return [str(path) for path in paths]
+    common = os.path.commonpath([str(path.parent) for path in absolute])
+  names = []
+  for path in absolute:
+    name = os.path.relpath(str(path), common)
+    if name.startswith(os.pardir) or name == os.curdir:
+      raise ValueError(f'{path} is not below --root={root}.')
+    names.append(name)
+  return names
 
 
 def check_alike(runs: Sequence[RunOutputs]):
@@ -102,6 +130,7 @@ def compare(
   workdirs: Sequence[str],
   *,
   output: str,
+  root: str | None = None,
   step: str = 'best',
   dataset: str | None = None,
   split: str | None = None,
@@ -116,6 +145,8 @@ def compare(
   Args:
     workdirs: of two runs or more.
     output: directory to write into.
+    root: a directory above all runs, whose names are their paths from there;
+      None: the lowest such directory.
     step: 'best', 'last' or a number, of every run.
     dataset: to compare on; None: the runs' own.
     split: of it; None: its test split.
@@ -139,6 +170,7 @@ def compare(
     for path in workdirs
   ]
   check_alike(runs)
+  names = run_names([run.run.path for run in runs], root=root)
   dataset = dataset or runs[0].config.dataset
   check_labels(runs[0].config.dataset, dataset)
   target = storage.as_path(output)
@@ -160,6 +192,7 @@ def compare(
     return found
 
   groups = group_seeds(runs)
+  group_of = {i: group.name for group in groups for i in group.indices}
   predictions = read_predictions(runs, groups, read)
   labels = predictions.labels
   pairwise = agreement.pairwise_agreement(predictions.top1, labels)
@@ -170,14 +203,19 @@ def compare(
     'num_examples': len(labels),
     'runs': [
       {
-        'name': run.run.path.name,
+        'name': name,
         'path': str(run.run.path),
+        'group': group_of[index],
         'objective': run.config.objective.name,
+        'model': run.config.model.name,
         'seed': run.config.seed,
         'step': run.step,
+        'checkpoint': run.fingerprint,
         'top1_accuracy': accuracy,
       }
-      for run, accuracy in zip(runs, predictions.top1_accuracy, strict=True)
+      for index, (name, run, accuracy) in enumerate(
+        zip(names, runs, predictions.top1_accuracy, strict=True)
+      )
     ],
     'agreement': {
       'same_top1': pairwise.same_top1,
@@ -256,6 +294,12 @@ def define_flags():
     'output', 'comparison', 'Directory that comparison.json is written into.'
   )
   flags.DEFINE_string(
+    'root',
+    None,
+    'A directory above all runs; they are named by their paths from there. '
+    'Default: the lowest one.',
+  )
+  flags.DEFINE_string(
     'step', 'best', "'best' by holdout accuracy, 'last', or a step's number."
   )
   flags.DEFINE_string(
@@ -291,6 +335,7 @@ def main(argv):
     compare(
       argv[1:],
       output=args.output,
+      root=args.root,
       step=args.step,
       dataset=args.dataset,
       split=args.split,

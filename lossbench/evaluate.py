@@ -47,6 +47,7 @@ def evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
     dataset=config.dataset,
     split=split,
     step=outputs.step,
+    checkpoint=outputs.fingerprint,
     objective=config.objective.name,
   )
   if jax.process_index() == 0:
@@ -171,8 +172,11 @@ def evaluate(
     config.dataset,
     name,
   )
-  records = evaluate_own(outputs, name)
   first = jax.process_index() == 0
+  if split is None and first:
+    # Until it is written again, last, the records are of several checkpoints.
+    outputs.run.evaluation_path.unlink(missing_ok=True)
+  records = evaluate_own(outputs, name)
   if first:
     print_table(
       f'{config.objective.name} on {config.dataset} {name}, step '
@@ -189,7 +193,7 @@ def evaluate(
       outputs.run.evaluation_path,
       {
         'step': outputs.step,
-        'last_step': outputs.last_step,
+        'checkpoint': outputs.fingerprint,
         'ood': ood,
         'not_available': missing,
       },

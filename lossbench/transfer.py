@@ -221,6 +221,7 @@ def transfer(
         'num_seen_by_network': num_seen,
         'main_metric': main_metric,
         'step': outputs.step,
+        'checkpoint': outputs.fingerprint,
         'objective': config.objective.name,
         'lossbench_version': lossbench.__version__,
         'metrics': [record.to_json() for record in records],

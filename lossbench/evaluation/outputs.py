@@ -120,7 +120,6 @@ class RunOutputs:
     check_batch_size(self._batch_size)
     with open_checkpoints(self.run) as checkpointer:
       self.step = checkpointer.resolve(step)
-      self.last_step = checkpointer.steps[-1]
       with self._remedy_named(checkpointer.steps):
         self.fingerprint = checkpointer.fingerprint(self.step)
 

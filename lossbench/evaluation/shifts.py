@@ -74,6 +74,7 @@ def evaluate_ood(
       dataset=family,
       split=split,
       step=outputs.step,
+      checkpoint=outputs.fingerprint,
       objective=config.objective.name,
     )
     results[family] = records
@@ -112,6 +113,7 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
     dataset=ood_set.name,
     split=spec.test_split,
     step=outputs.step,
+    checkpoint=outputs.fingerprint,
     objective=outputs.config.objective.name,
   )
   return records

@@ -8,7 +8,6 @@ stored and verified, since Orbax restores altered bytes without a word.
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import shutil
 import zlib
@@ -22,6 +21,7 @@ import orbax.checkpoint as ocp
 from flax import jax_utils
 
 from lossbench.runs.directory import RunDirectory
+from lossbench.runs.stored import BEST_METRIC, fingerprint_of
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere, first_says
@@ -29,8 +29,6 @@ from lossbench.train.state import TrainState
 
 PyTree = Any
 
-# The measure of the best checkpoint.
-BEST_METRIC = 'top1_accuracy'
 # Longer than any disk takes; then many processes stop waiting for a save.
 _SAVE_SECS = 300
 # Of a checkpoint's small files, in blocks of the disk.
@@ -265,8 +263,7 @@ class Checkpointer:
       ).meta['crc32']
     except Exception as error:  # see `restore`
       raise self._unreadable(step, error) from error
-    text = json.dumps(checksums, sort_keys=True)
-    return f'{zlib.crc32(text.encode()):08x}'
+    return fingerprint_of(checksums)
 
   def _unreadable(self, step: int, error: Exception) -> Exception:
     path = self._directory / f'{step:09d}'

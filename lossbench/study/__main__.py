@@ -123,6 +123,12 @@ def _share_compilations(study: plan.Study):
   )
 
 
+def _write_study(study: plan.Study):
+  plan.write_study(
+    study, states.final_configs(study), states.wanted_checkpoints(study)
+  )
+
+
 def define_flags():
   """Not at import, so that binaries can import one another."""
   config_flags.DEFINE_config_file(
@@ -165,7 +171,7 @@ def main(argv):
       table.print_states(study, runs, output)
       return
     storage.check_reachable(study.workdir)
-    plan.write_study(study, states.final_configs(study))
+    _write_study(study)
     if args.commands:
       found = {run.name: states.read_state(study, run) for run in runs}
       missing = [
@@ -187,8 +193,8 @@ def main(argv):
       errors = run_study(
         study, only=args.only, num_workers=args.num_workers, output=output
       )
-      # Again, with the stop epochs that are known now.
-      plan.write_study(study, states.final_configs(study))
+      # Again, with the stop epochs and checkpoints that are known now.
+      _write_study(study)
   except KeyboardInterrupt:
     sys.exit('Interrupted. Run the same command again to continue.')
   except (ValueError, OSError) as error:

@@ -14,6 +14,7 @@ import ml_collections
 import lossbench
 from lossbench.data.catalogue import DATASETS, get_dataset_spec
 from lossbench.runs.directory import read_json, write_json
+from lossbench.runs.stored import StoredCheckpoint
 from lossbench.runtime import storage
 
 _NAME = re.compile(r'[A-Za-z0-9_.-]+')
@@ -165,7 +166,7 @@ class Study:
     words = ['python', '-m', 'lossbench.compare']
     words += [str(self.path(name)) for name in comparison.runs]
     words += [f'--output={self.workdir / "comparisons" / comparison.name}']
-    words += [f'--step={comparison.step}']
+    words += [f'--root={self.workdir / "runs"}', f'--step={comparison.step}']
     return shlex.join(words + ([] if comparison.cka else ['--nocka']))
 
 
@@ -228,6 +229,11 @@ def _parse_transfer(text: str, config) -> Transfer:
     raise ValueError(
       f'Transfer to {text!r}: a run on {config.dataset!r} has no holdout of it.'
     )
+  if split == 'holdout' and not config.num_holdout:
+    raise ValueError(
+      f'Transfer to {text!r} from a holdout: these runs keep num_holdout=0, so '
+      'there is none. Name another group, or another split.'
+    )
   return Transfer(dataset, split or None)
 
 
@@ -239,10 +245,6 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
     )
   if not group.objectives or not group.variants:
     raise ValueError(f'Group {name!r} has no objectives or no variants.')
-  if group.transfer and not group.evaluate:
-    raise ValueError(
-      f'Group {name!r} transfers without evaluating. Set evaluate=True.'
-    )
   runs = []
   for objective in group.objectives:
     for variant in group.variants:
@@ -346,7 +348,9 @@ def build_study(
   return study
 
 
-def _run_json(study: Study, run: PlannedRun, config) -> dict[str, Any]:
+def _run_json(
+  study: Study, run: PlannedRun, config, wanted: StoredCheckpoint | None
+) -> dict[str, Any]:
   return {
     'name': run.name,
     'recipe': run.group,
@@ -354,9 +358,15 @@ def _run_json(study: Study, run: PlannedRun, config) -> dict[str, Any]:
     'objective': run.objective,
     'variant': run.variant,
     'seed': run.seed,
+    'model': run.config.model.name,
+    'overrides': list(run.overrides),
+    'stop_epoch_from': run.stop_epoch_from,
     'dataset': run.config.dataset,
     'test_split': run.test_split,
     'transfer': [str(target) for target in run.transfer],
+    'step': run.step,
+    'wanted': wanted
+    and {'step': wanted.step, 'checkpoint': wanted.fingerprint},
     'evaluate': run.evaluate,
     'commands': study.commands(run, config),
   }
@@ -365,12 +375,14 @@ def _run_json(study: Study, run: PlannedRun, config) -> dict[str, Any]:
 def write_study(
   study: Study,
   configs: Mapping[str, ml_collections.ConfigDict | None] | None = None,
+  wanted: Mapping[str, StoredCheckpoint | None] | None = None,
 ):
   """Writes study.json, from which reports know what there should be.
 
   Args:
     study: to be described.
     configs: run -> its final configuration, if it is known.
+    wanted: run -> the checkpoint to measure, if it is known.
 
   Raises:
     ValueError: if the directory holds another study, or its study.json is
@@ -406,7 +418,12 @@ def write_study(
         'config': study.config_file,
         'overrides': list(study.overrides),
         'runs': [
-          _run_json(study, run, (configs or {}).get(run.name))
+          _run_json(
+            study,
+            run,
+            (configs or {}).get(run.name),
+            (wanted or {}).get(run.name),
+          )
           for run in study.runs
         ],
         'comparisons': [

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 
+from lossbench.runs.stored import StoredCheckpoint
 from lossbench.runtime.console import LOGGER
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
@@ -77,6 +78,22 @@ def _do_stage(study: Study, run: PlannedRun, stage: str):
     )
 
 
+def _check_done(study: Study, run: PlannedRun, stage: str):
+  """Raises RuntimeError where a stage left no record: never the same again."""
+  state = read_state(study, run)
+  if stage in state.missing:
+    raise RuntimeError(
+      f'it ended without an error, but {study.path(run)} has no record of it '
+      f'for {_describe(state.wanted)}'
+    )
+
+
+def _describe(wanted: StoredCheckpoint | None) -> str:
+  if wanted is None:
+    return 'a whole checkpoint'
+  return f'step {wanted.step} (checkpoint {wanted.fingerprint})'
+
+
 def do_run(study: Study, run: PlannedRun, on_status: OnStatus) -> str:
   """Does all missing stages of a run; returns '' or the error.
 
@@ -92,6 +109,7 @@ def do_run(study: Study, run: PlannedRun, on_status: OnStatus) -> str:
     with _logged_to(path, on_line):
       try:
         _do_stage(study, run, stage)
+        _check_done(study, run, stage)
       except Exception as error:
         # Whatever went wrong with this run, the others can go on.
         return _failed(path, stage, error)
@@ -115,9 +133,15 @@ def do_comparison(
       compare.compare(
         [str(study.path(run)) for run in runs],
         output=str(path),
+        root=str(study.workdir / 'runs'),
         step=comparison.step,
         with_cka=comparison.cka,
       )
+      if not is_compared(study, comparison):
+        raise RuntimeError(
+          f'it ended without an error, but {path} has no record of the '
+          f'checkpoints that are wanted of these {len(runs)} runs'
+        )
     except Exception as error:  # see `do_run`
       return _failed(path, 'compare', error)
   error_path(path).unlink(missing_ok=True)

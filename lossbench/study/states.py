@@ -1,7 +1,14 @@
-"""What of a study is done, read from its run directories alone."""
+"""What of a study is done, read from its run directories alone.
+
+A study wants of every run the measurements of one checkpoint. A record of another
+one, by step or by fingerprint, is as good as none; records of version 0.1, which
+have no fingerprint, are told by their step.
+"""
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -12,6 +19,7 @@ from lossbench.runs.directory import (
   read_json,
   write_json,
 )
+from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study, Transfer
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
@@ -27,6 +35,8 @@ class RunState:
     num_steps: that the run takes; None before it has begun.
     error: 'stage: error' of the last attempt if it failed, or ''.
     waits_for: a group that must be trained first, or ''.
+    wanted: the checkpoint to measure; None before the run is trained, or where
+      it is damaged.
   """
 
   missing: tuple[str, ...]
@@ -34,6 +44,7 @@ class RunState:
   num_steps: int | None
   error: str = ''
   waits_for: str = ''
+  wanted: StoredCheckpoint | None = None
 
   @property
   def done(self) -> bool:
@@ -151,19 +162,13 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   num_steps, step = _num_steps(directory), directory.last_step
   if num_steps is None or step < num_steps:
     missing.append(TRAIN)
-  evaluation = _read(directory.evaluation_path)
-  # A checkpoint that was evaluated before the run was over does not count.
-  evaluated = (
-    not missing
-    and evaluation.get('last_step') == step
-    and evaluation.get('ood') in (True, run.ood)
-    and _read(_own_metrics_path(directory, run))
-  )
-  if run.evaluate and not evaluated:
+  # The best so far of a run that is not over is not what is wanted.
+  wanted = None if missing else find_checkpoint(directory, run.step)
+  if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
   for target in run.transfer:
     path = transfer_directory(directory, target) / 'metrics.json'
-    if not evaluated or _read(path).get('step') != evaluation['step']:
+    if not _is_of(_read(path), wanted):
       missing.append(f'{TRANSFER} {target}')
   waits_for = ''
   if TRAIN in missing and run.stop_epoch_from:
@@ -171,7 +176,32 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
     if any(TRAIN in read_state(study, source).missing for source in sources):
       waits_for = run.stop_epoch_from
   error = _read_error(directory.path) if missing else ''
-  return RunState(tuple(missing), step, num_steps, error, waits_for)
+  return RunState(tuple(missing), step, num_steps, error, waits_for, wanted)
+
+
+def _is_of(record: Mapping[str, Any], wanted: StoredCheckpoint | None) -> bool:
+  """Whether a record, {} where there is none, is of the checkpoint."""
+  return (
+    wanted is not None
+    and record.get('step') == wanted.step
+    and record.get('checkpoint', wanted.fingerprint) == wanted.fingerprint
+  )
+
+
+def _is_evaluated(directory, run: PlannedRun, wanted) -> bool:
+  evaluation = _read(directory.evaluation_path)
+  own = directory.eval_path(run.config.dataset, run.test_split)
+  return (
+    _is_of(evaluation, wanted)
+    and evaluation.get('ood') in (True, run.ood)
+    # Which `lossbench.evaluate --split` writes alone.
+    and _is_of(_read(own / 'metrics.json'), wanted)
+  )
+
+
+def wanted_checkpoints(study: Study) -> dict[str, StoredCheckpoint | None]:
+  """Run -> the checkpoint to measure; None while it cannot be known."""
+  return {run.name: read_state(study, run).wanted for run in study.runs}
 
 
 def _num_steps(directory: RunDirectory) -> int | None:
@@ -179,11 +209,6 @@ def _num_steps(directory: RunDirectory) -> int | None:
     return directory.num_steps
   except ValueError:  # a damaged run.json is written again
     return None
-
-
-def _own_metrics_path(directory: RunDirectory, run: PlannedRun):
-  own = directory.eval_path(run.config.dataset, run.test_split)
-  return own / 'metrics.json'
 
 
 def comparison_path(study: Study, name: str) -> pathlib.Path:
@@ -204,15 +229,28 @@ def finished_runs(
 
 
 def is_compared(study: Study, comparison: PlannedComparison) -> bool:
-  """Whether a comparison of exactly the finished runs is there."""
+  """Whether a comparison of exactly the finished runs is there.
+
+  Of what is wanted of them: their checkpoints, on their own test split.
+  """
   found = _read(comparison_path(study, comparison.name) / 'comparison.json')
-  # The end of the path alone: a study may be moved, or spelt another way.
-  names = [
-    run.get('path', '').rpartition('/runs/')[2] for run in found.get('runs', [])
-  ]
+  compared = found.get('runs', [])
   expected = finished_runs(study, comparison)
   return (
-    len(names) > 1
-    and names == [run.name for run in expected]
+    len(compared) == len(expected) > 1
+    and found.get('dataset') == expected[0].config.dataset
+    and found.get('split') == expected[0].test_split
     and ('cka' in found or not comparison.cka)
+    and all(
+      _compared_name(record) == run.name
+      and _is_of(record, read_state(study, run).wanted)
+      for record, run in zip(compared, expected, strict=True)
+    )
   )
+
+
+def _compared_name(record: Mapping[str, Any]) -> str:
+  if 'checkpoint' in record:
+    return record['name']
+  # Version 0.1 named runs by the last part of their paths alone.
+  return record['path'].rpartition('/runs/')[2]

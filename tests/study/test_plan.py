@@ -128,7 +128,10 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (dict(objectives=('softmax', 'softmax')), 'twice'),
     (dict(transfer=('digits_hihg',)), "Did you mean 'digits_high'"),
     (dict(transfer=('digits_high:holdout',)), 'has no holdout of it'),
-    (dict(transfer=('digits_high',), evaluate=False), 'without evaluating'),
+    (
+      dict(transfer=('digits:holdout',), overrides=('num_holdout=0',)),
+      'num_holdout=0, so there is none',
+    ),
     (dict(stop_epoch_from='b'), "stops where 'b' says"),
     (dict(stop_epoch_from='a'), 'itself waits for another group'),
   ],

@@ -5,20 +5,25 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import ml_collections
 import numpy as np
 import pytest
 import rich.console
 
+from lossbench import compare, evaluate, transfer
 from lossbench.report.__main__ import write_report
 from lossbench.runtime import console
+from lossbench.study import __main__ as study_main
 from lossbench.study import plan, states, table
 from lossbench.study.__main__ import run_study
 from lossbench.study.pool import Event
+from lossbench.train import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -84,8 +89,6 @@ def test_runs_are_those_of_main(finished):
 
 
 def test_seeds_share_programs(finished):
-  from lossbench.train import loop
-
   assert loop._compiled_step.cache_info().hits >= 3
 
 
@@ -122,6 +125,152 @@ def test_what_was_deleted_is_done_again(finished, tmp_path):
   assert states.read_state(finished, run).missing[0] == 'evaluate'
   assert _run(finished) == {}
   assert states.read_state(finished, run).done
+
+
+def _metrics(run, name):
+  return json.loads((run / 'eval' / name / 'metrics.json').read_text())
+
+
+def test_a_measurement_of_another_step_is_made_again(finished):
+  """What a study wants is one checkpoint; and it ends."""
+  run = finished.runs[0]
+  path = finished.path(run)
+  wanted = states.read_state(finished, run).wanted
+  names = 'digits-test', 'transfer-digits-holdout'
+  before = [_metrics(path, name) for name in names]
+  assert {record['step'] for record in before} == {wanted.step}
+  assert {r['checkpoint'] for r in before} == {wanted.fingerprint}
+  [other] = {20, 40} - {wanted.step}
+  evaluate.evaluate(workdir=str(path), step=str(other), ood=False)
+  assert states.read_state(finished, run).missing == ('evaluate',)
+  transfer.transfer(
+    workdir=str(path), dataset='digits', split='holdout', step=str(other)
+  )
+  assert states.read_state(finished, run).missing == (
+    'evaluate',
+    'transfer digits:holdout',
+  )
+  assert _metrics(path, names[0])['step'] == other
+  assert _run(finished) == {}
+  assert [_metrics(path, name) for name in names] == before
+  # Of one split alone, beside an evaluation.json of the wanted step.
+  evaluate.evaluate(workdir=str(path), step=str(other), split='test')
+  assert states.read_state(finished, run).missing == ('evaluate',)
+  assert _run(finished) == {}
+  assert _metrics(path, names[0]) == before[0]
+
+
+def test_half_an_evaluation_is_none(finished, monkeypatch):
+  """Sets of another step may lie beside it, so evaluation.json goes first."""
+  run = finished.runs[0]
+  path = finished.path(run)
+
+  def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate, 'evaluate_own', stop)
+    with pytest.raises(KeyboardInterrupt):
+      evaluate.evaluate(workdir=str(path), ood=False)
+  assert states.read_state(finished, run).missing == ('evaluate',)
+  assert _run(finished) == {}
+
+
+def test_replaced_parameters_are_measured_and_compared_again(finished):
+  run = finished.runs[1]
+  path = finished.path(run)
+  [comparison] = finished.comparisons
+  compared = states.comparison_path(finished, comparison.name)
+  before = json.loads((compared / 'comparison.json').read_text())
+  names = [record['name'] for record in before['runs']]
+  assert names == [r.name for r in finished.runs]
+  old = states.read_state(finished, run).wanted
+  config = json.loads((path / 'config.json').read_text())
+  shutil.rmtree(path / 'checkpoints')
+  shutil.rmtree(path / 'eval')
+  (path / 'config.json').unlink()
+  (path / 'run.json').unlink()
+  (path / 'history.json').unlink()
+  other = ml_collections.ConfigDict(config | {'seed': 7})
+  loop.train(other, workdir=str(path))
+  (path / 'config.json').write_text(json.dumps(config))
+  state = states.read_state(finished, run)
+  assert state.wanted != old
+  assert state.missing == ('evaluate', 'transfer digits:holdout')
+  # Even by hand, before the study is run again.
+  evaluate.evaluate(workdir=str(path), ood=False)
+  assert not states.is_compared(finished, comparison)
+  assert _run(finished) == {}
+  assert states.is_compared(finished, comparison)
+  after = json.loads((compared / 'comparison.json').read_text())
+  assert after['runs'][1]['checkpoint'] == state.wanted.fingerprint
+  assert after['agreement'] != before['agreement']
+
+
+def test_records_of_version_0_1_are_told_by_their_step(finished):
+  run = finished.runs[0]
+  path = finished.path(run)
+  [comparison] = finished.comparisons
+  compared = states.comparison_path(finished, comparison.name)
+  files = {
+    file: file.read_text()
+    for file in (
+      path / 'eval' / 'evaluation.json',
+      path / 'eval' / 'digits-test' / 'metrics.json',
+      path / 'eval' / 'transfer-digits-holdout' / 'metrics.json',
+      compared / 'comparison.json',
+    )
+  }
+  for file, text in files.items():
+    record = json.loads(text)
+    record.pop('checkpoint', None)
+    for of_run in record.get('runs', []):
+      del of_run['checkpoint']
+      of_run['name'] = of_run['name'].rpartition('/')[2]
+    file.write_text(json.dumps(record))
+  assert states.read_state(finished, run).done
+  assert states.is_compared(finished, comparison)
+  for file, text in files.items():
+    file.write_text(text)
+
+
+def test_a_stage_that_leaves_no_record_is_an_error(finished, monkeypatch):
+  run = finished.runs[0]
+  record = finished.path(run) / 'eval' / 'evaluation.json'
+  [comparison] = finished.comparisons
+  compared = states.comparison_path(finished, comparison.name)
+  result = compared / 'comparison.json'
+  kept = {file: file.read_text() for file in (record, result)}
+  for file in kept:
+    file.unlink()
+  with monkeypatch.context() as patch:
+    patch.setattr(evaluate, 'evaluate', lambda **kwargs: [])
+    patch.setattr(compare, 'compare', lambda *args, **kwargs: {})
+    errors = _run(finished)
+  assert sorted(errors) == ['tiny', run.name]
+  step = states.read_state(finished, run).wanted.step
+  assert f'no record of it for step {step} (checkpoint ' in errors[run.name]
+  assert 'no record of the checkpoints' in errors['tiny']
+  assert states.read_state(finished, run).describe().startswith('failed: eval')
+  for file, text in kept.items():
+    file.write_text(text)
+  for path in (finished.path(run), compared):
+    states.error_path(path).unlink()
+
+
+def test_study_json_says_what_is_wanted(finished):
+  study_main._write_study(finished)
+  written = json.loads((finished.workdir / 'study.json').read_text())
+  for record, run in zip(written['runs'], finished.runs, strict=True):
+    wanted = states.read_state(finished, run).wanted
+    assert record['step'] == 'best'
+    assert record['wanted'] == {
+      'step': wanted.step,
+      'checkpoint': wanted.fingerprint,
+    }
+    assert record['model'] == 'digits_cnn'
+    assert record['overrides'] == list(run.overrides)
+    assert record['stop_epoch_from'] == ''
 
 
 def test_runs_of_another_configuration_are_refused(finished, tiny_study_file):
@@ -164,10 +313,10 @@ def test_final_runs_stop_where_their_holdout_runs_say(
 ):
   config = plan.load_config_fn(str(tiny_study_file))()
   tiny = config.groups.tiny
-  tiny.update({'evaluate': False, 'transfer': (), 'compare': False})
+  tiny.update({'evaluate': False, 'compare': False})
   tiny.objectives = ('sigmoid',)
   final = tiny.copy_and_resolve_references()
-  final.num_seeds, final.evaluate = 1, True
+  final.num_seeds, final.evaluate, final.transfer = 1, True, ()
   final.overrides = (*final.overrides, 'num_holdout=0')
   final.stop_epoch_from = 'tiny'
   config.groups.final = final
@@ -187,6 +336,11 @@ def test_final_runs_stop_where_their_holdout_runs_say(
   found = json.loads((study.path(run) / 'config.json').read_text())
   assert found['stop_epoch'] == expected
   assert found['num_epochs'] == 2.0
+  # Their features are transferred though nobody asked to evaluate them.
+  for source in study.runs_of('tiny'):
+    assert not (study.path(source) / 'eval' / 'evaluation.json').exists()
+    metrics = _metrics(study.path(source), 'transfer-digits-holdout')
+    assert metrics['num_seen_by_network'] == 0
 
 
 def _start(file, workdir, *more):
