@@ -51,10 +51,19 @@ def get_default_config() -> ml_collections.ConfigDict:
   # it; 'skip' decodes everything once beforehand and leaves such images out.
   config.on_bad_image = 'raise'
   # Images are of any size: train on random resized crops (10-100 % of the
-  # area, aspect 3/4-4/3), evaluate on the centre after resizing the shorter
-  # side to resize_ratio * image_size.
+  # area, aspect 3/4-4/3), evaluate on the centre, which is 1 / resize_ratio of
+  # the shorter side.
   config.resize_images = False
   config.resize_ratio = 256 / 224
+  # 'crop_then_resize' cuts the centre out in whole pixels of the original;
+  # 'resize_then_crop' first resizes the shorter side to resize_ratio *
+  # image_size, as torchvision and timm do.
+  config.eval_crop = 'crop_then_resize'
+  # How images are resized, in training, evaluation and transfer: 'bilinear',
+  # 'bicubic', or 'bicubic_tf1', TensorFlow 1's bicubic; and whether the first
+  # two are antialiased.
+  config.resize_method = 'bilinear'
+  config.resize_antialias = False
   # AutoAugment policy, 'imagenet' or 'cifar'; '' = none.
   config.autoaugment = ''
   # Random crops of images padded by this many pixels with zeros; 0 = none.

@@ -44,6 +44,7 @@ def get_config(objective: str = 'softmax'):
   config.num_classes = 1000
   config.image_size = 224
   config.resize_images = True
+  config.resize_method = 'bicubic_tf1'
   config.random_flip = True
   config.num_holdout = 50_046
   config.pixel_mean = (0.485, 0.456, 0.406)

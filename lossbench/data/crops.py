@@ -16,6 +16,60 @@ _FALLBACK_FRACTION = 224 / 256
 # (height, width) int32 -> window int32 [4]: top, left, height, width
 _WindowFn = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
+RESIZE_METHODS = ('bilinear', 'bicubic', 'bicubic_tf1')
+
+
+def resize(
+  image: tf.Tensor,
+  size: tuple[int, int] | tf.Tensor,
+  *,
+  method: str = 'bilinear',
+  antialias: bool = False,
+) -> tf.Tensor:
+  """An image resized by one of `RESIZE_METHODS`.
+
+  'bilinear' and 'bicubic' (Keys 1981, a = -1/2, weights renormalised at the
+  edges) sample at pixel centres, as `tf.image.resize` of TensorFlow 2 does.
+  'bicubic_tf1' is `tf.image.resize_bicubic` of TensorFlow 1, with which the
+  networks of the study were trained: a = -3/4, edges repeated, and output pixel
+  i is read at i * scale, so that the image moves by up to half a pixel.
+
+  Args:
+    image: [H, W, C], uint8 or float32.
+    size: (height, width) of the result.
+    method: one of `RESIZE_METHODS`.
+    antialias: widen the kernel where the image shrinks, as Pillow does; no
+      option of 'bicubic_tf1'.
+
+  Returns:
+    float32 [height, width, C]; bicubic results may overshoot the range of the
+    pixels.
+
+  Raises:
+    ValueError: if the method is unknown or has no antialiasing.
+  """
+  if method not in RESIZE_METHODS:
+    raise ValueError(
+      f'Unknown resize method {method!r}. Known: {", ".join(RESIZE_METHODS)}.'
+    )
+  if antialias and method == 'bicubic_tf1':
+    raise ValueError("Resize method 'bicubic_tf1' cannot antialias.")
+  # The kernels would convert a pixel as often as they read it.
+  image = tf.cast(image, tf.float32)
+  if method == 'bicubic_tf1':
+    return tf.raw_ops.ResizeBicubic(
+      images=image[tf.newaxis],
+      size=size,
+      align_corners=False,
+      half_pixel_centers=False,
+    )[0]
+  return tf.image.resize(image, size, method=method, antialias=antialias)
+
+
+def _to_uint8(image: tf.Tensor) -> tf.Tensor:
+  """Rounds to whole grey levels; what bicubic overshoots is clipped."""
+  return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+
 
 def sample_window(
   height: tf.Tensor,
@@ -71,6 +125,8 @@ def random_resized_crop(
   size: int,
   area_range: tuple[float, float] = (0.1, 1.0),
   aspect_range: tuple[float, float] = (3 / 4, 4 / 3),
+  method: str = 'bilinear',
+  antialias: bool = False,
 ) -> tf.Tensor:
   """A random window of an encoded image, resized to a square.
 
@@ -82,6 +138,8 @@ def random_resized_crop(
     size: side of the result in pixels.
     area_range: of the window, as a fraction of the image's area.
     aspect_range: of the window, width / height.
+    method: of `resize`.
+    antialias: of `resize`.
 
   Returns:
     uint8 [size, size, 3].
@@ -96,7 +154,10 @@ def random_resized_crop(
       aspect_range=aspect_range,
     )
 
-  return _decode_and_resize(image_bytes, window_fn, size=size)
+  image = _decode_window(image_bytes, window_fn)
+  return _to_uint8(
+    resize(image, (size, size), method=method, antialias=antialias)
+  )
 
 
 def center_crop(
@@ -104,20 +165,24 @@ def center_crop(
   *,
   size: int,
   resize_ratio: float = 256 / 224,
+  method: str = 'bilinear',
+  antialias: bool = False,
 ) -> tf.Tensor:
-  """The central square of an encoded image, for evaluation.
+  """The central square of an encoded image, resized, for evaluation.
 
-  The same as resizing the shorter side to size * resize_ratio and cropping
-  the central size x size, except that only the window is decoded and that it
-  is rounded to whole pixels of the original, which shifts the result by at
-  most one of them. 224 with the default ratio is the usual "256, then 224";
-  299 keeps the same 0.875 of the shorter side, as Inception does.
+  The square has 1 / resize_ratio of the shorter side, rounded to whole pixels
+  of the original (half to even), and an odd pixel that is left over lies below
+  and to the right of it. So does the released code of the study, with 0.875 of
+  the shorter side; Inception keeps the same share at 299. Only the square is
+  decoded.
 
   Args:
     image_bytes: scalar string, JPEG (RGB, grey or CMYK), PNG, BMP or GIF.
     size: side of the result in pixels.
-    resize_ratio: shorter side of the resized image / `size`, at least 1; 1
+    resize_ratio: shorter side of the image / side of the square, at least 1; 1
       keeps the whole shorter side.
+    method: of `resize`.
+    antialias: of `resize`.
 
   Returns:
     uint8 [size, size, 3].
@@ -125,44 +190,86 @@ def center_crop(
   Raises:
     ValueError: if resize_ratio < 1.
   """
+  _check_resize_ratio(resize_ratio)
+
+  def window_fn(height, width):
+    return _central_square(height, width, 1 / resize_ratio)
+
+  image = _decode_window(image_bytes, window_fn)
+  return _to_uint8(
+    resize(image, (size, size), method=method, antialias=antialias)
+  )
+
+
+def resize_then_crop(
+  image_bytes: tf.Tensor,
+  *,
+  size: int,
+  resize_ratio: float = 256 / 224,
+  method: str = 'bilinear',
+  antialias: bool = False,
+) -> tf.Tensor:
+  """The centre of an encoded image after its resize, for evaluation.
+
+  torchvision's `Resize` and `CenterCrop`, and timm's: the shorter side becomes
+  round(size * resize_ratio), the longer one follows, rounded down, and the
+  central size x size is kept. `center_crop` sees the same part of the image,
+  in other whole pixels, and decodes less.
+
+  Args:
+    image_bytes: scalar string, JPEG (RGB, grey or CMYK), PNG, BMP or GIF.
+    size: side of the result in pixels.
+    resize_ratio: shorter side of the resized image / `size`, at least 1.
+    method: of `resize`.
+    antialias: of `resize`.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    ValueError: if resize_ratio < 1.
+  """
+  _check_resize_ratio(resize_ratio)
+  shorter = round(size * resize_ratio)
+  image = _decode_window(
+    image_bytes, lambda height, width: tf.stack([0, 0, height, width])
+  )
+  sides = tf.shape(image)[:2]
+  target = shorter * sides // tf.reduce_min(sides)
+  resized = resize(image, target, method=method, antialias=antialias)
+  # Halves to even, as Python and so torchvision rounds them.
+  top, left = tf.unstack(tf.cast(tf.round((target - size) / 2), tf.int32))
+  crop = resized[top : top + size, left : left + size]
+  return tf.ensure_shape(_to_uint8(crop), (size, size, 3))
+
+
+def _check_resize_ratio(resize_ratio):
   if resize_ratio < 1:
     raise ValueError(
       f'resize_ratio must be at least 1, got {resize_ratio}: the crop would '
       'be larger than the image.'
     )
 
-  def window_fn(height, width):
-    return _central_square(height, width, 1 / resize_ratio)
-
-  return _decode_and_resize(image_bytes, window_fn, size=size)
-
 
 def _central_square(height, width, fraction):
   """Window [4] of `fraction` of the shorter side."""
   shorter = tf.cast(tf.minimum(height, width), tf.float32)
   side = tf.maximum(1, tf.cast(tf.round(shorter * fraction), tf.int32))
-  return tf.stack([(height - side) // 2, (width - side) // 2, side, side])
+  return tf.stack(
+    [(height - side + 1) // 2, (width - side + 1) // 2, side, side]
+  )
 
 
-def _decode_and_resize(
-  image_bytes: tf.Tensor, window_fn: _WindowFn, *, size: int
-) -> tf.Tensor:
-  """Decodes a window and resizes it to a square.
+def _decode_window(image_bytes: tf.Tensor, window_fn: _WindowFn) -> tf.Tensor:
+  """Decodes a window of an image, uint8 [height, width, 3].
 
-  The resize is bilinear at pixel centres without antialiasing: what most
-  ImageNet pipelines in TensorFlow do, and the quickest of TensorFlow's by far.
-  Its values lie between those of the pixels, so that rounding is all that
-  uint8 needs. Decoding at 1/2 of the side in the DCT, where the window allows
-  it, was tried: no faster at 224 (Huffman decoding dominates), and further
-  from an antialiased resize than this is (5.4 grey levels against 4.0).
+  Decoding at 1/2 of the side in the DCT, where the window allows it, was tried:
+  no faster at 224 (Huffman decoding dominates), and further from an antialiased
+  resize than a plain one is (5.4 grey levels against 4.0).
 
   Args:
     image_bytes: scalar string.
     window_fn: chooses the window.
-    size: side of the result in pixels.
-
-  Returns:
-    uint8 [size, size, 3].
   """
 
   def decode_jpeg_window():
@@ -182,9 +289,7 @@ def _decode_and_resize(
   image = tf.cond(
     tf.io.is_jpeg(image_bytes), decode_jpeg_window, decode_other_window
   )
-  image = tf.ensure_shape(image, (None, None, 3))
-  image = tf.image.resize(image, (size, size), method='bilinear')
-  return tf.cast(tf.round(image), tf.uint8)
+  return tf.ensure_shape(image, (None, None, 3))
 
 
 def pad_crop(image: tf.Tensor, seed: tf.Tensor, *, pad: int) -> tf.Tensor:

@@ -5,14 +5,25 @@ import tensorflow as tf
 
 from lossbench.data import autoaugment, crops
 
+_EVAL_CROPS = {
+  'crop_then_resize': crops.center_crop,
+  'resize_then_crop': crops.resize_then_crop,
+}
+
 
 def build_eval_image_fn(config: ml_collections.ConfigDict):
   """Encoded bytes -> uint8 [image_size, image_size, C], nothing random."""
   side, channels = config.image_size, len(config.pixel_mean)
 
+  crop_fn = _EVAL_CROPS[config.eval_crop]
+
   def centre_crop_fn(image_bytes: tf.Tensor) -> tf.Tensor:
-    return crops.center_crop(
-      image_bytes, size=side, resize_ratio=config.resize_ratio
+    return crop_fn(
+      image_bytes,
+      size=side,
+      resize_ratio=config.resize_ratio,
+      method=config.resize_method,
+      antialias=config.resize_antialias,
     )
 
   def decode_fn(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -40,7 +51,11 @@ def build_train_image_fn(config: ml_collections.ConfigDict):
     )
     if config.resize_images:
       image = crops.random_resized_crop(
-        image_bytes, crop_seed, size=config.image_size
+        image_bytes,
+        crop_seed,
+        size=config.image_size,
+        method=config.resize_method,
+        antialias=config.resize_antialias,
       )
     else:
       image = decode_fn(image_bytes)

@@ -51,7 +51,15 @@ _STEP_FIELDS = (
 
 
 # What the run's own way from bytes to pixels depends on.
-_IMAGE_FIELDS = ('image_size', 'pixel_mean', 'resize_images', 'resize_ratio')
+_IMAGE_FIELDS = (
+  'eval_crop',
+  'image_size',
+  'pixel_mean',
+  'resize_antialias',
+  'resize_images',
+  'resize_method',
+  'resize_ratio',
+)
 
 
 def _collect(collect: Collect, outputs: ModelOutputs) -> dict[str, jax.Array]:

@@ -46,10 +46,13 @@ NUM_SAMPLED = 10_000
 # Fields that decide what the model sees of an image.
 _IMAGE_FIELDS = (
   'compute_dtype',
+  'eval_crop',
   'image_size',
   'pixel_mean',
   'pixel_std',
+  'resize_antialias',
   'resize_images',
+  'resize_method',
   'resize_ratio',
 )
 

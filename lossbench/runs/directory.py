@@ -37,6 +37,13 @@ OPERATIONAL_FIELDS = frozenset(
   }
 )
 
+# What runs did before there were these fields, which their config.json lacks.
+_BEFORE_FIELDS = {
+  'eval_crop': 'crop_then_resize',
+  'resize_antialias': False,
+  'resize_method': 'bilinear',
+}
+
 
 def write_json(path: storage.Path, value: Any):
   """Writes JSON so that a reader sees the old file or the whole new one."""
@@ -113,7 +120,7 @@ class RunDirectory:
     return any(path.name.isdigit() for path in self.checkpoints_path.iterdir())
 
   def read_config(self) -> ml_collections.ConfigDict:
-    """The run's configuration.
+    """The run's configuration, also of a run from before a field was added.
 
     Raises:
       FileNotFoundError: if this is not a run directory.
@@ -123,7 +130,9 @@ class RunDirectory:
         f'{self.path} is not a run directory: it has no config.json. Give the '
         '--workdir of a training run.'
       )
-    return ml_collections.ConfigDict(read_json(self.config_path))
+    return ml_collections.ConfigDict(
+      {**_BEFORE_FIELDS, **read_json(self.config_path)}
+    )
 
   def check_compatible(self, config: ml_collections.ConfigDict):
     """Raises ValueError if the directory holds a run of another config."""

@@ -33,6 +33,20 @@ def check_config(config: ml_collections.ConfigDict):
       '--config.data_on_device=True cannot resize images or apply AutoAugment, '
       'which the host does. Set it to False.'
     )
+  for name, known in (
+    ('eval_crop', ('crop_then_resize', 'resize_then_crop')),
+    ('resize_method', ('bilinear', 'bicubic', 'bicubic_tf1')),
+  ):
+    if config[name] not in known:
+      raise ValueError(
+        f'--config.{name} must be one of {", ".join(known)}; got '
+        f'{config[name]!r}.'
+      )
+  if config.resize_antialias and config.resize_method == 'bicubic_tf1':
+    raise ValueError(
+      '--config.resize_method=bicubic_tf1 has no antialiasing. Set '
+      '--config.resize_antialias=False, or take bicubic.'
+    )
   if config.on_bad_image not in ('raise', 'skip'):
     raise ValueError(
       "--config.on_bad_image must be 'raise' or 'skip'; got "

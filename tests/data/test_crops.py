@@ -38,23 +38,50 @@ def _jpeg(height, width, **kwargs):
   )
 
 
+def _cubic(distance, a):
+  """Keys' kernel (IEEE ASSP 29, 1981), of [..] distances in pixels."""
+  x = np.abs(distance)
+  near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+  far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+  return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _axis_weights(length, size, method):
+  """What each of `size` output pixels takes of `length`, float64."""
+  scale = length / size
+  if method == 'bicubic_tf1':
+    centre = np.arange(size) * scale
+  else:
+    centre = (np.arange(size) + 0.5) * scale - 0.5
+  low = np.floor(centre)
+  fraction = centre - low
+  weights = np.zeros((size, length))
+  if method == 'bilinear':
+    taps = [(0, 1 - fraction), (1, fraction)]
+  else:
+    # TensorFlow looks the kernel up at multiples of 1 / 1024.
+    fraction = np.rint(fraction * 1024) / 1024
+    a = -0.75 if method == 'bicubic_tf1' else -0.5
+    taps = [(tap, _cubic(fraction - tap, a)) for tap in (-1, 0, 1, 2)]
+  for tap, weight in taps:
+    index = low + tap
+    if method == 'bicubic':  # what lies outside does not count
+      weight = np.where((index >= 0) & (index < length), weight, 0)
+    column = np.clip(index, 0, length - 1).astype(int)
+    np.add.at(weights, (np.arange(size), column), weight)
+  return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _resized(image, size, method='bilinear'):
+  """An independent resize, float64 [height, width, C]."""
+  height, width = size
+  rows = _axis_weights(image.shape[0], height, method)
+  columns = _axis_weights(image.shape[1], width, method)
+  return np.einsum('yh,hwc,xw->yxc', rows, image.astype(np.float64), columns)
+
+
 def _bilinear(image, size):
-  """Bilinear at pixel centres with edges repeated, float64 [size, size, 3]."""
-
-  def axis_weights(length):
-    centre = (np.arange(size) + 0.5) * length / size - 0.5
-    low = np.floor(centre)
-    weights = np.zeros((size, length))
-    for index, weight in ((low, 1 - (centre - low)), (low + 1, centre - low)):
-      column = np.clip(index, 0, length - 1).astype(int)
-      np.add.at(weights, (np.arange(size), column), weight)
-    return weights
-
-  rows, columns = (axis_weights(length) for length in image.shape[:2])
-  return np.stack(
-    [rows @ image[..., c].astype(np.float64) @ columns.T for c in range(3)],
-    axis=-1,
-  )
+  return _resized(image, (size, size))
 
 
 def _assert_rounded(actual, exact):
@@ -114,8 +141,114 @@ def test_windows_are_in_range(height, width, area_range, aspect_range):
 
 
 def test_hopeless_shape_gets_the_central_square():
-  # 21 = 224/256 of 24; (600 - 21) // 2 = 289.
-  np.testing.assert_array_equal(_windows(24, 600, 3), [[1, 289, 21, 21]] * 3)
+  # 21 = 224/256 of 24; (600 - 21 + 1) // 2 = 290.
+  np.testing.assert_array_equal(_windows(24, 600, 3), [[2, 290, 21, 21]] * 3)
+
+
+@pytest.mark.parametrize('method', crops.RESIZE_METHODS)
+@pytest.mark.parametrize('size', [(37, 51), (224, 224), (20, 90)])
+def test_resize_is_numpys(method, size):
+  image = np.random.default_rng(3).integers(0, 256, (61, 80, 3), np.uint8)
+  np.testing.assert_allclose(
+    crops.resize(image, size, method=method),
+    _resized(image, size, method),
+    rtol=0,
+    # Of grey levels, in float32: without a table, places are of float32 too.
+    atol=2e-3 if method == 'bilinear' else 2e-4,
+  )
+
+
+@pytest.mark.parametrize('size', [(24, 24), (61, 80), (224, 224)])
+def test_bicubic_tf1_is_the_kernel_of_tensorflow_1(size):
+  image = np.random.default_rng(4).integers(0, 256, (61, 80, 3), np.uint8)
+  expected = tf.raw_ops.ResizeBicubic(
+    images=image[np.newaxis].astype(np.float32),
+    size=size,
+    align_corners=False,
+    half_pixel_centers=False,
+  )[0]
+  np.testing.assert_allclose(
+    crops.resize(image, size, method='bicubic_tf1'), expected, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize(
+  ('method', 'pillow'),
+  [
+    ('bilinear', Image.Resampling.BILINEAR),
+    ('bicubic', Image.Resampling.BICUBIC),
+  ],
+)
+@pytest.mark.parametrize('size', [(20, 27), (90, 100)])
+def test_antialiased_resize_is_pillows(method, pillow, size):
+  image = np.random.default_rng(5).integers(0, 256, (61, 80), np.uint8)
+  expected = Image.fromarray(image.astype(np.float32)).resize(
+    size[::-1], pillow
+  )
+  resized = crops.resize(
+    image[..., np.newaxis], size, method=method, antialias=True
+  )
+  np.testing.assert_allclose(resized[..., 0], expected, rtol=0, atol=2e-3)
+  if size < image.shape:
+    plain = crops.resize(image[..., np.newaxis], size, method=method)
+    assert np.abs(resized - plain).mean() > 10
+
+
+def test_what_bicubic_overshoots_is_clipped():
+  """Not wrapped round, as a plain cast to uint8 would do."""
+  edge = np.zeros((40, 40, 3), np.uint8)
+  edge[:, 20:] = 255
+  exact = crops.resize(edge, (64, 64), method='bicubic_tf1').numpy()
+  assert exact.min() < -5
+  assert exact.max() > 260
+  image = crops.center_crop(
+    _encode(edge, format='PNG'), size=64, resize_ratio=1, method='bicubic_tf1'
+  )
+  _assert_rounded(image.numpy(), exact.clip(0, 255))
+
+
+def test_unknown_resizes_are_refused():
+  image = np.zeros((4, 4, 3), np.uint8)
+  with pytest.raises(ValueError, match=r"'lanczos'\. Known: bilinear, bi"):
+    crops.resize(image, (2, 2), method='lanczos')
+  with pytest.raises(ValueError, match="'bicubic_tf1' cannot antialias"):
+    crops.resize(image, (2, 2), method='bicubic_tf1', antialias=True)
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'square'),
+  # The released code: side rint(0.875 * shorter), offsets rounded up.
+  [(375, 500, (24, 86, 328)), (333, 500, (21, 105, 291)), (20, 36, (1, 9, 18))],
+)
+def test_center_crop_is_the_square_of_the_released_code(height, width, square):
+  array = _smooth(height, width)
+  top, left, side = square
+  crop = array[top : top + side, left : left + side]
+  image = crops.center_crop(
+    _encode(array, format='PNG'), size=32, method='bicubic_tf1'
+  )
+  expected = _resized(crop, (32, 32), 'bicubic_tf1').clip(0, 255)
+  _assert_rounded(image.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+  ('height', 'width', 'target', 'corner'),
+  # torchvision's Resize(28) and CenterCrop(24), by hand.
+  [(60, 80, (28, 37), (2, 6)), (80, 60, (37, 28), (6, 2))],
+)
+def test_resize_then_crop_is_torchvisions(height, width, target, corner):
+  array = _smooth(height, width)
+  image = crops.resize_then_crop(
+    _encode(array, format='PNG'),
+    size=24,
+    resize_ratio=28 / 24,
+    method='bicubic',
+  )
+  top, left = corner
+  expected = _resized(array, target, 'bicubic')
+  _assert_rounded(
+    image.numpy(), expected[top : top + 24, left : left + 24].clip(0, 255)
+  )
 
 
 @pytest.mark.parametrize(('height', 'width'), [(375, 500), (90, 60)])
@@ -129,6 +262,9 @@ def test_random_resized_crop_is_the_resized_window(height, width):
       crops.random_resized_crop(jpeg, seed, size=48).numpy(),
       _bilinear(_cut(whole, window), 48),
     )
+  bicubic = crops.random_resized_crop(jpeg, seed, size=48, method='bicubic_tf1')
+  exact = _resized(_cut(whole, window), (48, 48), 'bicubic_tf1')
+  _assert_rounded(bicubic.numpy(), exact.clip(0, 255))
 
 
 def test_png_is_the_resized_window():
@@ -169,7 +305,7 @@ def test_center_crop_of_256_is_cut_from_the_image():
   jpeg = _jpeg(256, 301)
   whole = tf.io.decode_jpeg(jpeg, channels=3)
   np.testing.assert_array_equal(
-    crops.center_crop(jpeg, size=224), whole[16:240, 38:262]
+    crops.center_crop(jpeg, size=224), whole[16:240, 39:263]
   )
 
 
@@ -179,7 +315,8 @@ def _resize_then_crop(jpeg, size, shorter):
   scale = shorter / min(height, width)
   target = (round(height * scale), round(width * scale))
   resized = tf.image.resize(whole, target).numpy()
-  top, left = ((side - size) // 2 for side in target)
+  # An odd pixel goes before the crop, as in `center_crop`.
+  top, left = ((side - size + 1) // 2 for side in target)
   return resized[top : top + size, left : left + size]
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from configs import cifar10_all_cnn
-from lossbench.data import autoaugment, preprocess
+from configs import cifar10_all_cnn, imagenet_resnet50
+from lossbench.data import autoaugment, crops, preprocess
 
 SIDE, NUM_DRAWS = 32, 24
 
@@ -63,6 +63,59 @@ def test_crops_are_windows_of_the_padded_image(config, image):
   ]
   assert all(len(places) == 1 for places in found)
   assert len({int(places[0]) for places in found}) > NUM_DRAWS // 2
+
+
+@pytest.fixture
+def resizing(config):
+  """As `config`, of images of any size."""
+  config.resize_images = True
+  config.image_size = 20
+  return config
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [('resize_method', 'bicubic_tf1'), ('resize_antialias', True)],
+)
+def test_the_filter_serves_training_and_evaluation(
+  resizing, image, field, value
+):
+  plain = _draws(resizing, image), _evaluated(resizing, image)
+  resizing[field] = value
+  for before, after in zip(
+    plain, (_draws(resizing, image), _evaluated(resizing, image)), strict=True
+  ):
+    assert (before != after).mean() > 0.5
+
+
+def test_the_style_of_the_crop_is_that_of_the_configuration(resizing, image):
+  encoded = tf.io.encode_png(image)
+  for style, crop_fn in [
+    ('crop_then_resize', crops.center_crop),
+    ('resize_then_crop', crops.resize_then_crop),
+  ]:
+    resizing.eval_crop, resizing.resize_ratio = style, 1.5
+    np.testing.assert_array_equal(
+      _evaluated(resizing, image), crop_fn(encoded, size=20, resize_ratio=1.5)
+    )
+
+
+def test_the_recipes_of_imagenet_evaluate_as_the_released_code_does(image):
+  """0.875 of the shorter side, by TensorFlow 1's bicubic."""
+  config = imagenet_resnet50.get_config()
+  exact = tf.raw_ops.ResizeBicubic(
+    images=image[np.newaxis, 2:30, 2:30].astype(np.float32),
+    size=(224, 224),
+    align_corners=False,
+    half_pixel_centers=False,
+  )[0]
+  expected = np.clip(exact, 0, 255)
+  assert np.abs(_evaluated(config, image) - expected).max() <= 0.5 + 1e-3
+
+
+def _evaluated(config, image):
+  image_fn = preprocess.build_eval_image_fn(config)
+  return image_fn(tf.io.encode_png(image)).numpy()
 
 
 @pytest.mark.parametrize('policy', autoaugment.POLICIES)

@@ -55,6 +55,23 @@ def test_config_comes_back_as_a_config(run, config):
   assert found.to_dict() == json.loads(config.to_json())
 
 
+def test_runs_from_before_a_field_did_what_was_done_then(run, config):
+  """An ImageNet run without `resize_method` was trained with bilinear."""
+  run.claim(config, num_steps=26)
+  old = json.loads(run.config_path.read_text())
+  for name in ('eval_crop', 'resize_antialias', 'resize_method'):
+    del old[name]
+  run.config_path.write_text(json.dumps(old))
+  found = run.read_config()
+  assert found.resize_method == 'bilinear'
+  assert found.resize_antialias is False
+  assert found.eval_crop == 'crop_then_resize'
+  run.check_compatible(config)
+  config.resize_method = 'bicubic_tf1'
+  with pytest.raises(ValueError, match="'bilinear' there, 'bicubic_tf1' now"):
+    run.check_compatible(config)
+
+
 def test_steps_of_a_run_that_has_not_begun(run):
   assert run.num_steps is None
   assert run.last_step == 0

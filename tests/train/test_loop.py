@@ -153,6 +153,8 @@ def test_bfloat16_keeps_float32_state_and_trains_without_holdout(
     ('num_epochs', -1.0, 'num_epochs must be > 0'),
     ('ema_decay', 1.0, r'ema_decay must be in \[0, 1\)'),
     ('momentum', -0.1, r'momentum must be in \[0, 1\)'),
+    ('eval_crop', 'center', "one of crop_then_resize, .*got 'center'"),
+    ('resize_method', 'area', "one of bilinear, bicubic, .*got 'area'"),
     ('log_every_steps', 0, 'log_every_steps must be >= 1'),
     ('weight_decay', -1.0, 'weight_decay must be >= 0'),
     ('keep_every_epochs', -1.0, 'keep_every_epochs must be >= 0'),
@@ -165,6 +167,15 @@ def test_check_config_refuses(field, value, text):
   config = tiny_config('')
   config[field] = value
   with pytest.raises(ValueError, match=text):
+    check_config(config)
+
+
+def test_antialiasing_that_a_filter_lacks_is_refused():
+  config = tiny_config('')
+  config.resize_antialias = True
+  check_config(config)
+  config.resize_method = 'bicubic_tf1'
+  with pytest.raises(ValueError, match='bicubic_tf1 has no antialiasing'):
     check_config(config)
 
 
