@@ -39,6 +39,7 @@ OPERATIONAL_FIELDS = frozenset(
 
 # What runs did before there were these fields, which their config.json lacks.
 _BEFORE_FIELDS = {
+  'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
   'resize_antialias': False,
   'resize_method': 'bilinear',

@@ -59,13 +59,14 @@ def test_runs_from_before_a_field_did_what_was_done_then(run, config):
   """An ImageNet run without `resize_method` was trained with bilinear."""
   run.claim(config, num_steps=26)
   old = json.loads(run.config_path.read_text())
-  for name in ('eval_crop', 'resize_antialias', 'resize_method'):
+  for name in ('ema_ramp', 'eval_crop', 'resize_antialias', 'resize_method'):
     del old[name]
   run.config_path.write_text(json.dumps(old))
   found = run.read_config()
   assert found.resize_method == 'bilinear'
   assert found.resize_antialias is False
   assert found.eval_crop == 'crop_then_resize'
+  config.ema_ramp = False
   run.check_compatible(config)
   config.resize_method = 'bicubic_tf1'
   with pytest.raises(ValueError, match="'bilinear' there, 'bicubic_tf1' now"):
