@@ -3,6 +3,7 @@
 from absl import app, flags
 from ml_collections import config_flags
 
+from configs import legal
 from lossbench.runtime import cluster, console
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -22,7 +23,7 @@ def main(argv):
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
   try:
     config = _CONFIG.value
-    config.lock()  # raises if there is no such file
+    legal.check_config(config)
     cluster.initialize()
     console.configure()
     # Imports TensorFlow, which takes seconds; the flags are in order by now.

@@ -81,12 +81,9 @@ def build_normalize_fn(config: ml_collections.ConfigDict):
   """uint8 images -> what the model sees, for use on the device."""
   if len(config.pixel_mean) != len(config.pixel_std):
     raise ValueError(
-      'pixel_mean and pixel_std must have one value per channel; got '
-      f'{config.pixel_mean} and {config.pixel_std}.'
-    )
-  if min(config.pixel_std) <= 0:
-    raise ValueError(
-      f'--config.pixel_std must be positive; got {config.pixel_std}.'
+      '--config.pixel_mean and --config.pixel_std must have one value per '
+      f'channel each; got {tuple(config.pixel_mean)} and '
+      f'{tuple(config.pixel_std)}.'
     )
   dtype = _compute_dtype(config)
   mean, std = tuple(config.pixel_mean), tuple(config.pixel_std)

@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from absl import app, flags
 from ml_collections import config_flags
 
+from configs import legal
 from lossbench.early_stopping import best_epoch, read_history
 from lossbench.runs.directory import (
   RunDirectory,
@@ -46,10 +47,15 @@ _WORST = 0.0  # accuracy of trials that failed or diverged
 
 
 def with_values(config, values: dict[str, float], *, seed: int):
-  """The configuration of one run of a trial."""
+  """The configuration of one run of a trial.
+
+  Raises:
+    ValueError: if a value is not legal, as may be at the end of an extension.
+  """
   changed = config.copy_and_resolve_references()
   changed.update_from_flattened_dict(values)
   changed.seed = seed
+  legal.check_config(changed)
   return changed
 
 
@@ -236,6 +242,18 @@ def _check_any_success(trials: Sequence[Trial]):
     )
 
 
+def check_ranges(config, dimensions: Sequence[search.Dimension]):
+  """Refuses ranges with values that the configuration may not have.
+
+  Raises:
+    ValueError: naming the field, the value and the remedy.
+  """
+  for dimension in dimensions:
+    field = legal.get_field(config, dimension.field)
+    for coordinate in (0, dimension.coarse()[-1]):
+      legal.check_value(field, dimension.value(coordinate), flag='--search ')
+
+
 def define_flags():
   """Not at import, so that binaries can import one another."""
   config_flags.DEFINE_config_file(
@@ -266,12 +284,14 @@ def main(argv):
   args = flags.FLAGS
   if len(argv) > 1:
     raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  console.configure()
   root = pathlib.Path(args.workdir).expanduser()
   try:
+    legal.check_config(args.config)
     ranges = [parse_range(text, log=True) for text in args.search]
     ranges += [parse_range(text, log=False) for text in args.search_linear]
     dimensions = build_dimensions(args.config, ranges)
+    check_ranges(args.config, dimensions)
+    console.configure()
     trials = tune(
       args.config,
       workdir=root,

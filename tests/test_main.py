@@ -127,7 +127,18 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
       "no field 'label_smoothing'",
     ),
     (('--config=configs/digits_cnn.py:softmax+sigmoid',), 'both losses'),
-    (('--config=configs/nothing.py',), 'configs/nothing.py'),
+    (
+      ('--config=configs/nothing.py', '--config.seed=1'),
+      '--config=configs/nothing.py: there is no such recipe. Give a .py file',
+    ),
+    (
+      ('--config', 'configs/nothing.py'),
+      '--config=configs/nothing.py: there is no such recipe. Give a .py file',
+    ),
+    (
+      ('--config=configs/studies/digits.py:sigmoid',),
+      '--config=configs/studies/digits.py takes nothing after a colon.',
+    ),
   ],
 )
 def test_mistakes_on_the_command_line_are_one_line(
@@ -140,6 +151,22 @@ def test_mistakes_on_the_command_line_are_one_line(
   (line,) = output.strip().splitlines()
   assert line.startswith('Error: ')
   assert text in line
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('platform', ['tpu', 'cuda'])
+def test_missing_accelerator_is_one_line(root, tmp_path, platform):
+  status, output = _run(
+    root,
+    'main.py',
+    '--config=configs/digits_cnn.py',
+    f'--workdir={tmp_path}/run',
+    JAX_PLATFORMS=platform,
+  )
+  assert status == 1
+  (line,) = output.strip().splitlines()
+  assert line.startswith(f'Error: With JAX_PLATFORMS={platform} JAX finds no')
+  assert 'Set JAX_PLATFORMS=cpu to compute on the CPU' in line
   assert not (tmp_path / 'run').exists()
 
 

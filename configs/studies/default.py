@@ -7,6 +7,8 @@ seeds. Any field can be overridden on the command line:
 
 import ml_collections
 
+from configs import legal
+
 # The paper's nine, in the order of its section 2.
 OBJECTIVES = (
   'softmax',
@@ -18,6 +20,36 @@ OBJECTIVES = (
   'cosine_softmax',
   'sigmoid',
   'squared_error',
+)
+
+_TEXTS = legal.Several(legal.Text(r'(?s).+', 'a text that is not empty'))
+# The legal values of a study's own fields, and of each group's.
+STUDY_FIELDS = (
+  legal.Field('title', legal.Text('.*', 'one line'), "Give '' for the name."),
+  legal.Field('data_dir', legal.PATH, "Give '' for each recipe's."),
+)
+GROUP_FIELDS = (
+  legal.Field(
+    'recipe',
+    legal.Text(r'[^\0\n]+\.py', "a recipe's file"),
+    'Give for example configs/digits_cnn.py.',
+  ),
+  legal.Field('objectives', _TEXTS, "Give for example ('sigmoid',)."),
+  legal.Field('num_seeds', legal.Count('[1, 10000]'), 'Give for example 3.'),
+  legal.Field('overrides', _TEXTS, "Give for example ('num_epochs=20',)."),
+  legal.Field(
+    'variants',
+    legal.Several(_TEXTS),
+    "Give for example (('num_epochs=20',), ('num_epochs=40',)).",
+  ),
+  legal.Field(
+    'stop_epoch_from', legal.Text('.*', 'one line'), "Give '' for none."
+  ),
+  legal.Field('evaluate', legal.BOOL, 'Give True or False.'),
+  legal.Field('ood', legal.BOOL, 'Give True or False.'),
+  legal.Field('compare', legal.BOOL, 'Give True or False.'),
+  legal.Field('cka', legal.BOOL, 'Give True or False.'),
+  legal.Field('transfer', _TEXTS, "Give for example ('digits_high',)."),
 )
 
 
@@ -65,3 +97,15 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   config.transfer = ()
   config.update(fields)
   return config
+
+
+def check_study(config: ml_collections.ConfigDict):
+  """Refuses a study with an illegal, unknown or missing field of its own.
+
+  Raises:
+    ValueError: one line that names the field, its value and the remedy.
+  """
+  own = {name: value for name, value in config.items() if name != 'groups'}
+  legal.check_table(own, STUDY_FIELDS, flag='--config.')
+  for name, fields in config.groups.items():
+    legal.check_table(fields, GROUP_FIELDS, flag=f'--config.groups.{name}.')

@@ -121,6 +121,43 @@ def count_classes(builder: tfds.core.DatasetBuilder) -> int:
   return builder.info.features[label_feature(builder)].num_classes
 
 
+def check_image_shape(
+  builder: tfds.core.DatasetBuilder,
+  image_shape: tuple[int, int, int],
+  *,
+  resized: bool,
+):
+  """Refuses to train on images of another size or number of channels.
+
+  Args:
+    builder: of the data set.
+    image_shape: [H, W, C] of what the model is to see.
+    resized: whether images are resized to it.
+
+  Raises:
+    ValueError: naming what the data set has and the fields to change.
+  """
+  height, width, channels = builder.info.features['image'].shape
+  if channels != image_shape[2]:
+    raise ValueError(
+      f'Dataset {builder.name!r} has images of {channels} channel(s), but '
+      f'--config.pixel_mean has {image_shape[2]} value(s). Give one mean and '
+      'one standard deviation a channel.'
+    )
+  if resized or (height, width) == image_shape[:2]:
+    return
+  if height is None or width is None:
+    raise ValueError(
+      f'Dataset {builder.name!r} has images of any size. Set '
+      '--config.resize_images=True.'
+    )
+  remedy = f'Set it to {height}.' if height == width else 'It needs squares.'
+  raise ValueError(
+    f'Dataset {builder.name!r} has images of {height} x {width} pixels, but '
+    f'--config.image_size={image_shape[0]}. {remedy}'
+  )
+
+
 def _prepare_offline(builder, tfds_name, *, data_dir):
   try:
     # TFDS prints that it downloads, which it does not.

@@ -79,6 +79,12 @@ def initialize():
       initialization_timeout=START_SECS,
     )
   except (ValueError, RuntimeError) as error:
+    if coordinator is None and not os.environ.get('JAX_COORDINATOR_ADDRESS'):
+      raise ValueError(
+        f'libtpu is installed, but this is no TPU host: {error} Set '
+        'JAX_PLATFORMS=cpu to compute on the CPU. If it has a TPU, give '
+        '--coordinator=HOST:PORT, --num_processes and --process_id.'
+      ) from error
     raise ValueError(
       f'The processes of this run did not find one another: {error}'
     ) from error

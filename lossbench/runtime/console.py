@@ -1,6 +1,7 @@
 """What a person at the terminal sees: our lines, and others' warnings."""
 
 import logging
+import os
 import re
 import sys
 
@@ -15,7 +16,7 @@ def configure():
   """Sends lossbench's log to standard error, from the first process only.
 
   The libraries' own information (Orbax prints a page for every save) appears
-  with --verbosity=1.
+  with --verbosity=1. Ends the program where JAX finds no device.
   """
   # Not above: binaries that compute nothing start faster without it, and
   # asking for the process index below takes hold of the accelerators.
@@ -33,8 +34,23 @@ def configure():
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   LOGGER.handlers = [handler]
   LOGGER.propagate = False
-  first = jax.process_index() == 0
+  try:
+    first = jax.process_index() == 0
+  except (RuntimeError, AssertionError) as error:  # of cuda, with no plug-in
+    fail(_no_device(error))
   LOGGER.setLevel(logging.INFO if first else logging.WARNING)
+
+
+def _no_device(error: Exception) -> ValueError:
+  """The error for a machine without the accelerator that JAX was to use."""
+  asked = os.environ.get('JAX_PLATFORMS', '')
+  reason = str(error).partition(' (set JAX_PLATFORMS')[0].rstrip('.')
+  return ValueError(
+    f'With JAX_PLATFORMS={asked} JAX finds no device'
+    f'{f" ({reason})" if reason else ""}. Set JAX_PLATFORMS=cpu to compute on '
+    "the CPU; with an accelerator, install its extra: pip install -e '.[tpu]' "
+    "or '.[cuda]' (in the checkout)."
+  )
 
 
 def output() -> rich.console.Console:
@@ -52,9 +68,18 @@ def parse_flags(argv: list[str]) -> list[str]:
   For absl's `app.run(main, flags_parser=parse_flags)`, whose own parser prints
   a traceback where a recipe or an override is refused.
   """
+  path = _recipe(argv)
+  # ml_collections would keep quiet about it until the first override.
+  if path is not None and not (path.endswith('.py') and os.path.isfile(path)):
+    sys.exit(
+      f'Error: --config={path}: there is no such recipe. Give a .py file, e.g. '
+      'configs/digits_cnn.py, relative to the current directory.'
+    )
   try:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:
+    if "no attribute 'get_config'" in str(error):
+      sys.exit(f'Error: --config={path} has no function get_config.')
     # How ml_collections refuses an override of a field that is not there.
     name = re.search(r'\w+', str(error)).group()
     hint = re.search(r'Did you mean "(\w+)"', str(error))
@@ -64,7 +89,18 @@ def parse_flags(argv: list[str]) -> list[str]:
     lines = str(error).strip().splitlines()
     if 'Traceback (most recent call last):' in str(error):
       lines = [lines[-1].strip().removeprefix('ValueError: ')]
+    if 'get_config() takes 0 positional arguments' in lines[0]:
+      lines = [f'--config={path} takes nothing after a colon. Leave it out.']
     sys.exit(f'Error: {" ".join(line.strip() for line in lines)}')
+
+
+def _recipe(argv: list[str]) -> str | None:
+  """The file that --config names; None without one."""
+  for word, following in zip(argv, [*argv[1:], ''], strict=True):
+    flag, equals, value = word.partition('=')
+    if flag in ('--config', '-config'):
+      return (value if equals else following).partition(':')[0]
+  return None
 
 
 def fail(error: Exception):

@@ -17,8 +17,11 @@ import rich.console
 from absl import app, flags
 from ml_collections import config_flags
 
+from configs import legal
+from configs.studies.default import check_study
 from lossbench.runtime import console, storage
 from lossbench.study import plan, pool, states, table
+from lossbench.train.checks import check_relations
 
 
 @contextlib.contextmanager
@@ -129,6 +132,20 @@ def _write_study(study: plan.Study):
   )
 
 
+def check_configs(study: plan.Study):
+  """Refuses runs that training would refuse, before the first one starts.
+
+  Raises:
+    ValueError: naming the run, the field, its value and the remedy.
+  """
+  for run in study.runs:
+    try:
+      legal.check_config(run.config)
+      check_relations(run.config)
+    except ValueError as error:
+      raise ValueError(f'Run {run.name!r}: {error}') from error
+
+
 def define_flags():
   """Not at import, so that binaries can import one another."""
   config_flags.DEFINE_config_file(
@@ -159,12 +176,14 @@ def main(argv):
   output = console.output()
   try:
     changed = config_flags.get_override_values(flags.FLAGS['config'])
+    check_study(args.config)
     study = plan.build_study(
       args.config,
       config_file=flags.FLAGS['config'].config_filename,
       workdir=args.workdir,
       overrides=[f'--config.{name}={value}' for name, value in changed.items()],
     )
+    check_configs(study)
     states.check_runs(study)
     runs = plan.select_runs(study.runs, args.only)
     if args.list:

@@ -239,10 +239,6 @@ def _parse_transfer(text: str, config) -> Transfer:
 
 def _group_runs(name, group, data_dir) -> list[PlannedRun]:
   get_config = load_config_fn(group.recipe)
-  if group.num_seeds < 1:
-    raise ValueError(
-      f'Group {name!r} has num_seeds={group.num_seeds}; it must be >= 1.'
-    )
   if not group.objectives or not group.variants:
     raise ValueError(f'Group {name!r} has no objectives or no variants.')
   runs = []

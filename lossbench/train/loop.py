@@ -164,11 +164,13 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   """
   check_config(config)
   hparams = build_step_hparams(config)
-  build.build_backbone(config)  # refused before anything is read
   run = RunDirectory(workdir)
   run.check_compatible(config)
   builder = datasets.open_dataset(
     config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
+  )
+  datasets.check_image_shape(
+    builder, build.image_shape(config), resized=config.resize_images
   )
   train_split, holdout = datasets.holdout_splits(
     builder, num_holdout=config.num_holdout
@@ -176,7 +178,6 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   plan = build_plan(
     config, num_examples=datasets.num_examples(builder, train_split)
   )
-  _build_schedule(config, plan.steps_per_epoch)  # likewise
   # A run that has begun no longer needs what it started from.
   source = None if run.has_checkpoints() else load_source(config, run)
   with run.locked():

@@ -1,8 +1,11 @@
-"""When a run does what, and which configurations are refused beforehand."""
+"""When a run does what."""
 
 import dataclasses
 
 import ml_collections
+
+# Steps are counted in int32 on the devices.
+_MAX_STEPS = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +47,11 @@ class Plan:
 
 
 def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
-  """Turns epochs into steps."""
+  """Turns epochs into steps.
+
+  Raises:
+    ValueError: if there are too few examples for one, or too many steps.
+  """
   steps_per_epoch = num_examples // config.batch_size
   if steps_per_epoch == 0:
     raise ValueError(
@@ -56,9 +63,16 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
     # Zero means never and stays; anything else is a step at least.
     return max(1, round(num_epochs * steps_per_epoch)) if num_epochs else 0
 
+  num_steps = to_steps(config.stop_epoch or config.num_epochs)
+  if num_steps > _MAX_STEPS:
+    raise ValueError(
+      f'--config.num_epochs={config.num_epochs} are {num_steps} steps of '
+      f'--config.batch_size={config.batch_size}, more than the {_MAX_STEPS} '
+      'that can be counted. Give fewer epochs.'
+    )
   return Plan(
     steps_per_epoch=steps_per_epoch,
-    num_steps=to_steps(config.stop_epoch or config.num_epochs),
+    num_steps=num_steps,
     eval_every=to_steps(config.eval_every_epochs) if config.num_holdout else 0,
     checkpoint_every=config.checkpoint_every_steps,
     keep_every=to_steps(config.keep_every_epochs),

@@ -11,11 +11,9 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from configs import default
 from lossbench.data import bad_images, pipeline
 from lossbench.runs.directory import RunDirectory
 from lossbench.runs.skipped_images import skipped_ids
-from lossbench.train.checks import check_config
 
 NUM_EXAMPLES, BATCH_SIZE = 40, 4
 TRUNCATED, TEXT = 7, 23  # their labels
@@ -211,13 +209,6 @@ def test_old_runs_without_the_field_can_be_evaluated(tmp_path):
   config = ml_collections.ConfigDict({'dataset': 'damaged'})
   run = RunDirectory(tmp_path)
   assert skipped_ids(config, None, split='train', run=run) == ()
-
-
-def test_an_unknown_choice_is_refused():
-  config = default.get_default_config()
-  config.on_bad_image = 'ignore'
-  with pytest.raises(ValueError, match="'raise' or 'skip'; got 'ignore'"):
-    check_config(config)
 
 
 def test_load_split_leaves_them_out(builder, bad_ids):

@@ -123,7 +123,6 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (dict(overrides=('batch_size=a lot',)), 'is of type int'),
     (dict(overrides=('model.depth.x=1',)), 'not'),
     (dict(overrides=('learning_rate.x=1',)), "not 'field=value'"),
-    (dict(num_seeds=0), 'num_seeds=0; it must be >= 1'),
     (dict(objectives=()), 'no objectives'),
     (dict(objectives=('softmax', 'softmax')), 'twice'),
     (dict(transfer=('digits_hihg',)), "Did you mean 'digits_high'"),

@@ -13,7 +13,6 @@ from lossbench import build
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from lossbench.train import initialization, loop
-from lossbench.train.checks import check_config
 from lossbench.train.plan import build_plan
 
 
@@ -145,6 +144,7 @@ def test_bfloat16_keeps_float32_state_and_trains_without_holdout(
 
 
 @pytest.mark.parametrize(
+<<<<<<< HEAD
   ('field', 'value', 'text'),
   [
     ('batch_size', 30, 'batch_size=30 is not a positive multiple of the 4'),
@@ -180,6 +180,8 @@ def test_antialiasing_that_a_filter_lacks_is_refused():
 
 
 @pytest.mark.parametrize(
+=======
+>>>>>>> d0541c1 (configs: one table of legal values, checked before anything is loaded)
   ('field', 'value', 'error', 'text'),
   [
     ('dataset', 'cifr10', ValueError, 'Unknown dataset'),
@@ -189,6 +191,8 @@ def test_antialiasing_that_a_filter_lacks_is_refused():
       ValueError,
       'has 10 classes, but --config.num_classes=11',
     ),
+    ('image_size', 16, ValueError, r'8 x 8 pixels, but .*=16\. Set it to 8\.'),
+    ('num_epochs', 1e9, ValueError, 'more than the 2147483647 that can be'),
     ('num_holdout', 1442, ValueError, 'num_holdout must be in'),
     ('batch_size', 1304, ValueError, 'is more than the 1300 training examples'),
     ('schedule', 'cosin', ValueError, 'Unknown schedule'),
@@ -201,6 +205,14 @@ def test_refused_before_anything_is_written(
   config = tiny_config(digits_dir)
   config[field] = value
   with pytest.raises(error, match=text):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+def test_one_mean_a_channel_of_the_data(digits_dir, tmp_path):
+  config = tiny_config(digits_dir)
+  config.pixel_mean = config.pixel_std = (0.5, 0.5, 0.5)
+  with pytest.raises(ValueError, match=r'1 channel.*pixel_mean has 3 value'):
     loop.train(config, workdir=str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
