@@ -130,6 +130,17 @@ FIELDS = (
     'resize_ratio', Number('[1, 4]'), 'Give for example 1.143, that is 256/224.'
   ),
   Field(
+    'eval_crop',
+    OneOf(('crop_then_resize', 'resize_then_crop')),
+    'Give one of them.',
+  ),
+  Field(
+    'resize_method',
+    OneOf(('bilinear', 'bicubic', 'bicubic_tf1')),
+    'Give one of them.',
+  ),
+  Field('resize_antialias', BOOL, 'Give True or False.'),
+  Field(
     'autoaugment',
     OneOf(('', 'imagenet', 'cifar')),
     "Give one of them; '' is none.",
@@ -192,6 +203,7 @@ FIELDS = (
     Number('[0, 1)'),
     'Give for example 0.9999; 0 keeps no averages.',
   ),
+  Field('ema_ramp', BOOL, 'Give True or False.'),
   Field('eval_batch_size', Count('[1, 1000000]'), 'Give for example 256.'),
   Field('eval_every_epochs', Number(f'(0, {_EPOCHS}]'), 'Give for example 1.'),
   Field('log_every_steps', Count('[1, inf)'), 'Give for example 50.'),

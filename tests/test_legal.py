@@ -8,7 +8,13 @@ import sys
 import pytest
 from flax import traverse_util
 
-from configs import cifar10_all_cnn, default, digits_cnn, legal
+from configs import (
+  cifar10_all_cnn,
+  default,
+  digits_cnn,
+  imagenet_resnet50,
+  legal,
+)
 from configs.studies import default as studies
 from lossbench import models
 from lossbench.objectives import get_part, known_parts
@@ -34,6 +40,9 @@ ILLEGAL = {
   'on_bad_image': ('ignore', '', None),
   'resize_images': NOT_BOOLS,
   'resize_ratio': (*NOT_NUMBERS, 0.99, 0.0, -1.0, 1e9),
+  'eval_crop': ('center', '', None),
+  'resize_method': ('lanczos', '', None),
+  'resize_antialias': NOT_BOOLS,
   'autoaugment': ('cifar10', 'none', None),
   'crop_padding': (*NOT_COUNTS, 10**9),
   'random_flip': NOT_BOOLS,
@@ -59,6 +68,7 @@ ILLEGAL = {
   'divide_weight_decay_by_learning_rate': NOT_BOOLS,
   'decay_batch_norm': NOT_BOOLS,
   'ema_decay': (*NOT_NUMBERS, 1.0, -0.1),
+  'ema_ramp': NOT_BOOLS,
   'eval_batch_size': (*NOT_COUNTS, 0, 10**9),
   'eval_every_epochs': (*NOT_EPOCHS, 0.0),
   'log_every_steps': (*NOT_COUNTS, 0),
@@ -276,6 +286,11 @@ def test_unknown_fields_of_groups_are_refused():
     (digits_cnn, {'image_size': 3}, 'crop_padding|at least 4 pixels'),
     (cifar10_all_cnn, {'autoaugment': 'cifar'}, 'data_on_device=True cannot'),
     (cifar10_all_cnn, {'resize_images': True}, 'data_on_device=True cannot'),
+    (
+      imagenet_resnet50,
+      {'resize_antialias': True},
+      'resize_method=bicubic_tf1 cannot antialias',
+    ),
     (cifar10_all_cnn, {'image_size': 8}, 'at least 9 pixels'),
   ],
 )
