@@ -289,7 +289,7 @@ def test_unknown_fields_of_groups_are_refused():
     (
       imagenet_resnet50,
       {'resize_antialias': True},
-      'resize_method=bicubic_tf1 cannot antialias',
+      'resize_method=bicubic_tf1 has no antialiasing',
     ),
     (cifar10_all_cnn, {'image_size': 8}, 'at least 9 pixels'),
   ],

@@ -64,11 +64,6 @@ def _check_images(config):
           f'--config.pixel_mean={tuple(config.pixel_mean)} has one value, for '
           f'grey ones. Leave {name} out.'
         )
-  if config.resize_antialias and config.resize_method == 'bicubic_tf1':
-    raise ValueError(
-      '--config.resize_method=bicubic_tf1 cannot antialias. Set '
-      '--config.resize_antialias=False, or take bicubic.'
-    )
   if config.crop_padding >= config.image_size:
     raise ValueError(
       f'--config.crop_padding={config.crop_padding} is not less than '
