@@ -144,44 +144,6 @@ def test_bfloat16_keeps_float32_state_and_trains_without_holdout(
 
 
 @pytest.mark.parametrize(
-<<<<<<< HEAD
-  ('field', 'value', 'text'),
-  [
-    ('batch_size', 30, 'batch_size=30 is not a positive multiple of the 4'),
-    ('eval_batch_size', 0, 'eval_batch_size=0 is not'),
-    ('learning_rate', 0.0, 'learning_rate must be > 0'),
-    ('num_epochs', -1.0, 'num_epochs must be > 0'),
-    ('ema_decay', 1.0, r'ema_decay must be in \[0, 1\)'),
-    ('momentum', -0.1, r'momentum must be in \[0, 1\)'),
-    ('eval_crop', 'center', "one of crop_then_resize, .*got 'center'"),
-    ('resize_method', 'area', "one of bilinear, bicubic, .*got 'area'"),
-    ('log_every_steps', 0, 'log_every_steps must be >= 1'),
-    ('weight_decay', -1.0, 'weight_decay must be >= 0'),
-    ('keep_every_epochs', -1.0, 'keep_every_epochs must be >= 0'),
-    ('stop_epoch', -1.0, r'stop_epoch=-1.0 is not in \[0, 2.0\]'),
-    ('stop_epoch', 2.5, r'stop_epoch=2.5 is not in \[0, 2.0\]'),
-    ('stop_epoch', float('nan'), 'stop_epoch=nan is not in'),
-  ],
-)
-def test_check_config_refuses(field, value, text):
-  config = tiny_config('')
-  config[field] = value
-  with pytest.raises(ValueError, match=text):
-    check_config(config)
-
-
-def test_antialiasing_that_a_filter_lacks_is_refused():
-  config = tiny_config('')
-  config.resize_antialias = True
-  check_config(config)
-  config.resize_method = 'bicubic_tf1'
-  with pytest.raises(ValueError, match='bicubic_tf1 has no antialiasing'):
-    check_config(config)
-
-
-@pytest.mark.parametrize(
-=======
->>>>>>> d0541c1 (configs: one table of legal values, checked before anything is loaded)
   ('field', 'value', 'error', 'text'),
   [
     ('dataset', 'cifr10', ValueError, 'Unknown dataset'),
