@@ -2,9 +2,13 @@
 
 import os
 
+from lossbench.runtime import xla
+
 __version__ = '0.1.0'
 
 # TensorFlow's greetings in C++, one of which ignores the log level. They must be
 # silenced before anything imports it, and clu does.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
+
+xla.choose_cpu_convolutions()

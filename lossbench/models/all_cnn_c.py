@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
 
 
@@ -69,7 +70,7 @@ class AllCnnC(nn.Module):
     x = images
     endpoints = {}
     for number, layer in enumerate(_CONVS, start=1):
-      x = nn.Conv(
+      x = Conv(
         round(self.width_multiplier * layer.channels),
         (layer.size, layer.size),
         strides=layer.stride,

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
 
 
@@ -31,7 +32,7 @@ class DigitsCnn(nn.Module):
     endpoints = {}
     x = images.astype(self.dtype)
     for block, (widen, stride) in enumerate([(1, 1), (2, 1), (4, 2)], start=1):
-      x = nn.Conv(
+      x = Conv(
         widen * self.width,
         (3, 3),
         strides=stride,

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
 
 
@@ -188,7 +189,7 @@ class InceptionV3(nn.Module):
     """
     check_image_size(self, images)
     conv = functools.partial(
-      nn.Conv,
+      Conv,
       use_bias=False,
       kernel_init=nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'

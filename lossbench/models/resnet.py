@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
 
 # Depth -> blocks in each of the four stages; He et al. 2016, table 1.
@@ -113,7 +114,7 @@ class ResNet(nn.Module):
       )
     check_image_size(self, images)
     conv = functools.partial(
-      nn.Conv,
+      Conv,
       use_bias=False,
       kernel_init=nn.initializers.variance_scaling(
         1.0, 'fan_in', 'truncated_normal'

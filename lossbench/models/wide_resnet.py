@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
 
 
@@ -62,7 +63,7 @@ class WideResNet(nn.Module):
       )
     check_image_size(self, images)
     conv = functools.partial(
-      nn.Conv,
+      Conv,
       use_bias=False,
       kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
       dtype=self.dtype,

@@ -177,9 +177,7 @@ def _accumulate(gradient_fn, state, images, targets, *, key, num_parts):
   zeros = jax.tree.map(
     lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(part_fn, first)
   )
-  # XLA's CPU convolutions are slow inside loops.
-  unroll = num_parts if jax.default_backend() == 'cpu' else 1
-  total, _ = jax.lax.scan(add_part, zeros, parts, unroll=unroll)
+  total, _ = jax.lax.scan(add_part, zeros, parts)
   return jax.tree.map(lambda x: x / num_parts, total)
 
 
