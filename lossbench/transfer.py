@@ -207,9 +207,7 @@ def transfer(
     main_metric=main_metric,
   )
   if jax.process_index() == 0:
-    target = outputs.run.path / 'eval' / f'transfer-{dataset}'
-    if split is not None:
-      target = outputs.eval_path(f'transfer-{dataset}', split)
+    target = outputs.run.transfer_path(dataset, split)
     _write_results(
       target,
       test,

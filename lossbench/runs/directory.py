@@ -114,6 +114,12 @@ class RunDirectory:
     plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
     return self.path / 'eval' / f'{dataset}-{plain}'
 
+  def transfer_path(self, dataset: str, split: str | None) -> storage.Path:
+    """Where a transfer's results lie; `split` None: the data set's own."""
+    if split is None:
+      return self.path / 'eval' / f'transfer-{dataset}'
+    return self.eval_path(f'transfer-{dataset}', split)
+
   def has_checkpoints(self) -> bool:
     """Whether a whole checkpoint is there; one being written is none."""
     if not self.checkpoints_path.is_dir():

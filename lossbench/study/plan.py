@@ -2,7 +2,9 @@
 
 import ast
 import dataclasses
+import functools
 import importlib.util
+import operator
 import pathlib
 import re
 import shlex
@@ -49,6 +51,7 @@ class PlannedRun:
       'temperature=0.05', or ''.
     seed: of the run.
     overrides: 'field=value' of the recipe, without the seed.
+    varied: fields whose values tell it from the objective's other variants.
     config: resolved, but for what `stop_epoch_from` decides.
     stop_epoch_from: group whose runs decide where this one stops, or ''.
     evaluate: on the test split.
@@ -63,6 +66,7 @@ class PlannedRun:
   variant: str
   seed: int
   overrides: tuple[str, ...]
+  varied: tuple[str, ...]
   config: ml_collections.ConfigDict
   stop_epoch_from: str
   evaluate: bool
@@ -78,6 +82,15 @@ class PlannedRun:
   def test_split(self) -> str:
     """Of the run's own data set."""
     return DATASETS[self.config.dataset].test_split
+
+  @property
+  def settings(self) -> dict[str, Any]:
+    """Field -> value, of what the study changes of the recipe."""
+    fields = [override.partition('=')[0] for override in self.overrides]
+    return {
+      field: functools.reduce(operator.getitem, field.split('.'), self.config)
+      for field in fields
+    }
 
   @property
   def program(self) -> str:
@@ -263,6 +276,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
             variant=label,
             seed=seed,
             overrides=overrides,
+            varied=tuple(field.partition('=')[0] for field in variant),
             config=config,
             stop_epoch_from=group.stop_epoch_from,
             evaluate=group.evaluate,
@@ -352,14 +366,17 @@ def _run_json(
     'recipe': run.group,
     'recipe_file': run.recipe,
     'objective': run.objective,
-    'variant': run.variant,
+    'settings': run.settings,
+    'varied': list(run.varied),
     'seed': run.seed,
     'model': run.config.model.name,
-    'overrides': list(run.overrides),
     'stop_epoch_from': run.stop_epoch_from,
     'dataset': run.config.dataset,
     'test_split': run.test_split,
-    'transfer': [str(target) for target in run.transfer],
+    'transfer': [
+      {'name': str(target), **dataclasses.asdict(target)}
+      for target in run.transfer
+    ],
     'step': run.step,
     'wanted': wanted
     and {'step': wanted.step, 'checkpoint': wanted.fingerprint},

@@ -20,7 +20,7 @@ from lossbench.runs.directory import (
   write_json,
 )
 from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
-from lossbench.study.plan import PlannedComparison, PlannedRun, Study, Transfer
+from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
 
@@ -95,13 +95,6 @@ def _read(path: pathlib.Path) -> dict:
     return {}
 
 
-def transfer_directory(run: RunDirectory, target: Transfer) -> pathlib.Path:
-  """Where `lossbench.transfer` writes."""
-  if target.split is None:
-    return run.path / 'eval' / f'transfer-{target.dataset}'
-  return run.eval_path(f'transfer-{target.dataset}', target.split)
-
-
 def resolve_config(
   study: Study, run: PlannedRun
 ) -> ml_collections.ConfigDict | None:
@@ -167,7 +160,8 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
   for target in run.transfer:
-    path = transfer_directory(directory, target) / 'metrics.json'
+    path = directory.transfer_path(target.dataset, target.split)
+    path = path / 'metrics.json'
     if not _is_of(_read(path), wanted):
       missing.append(f'{TRANSFER} {target}')
   waits_for = ''
@@ -242,15 +236,9 @@ def is_compared(study: Study, comparison: PlannedComparison) -> bool:
     and found.get('split') == expected[0].test_split
     and ('cka' in found or not comparison.cka)
     and all(
-      _compared_name(record) == run.name
+      # In comparisons of version 0.1 names tell no runs apart: made again.
+      record.get('name') == run.name
       and _is_of(record, read_state(study, run).wanted)
       for record, run in zip(compared, expected, strict=True)
     )
   )
-
-
-def _compared_name(record: Mapping[str, Any]) -> str:
-  if 'checkpoint' in record:
-    return record['name']
-  # Version 0.1 named runs by the last part of their paths alone.
-  return record['path'].rpartition('/runs/')[2]
