@@ -7,7 +7,7 @@ as the paper does in this study only.
 """
 
 from configs.studies import default
-from configs.studies.paper import TRANSFER
+from configs.studies.paper import RELEARNED, TRANSFER
 
 SCALED = (0.01, 0.02, 0.03, 0.04)
 PLAIN = (0.05, 0.06, 0.07, 0.08)
@@ -32,7 +32,7 @@ def get_config():
       objectives=(objective,),
       variants=_variants(temperatures),
       num_seeds=1,
-      transfer=(*TRANSFER[:-1], 'imagenet2012:holdout'),
+      transfer=(*TRANSFER, RELEARNED),
       ood=False,
       compare=False,
     )

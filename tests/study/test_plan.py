@@ -70,6 +70,25 @@ def test_the_paper_has_eight_and_twentyfive_seeds():
   }
 
 
+@pytest.mark.parametrize('name', ['paper', 'temperature', 'digits'])
+def test_the_source_task_is_relearned_from_unseen_images(name):
+  """In one meaning everywhere: of runs that keep a holdout, from it."""
+  config = plan.load_config_fn(f'configs/studies/{name}.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  relearned = [
+    (run, target)
+    for run in study.runs
+    for target in run.transfer
+    if target.dataset == run.config.dataset
+  ]
+  assert relearned
+  for run, target in relearned:
+    assert target.split == 'holdout'
+    assert run.config.num_holdout
+    # Figure 5 pairs it with the transfer of the same networks.
+    assert len(run.transfer) > 1
+
+
 def test_overrides_variants_and_commands():
   study = _study(
     a=dict(
@@ -87,6 +106,8 @@ def test_overrides_variants_and_commands():
   first, second = study.runs
   assert first.name == 'a/sigmoid+dropout,keep_prob=0.5/seed0'
   assert second.variant == 'keep_prob=0.9,width=8'
+  assert second.varied == ('objective.dropout.keep_prob', 'model.width')
+  assert [second.settings[field] for field in second.varied] == [0.9, 8]
   assert second.config.objective.dropout.keep_prob == 0.9
   assert second.config.num_epochs == 3.0
   assert isinstance(second.config.num_epochs, float)
