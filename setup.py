@@ -10,7 +10,7 @@ _VERSION = re.search(
   r"__version__ = '(.+)'", (_HERE / 'lossbench/__init__.py').read_text()
 ).group(1)
 
-_REPORT = ['matplotlib>=3.9', 'pandas>=2.2']
+_REPORT = ['jinja2>=3.1', 'matplotlib>=3.9']
 _TUNE = ['matplotlib>=3.9', 'optuna>=4.5', 'sqlalchemy>=2.0']
 
 setuptools.setup(
@@ -22,6 +22,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['lossbench', 'lossbench.*']),
+  package_data={'lossbench.report': ['templates/*.html']},
   install_requires=[
     'absl-py>=2.1',
     'clu>=0.0.12',

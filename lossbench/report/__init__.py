@@ -1,4 +1,4 @@
 """Reports: the tables and figures of a study, from its records alone.
 
-Needs NumPy, pandas, SciPy and matplotlib; neither JAX nor TensorFlow.
+Needs NumPy, SciPy, matplotlib and Jinja2; neither JAX nor TensorFlow.
 """

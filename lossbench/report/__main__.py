@@ -31,78 +31,83 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     ValueError: if its study.json is damaged, or no run has a result.
     OSError: if the report cannot be written.
   """
-  from lossbench.report import html, records
+  from lossbench.report import page, reading
   from lossbench.report.figures import FIGURES
-  from lossbench.report.paper_tables import TABLES
+  from lossbench.report.tables import TABLES
   from lossbench.runtime.progress import Progress
 
-  study = records.load_study(workdir)
+  study = reading.load_study(workdir)
   target = study.path / 'report'
   (target / 'tables').mkdir(parents=True, exist_ok=True)
   (target / 'figures').mkdir(parents=True, exist_ok=True)
   for problem in study.problems:
     print(problem, file=sys.stderr)
   table_sections = [
-    _write_table(study, title, build_fn, target / 'tables')
-    for title, build_fn in TABLES
+    _write_table(study, spec, target / 'tables') for spec in TABLES
   ]
   figure_sections = []
   progress = Progress(0, len(FIGURES))
   for number, spec in enumerate(FIGURES, start=1):
-    images = [
-      (recipe, *_write_figure(study, recipe, spec, target / 'figures'))
+    images = tuple(
+      _write_figure(study, recipe, spec, target / 'figures')
       for recipe in study.recipes()
-    ]
-    figure_sections.append(
-      html.figure_section(spec.title, spec.caption, images)
     )
+    figure_sections.append(page.FigureSection(spec.title, spec.caption, images))
     _, position = progress.tick(number)
     # On terminals over the line before, whose rest the spaces wipe out.
     end = '    \r' if sys.stderr.isatty() else '\n'
     print(f'figure {position}', end=end, file=sys.stderr)
   path = target / 'report.html'
   path.write_text(
-    html.page(
+    page.render(
       study,
       version=lossbench.__version__,
-      table_sections=table_sections,
-      figure_sections=figure_sections,
+      tables=table_sections,
+      figures=figure_sections,
     )
   )
   return path
 
 
-def _write_table(study, title, build_fn, target) -> str:
-  from lossbench.report import html, records, tables
+def _write_table(study, spec, target):
+  from lossbench.report import page, records
+  from lossbench.report.tables import rendering
 
+  files = [target / f'{spec.name}.{suffix}' for suffix in ('md', 'tex', 'csv')]
   try:
-    table = build_fn(study)
+    table = spec.build(study)
   except records.NotRun as reason:
-    return html.table_section(title, None, str(reason))
-  for suffix, render in (
-    ('md', tables.to_markdown),
-    ('tex', tables.to_latex),
-    ('csv', tables.to_csv),
-  ):
-    (target / f'{table.name}.{suffix}').write_text(render(table))
-  return html.table_section(title, table, '')
-
-
-def _write_figure(study, recipe, spec, target) -> tuple[bytes | None, str]:
-  from lossbench.report import records
-
-  try:
-    figure = spec.draw(study, recipe)
-  except records.NotRun as reason:
-    return None, str(reason)
-  png = io.BytesIO()
-  figure.savefig(png, format='png', dpi=_DPI)
-  (target / f'{spec.name}-{recipe}.png').write_bytes(png.getvalue())
-  # Without a date the same records give the same file.
-  figure.savefig(
-    target / f'{spec.name}-{recipe}.pdf', metadata={'CreationDate': None}
+    for file in files:  # of another day, when there were records
+      file.unlink(missing_ok=True)
+    return page.TableSection(spec.title, reason=str(reason))
+  texts = (
+    rendering.to_markdown(table, title=spec.title),
+    rendering.to_latex(table, title=spec.title, label=spec.name),
+    rendering.to_csv(table),
   )
-  return png.getvalue(), ''
+  for file, text in zip(files, texts, strict=True):
+    file.write_text(text)
+  return page.TableSection(spec.title, table)
+
+
+def _write_figure(study, recipe, spec, target):
+  from lossbench.report import page, records
+
+  png_path = target / f'{spec.name}-{recipe}.png'
+  try:
+    drawing = spec.draw(study, recipe)
+  except records.NotRun as reason:
+    for file in (png_path, png_path.with_suffix('.pdf')):
+      file.unlink(missing_ok=True)
+    return page.Image(recipe, reason=str(reason))
+  png = io.BytesIO()
+  drawing.figure.savefig(png, format='png', dpi=_DPI)
+  png_path.write_bytes(png.getvalue())
+  # Without a date the same records give the same file.
+  drawing.figure.savefig(
+    png_path.with_suffix('.pdf'), metadata={'CreationDate': None}
+  )
+  return page.Image(recipe, png.getvalue(), drawing.sizes)
 
 
 def define_flags():

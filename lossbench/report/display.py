@@ -1,33 +1,10 @@
-"""How things look in tables and figures: labels, colours, percent.
+"""How numbers look in tables and figures: labels of metrics, percent, digits.
 
-The one place where fractions become percent. Colours are those of Paul Tol's
-'muted' scheme, safe for colour-blind readers, and black; markers differ too.
+The one place where fractions become percent.
 """
 
-_OBJECTIVES = {
-  # name: (label, colour, marker)
-  'softmax': ('Softmax', '#000000', 'o'),
-  'label_smoothing': ('Label smoothing', '#88CCEE', 's'),
-  'dropout': ('Dropout', '#117733', '^'),
-  'extra_final_layer_l2': ('More final layer L2', '#999933', 'v'),
-  'logit_penalty': ('Logit penalty', '#332288', 'D'),
-  'logit_normalization': ('Logit normalization', '#CC6677', 'P'),
-  'cosine_softmax': ('Cosine softmax', '#882255', 'X'),
-  'sigmoid': ('Sigmoid', '#44AA99', '<'),
-  'squared_error': ('Squared error', '#AA4499', '>'),
-}
-_MORE_LABELS = {
-  'focal': 'Focal',
-  'poly1': 'Poly-1',
-  'cosface': 'CosFace',
-  'arcface': 'ArcFace',
-  'cosine': 'cosine logits',
-  'scale_by_temperature': 'loss × τ',
-  'mixup': 'mixup',
-  'autoaugment': 'AutoAugment',
-}
-# Of combinations, in turn; with the marker of their first part.
-_MORE_COLORS = ('#DDCC77', '#777777', '#AA7744', '#4477AA', '#BBBBBB')
+import math
+from collections.abc import Sequence
 
 _METRICS = {
   'top1_accuracy': 'top-1',
@@ -43,6 +20,7 @@ _METRICS = {
   'class_separation': 'class separation (R²)',
   'angular_visual_hardness': 'angular visual hardness',
   'participation_ratio': 'participation ratio',
+  'dead_unit_fraction': 'dead units',
   'subset_top1_accuracy': 'top-1 (of 200)',
   'real_accuracy': 'ReaL accuracy',
   'max_probability_auroc': 'AUROC, max. probability',
@@ -52,61 +30,9 @@ _METRICS = {
 }
 
 NOT_RUN = 'not run'
-
-
-def objective_label(objective: str) -> str:
-  """'sigmoid+dropout' -> 'Sigmoid + Dropout'."""
-  return ' + '.join(
-    _OBJECTIVES[part][0]
-    if part in _OBJECTIVES
-    else _MORE_LABELS.get(part, part)
-    for part in objective.split('+')
-  )
-
-
-def label(key: tuple[str, str]) -> str:
-  """Of an (objective, variant)."""
-  objective, variant = key
-  text = objective_label(objective)
-  return (
-    f'{text} ({variant.replace("temperature=", "τ = ")})' if variant else text
-  )
-
-
-def order(key: tuple[str, str]) -> tuple:
-  """Sorts objectives as the paper lists them, combinations after their first
-  part, variants by their numbers."""
-  objective, variant = key
-  first, *rest = objective.split('+')
-  names = list(_OBJECTIVES)
-  place = names.index(first) if first in names else len(names)
-  value = variant.rpartition('=')[2]
-  try:
-    number = float(value)
-  except ValueError:
-    number = 0.0
-  return place, len(rest), objective, number, variant
-
-
-def recipe_order(recipe: str) -> tuple[int, str]:
-  """Sorts groups: those of the paper's Table 1 first, as it sorts by them."""
-  first = ('imagenet_resnet50', 'imagenet_inception_v3')
-  return first.index(recipe) if recipe in first else len(first), recipe
-
-
-def color(key: tuple[str, str]) -> str:
-  """The same colour for an objective in all figures."""
-  objective, variant = key
-  if objective in _OBJECTIVES and not variant:
-    return _OBJECTIVES[objective][1]
-  # Deterministic, unlike hash() of text.
-  number = sum(ord(letter) for letter in objective + variant)
-  return _MORE_COLORS[number % len(_MORE_COLORS)]
-
-
-def marker(key: tuple[str, str]) -> str:
-  """The same marker for an objective in all figures."""
-  return _OBJECTIVES.get(key[0].split('+')[0], ('', '', 'h'))[2]
+NONE = '–'
+_SIGNIFICANT = 3  # digits of a number without a standard error
+_MAX_SIGNIFICANT = 6  # of one whose standard error is next to nothing
 
 
 def metric_label(metric: str) -> str:
@@ -124,15 +50,57 @@ def percent(fraction: float) -> float:
   return 100 * fraction
 
 
+def reason(note: str) -> str:
+  """A record's note as what follows 'n/a: '."""
+  return note.removeprefix('not available: ') or 'undefined'
+
+
+def _magnitude(value: float) -> int:
+  """The power of ten of a positive number's first digit."""
+  return int(f'{value:e}'.partition('e')[2])
+
+
+def _decimals_of_error(error: float) -> int:
+  """As many decimals as show one or two significant digits of an error.
+
+  The rule of the Particle Data Group (Review of Particle Physics, introduction,
+  section 5.3): of the error's three highest digits 100 to 354 keep two, 355 to
+  949 one, and 950 to 999 become 1000 and keep two.
+  """
+  magnitude = _magnitude(error)
+  leading = round(100 * error / 10.0**magnitude)
+  if leading >= 950:
+    magnitude, leading = magnitude + 1, 100
+  return (1 if leading < 355 else 0) - magnitude
+
+
 def number(
   mean: float, standard_error: float | None, *, is_percent: bool
 ) -> str:
-  """'77.01 ± 0.06' for percent, '0.325 ± 0.002' for everything else.
+  """'77.01 ± 0.06' in percent, '0.00081 ± 0.00003': the error sets the digits.
 
-  Of a single value there is no standard error, and none is shown.
+  Of a single value there is no standard error, and none is shown. Without one, or
+  where it is zero, a percentage has two decimals, any other number three
+  significant digits.
   """
-  scale, digits = (100, 2) if is_percent else (1, 3)
-  text = f'{scale * mean:.{digits}f}'
+  scale = 100 if is_percent else 1
+  mean, error = scale * mean, scale * (standard_error or 0.0)
+  magnitude = _magnitude(abs(mean)) if mean else 0
+  decimals = 2 if is_percent else max(0, _SIGNIFICANT - 1 - magnitude)
+  # Values that are equal but for rounding have no spread.
+  if error > 1e-12 * abs(mean) and math.isfinite(error):
+    decimals = _decimals_of_error(error)
+    if mean:
+      decimals = min(decimals, _MAX_SIGNIFICANT - 1 - magnitude)
+  # A mean below its error is rounded to the error's digits all the same.
+  decimals = max(0, decimals)
+  text = f'{mean:.{decimals}f}'
   if standard_error is None:
     return text
-  return f'{text} ± {scale * standard_error:.{digits}f}'
+  return f'{text} ± {error:.{decimals}f}'
+
+
+def span(numbers: Sequence[int]) -> str:
+  """'3' or '1 to 8'."""
+  low, high = min(numbers), max(numbers)
+  return f'{low:,}' if low == high else f'{low:,} to {high:,}'

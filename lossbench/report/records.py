@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import shlex
 import zipfile
@@ -10,13 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from lossbench.report import display
+from lossbench.report import looks
+from lossbench.report.looks import Key, Look
 from lossbench.runs.directory import RunDirectory
 
-_COLUMNS = ('dataset', 'split', 'metric', 'endpoint', 'value', 'unit', 'n')
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+# What reading a damaged .npz may raise.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class NotRun(Exception):
@@ -24,109 +23,187 @@ class NotRun(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Measured:
+  """One number that was measured, or could not be.
+
+  Attributes:
+    value: None where it is undefined.
+    n: examples it was measured on; 0 where the record does not say.
+    note: what a reader of the number must know, or why there is none; or ''.
+  """
+
+  value: float | None
+  n: int = 0
+  note: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """A data set that a run's features are transferred to.
+
+  Attributes:
+    name: 'dataset' or 'dataset:split'.
+    dataset: its name.
+    split: to train on; None for the data set's own.
+  """
+
+  name: str
+  dataset: str
+  split: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class TransferRecord:
+  """A transfer that was done.
+
+  Attributes:
+    main: the data set's main metric.
+    num_train: examples that the classifier was trained on; 0 if unknown.
+    num_seen: of these, how many the network itself was trained on.
+  """
+
+  main: Measured
+  num_train: int
+  num_seen: int
+
+
+@dataclasses.dataclass(frozen=True)
 class RunRecords:
   """One run of a study.
 
   Attributes:
-    name: 'group/objective[,variant]/seedN'.
+    name: its directory under runs/.
     recipe: the group's name.
     recipe_file: of its configuration.
-    objective: with augmentations, e.g. 'softmax+mixup'.
-    variant: e.g. 'temperature=0.05', or ''.
+    model: the name of the architecture.
+    key: objective, with augmentations, and variant.
+    settings: field -> value, what the study changes of the recipe.
     seed: of the run.
     dataset: its own.
     test_split: of it.
-    transfer: 'dataset' or 'dataset:split' of each transfer that is planned.
+    transfer: the transfers that are planned.
     commands: stage -> command.
     path: the run directory.
-    config: as JSON, {} before the run has begun.
-    metrics: one row a metric: dataset ('transfer-<name>' for transfers), split,
-      metric, endpoint ('' = none), value (NaN = could not be measured), unit, n.
+    metrics: (data set, metric, endpoint or '') -> the number, of the test split
+      of its own data set and of others.
+    transfers: name of a target -> its record.
     history: evaluations on the holdout.
     curves: of curves.npz on the own test split.
     error: of the last attempt if it failed and something is missing, or ''.
+    left_out: why records of this run are left out, or ''.
   """
 
   name: str
   recipe: str
   recipe_file: str
-  objective: str
-  variant: str
+  model: str
+  key: Key
+  settings: Mapping[str, Any]
   seed: int
   dataset: str
   test_split: str
-  transfer: tuple[str, ...]
-  commands: dict[str, str]
+  transfer: tuple[Target, ...]
+  commands: Mapping[str, str]
   path: pathlib.Path
-  config: dict[str, Any]
-  metrics: pd.DataFrame
+  metrics: Mapping[tuple[str, str, str], Measured]
+  transfers: Mapping[str, TransferRecord]
   history: list[dict[str, float]]
   curves: dict[str, np.ndarray]
   error: str
+  left_out: str = ''
 
-  @property
-  def key(self) -> tuple[str, str]:
-    """What seeds of one configuration share within a recipe."""
-    return self.objective, self.variant
-
-  def value(
+  def measured(
     self, metric: str, *, dataset: str | None = None, endpoint: str = ''
-  ) -> float | None:
-    """A measured number; None if it was not, or could not be, measured.
+  ) -> Measured | None:
+    """A number, or why it is undefined; None if it was not measured.
 
     Args:
       metric: its name.
       dataset: None for the run's own test split.
       endpoint: of a layer's metric.
     """
-    rows = self.metrics
-    if dataset is None:
-      rows = rows[
-        (rows.dataset == self.dataset) & (rows.split == self.test_split)
-      ]
-    else:
-      rows = rows[rows.dataset == dataset]
-    rows = rows[(rows.metric == metric) & (rows.endpoint == endpoint)]
-    if rows.empty or np.isnan(rows.value.iloc[0]):
-      return None
-    return float(rows.value.iloc[0])
+    return self.metrics.get((dataset or self.dataset, metric, endpoint))
+
+  def value(
+    self, metric: str, *, dataset: str | None = None, endpoint: str = ''
+  ) -> float | None:
+    """A number; None if it was not measured or is undefined."""
+    found = self.measured(metric, dataset=dataset, endpoint=endpoint)
+    return found and found.value
 
   @property
-  def holdout_accuracy(self) -> float | None:
+  def holdout_accuracy(self) -> Measured | None:
     """The maximum over training, as in Table C.1; None before the first."""
     values = [r['top1_accuracy'] for r in self.history if 'top1_accuracy' in r]
-    return max(values, default=None)
+    return Measured(max(values)) if values else None
 
   @property
   def is_evaluated(self) -> bool:
     """Whether everything that was to be measured is there."""
-    return self.value('top1_accuracy') is not None and all(
-      self.transfer_value(target) is not None for target in self.transfer
+    own = 'evaluate' not in self.commands or self.measured('top1_accuracy')
+    return bool(own) and all(
+      target.name in self.transfers for target in self.transfer
+    )
+
+  @property
+  def has_results(self) -> bool:
+    """Whether there is anything to report of it."""
+    return bool(self.metrics or self.transfers) or (
+      'evaluate' not in self.commands and bool(self.history)
     )
 
   def endpoints(self, metric: str) -> tuple[str, ...]:
     """The layers that a metric was measured at, in forward order."""
-    rows = self.metrics[
-      (self.metrics.dataset == self.dataset)
-      & (self.metrics.split == self.test_split)
-      & (self.metrics.metric == metric)
-    ]
-    return tuple(rows.endpoint)
+    return tuple(
+      endpoint
+      for dataset, name, endpoint in self.metrics
+      if dataset == self.dataset and name == metric
+    )
 
-  def transfer_value(self, target: str) -> float | None:
-    """The main metric of a transfer, or None."""
-    return self.value('main', dataset=f'transfer-{target}')
+  def transferred(self, target: str) -> Measured | None:
+    """The main metric of a transfer; None if it was not done."""
+    found = self.transfers.get(target)
+    return found and found.main
+
+  @property
+  def own_directory(self) -> pathlib.Path:
+    """Where the results on its own test split lie."""
+    return RunDirectory(self.path).eval_path(self.dataset, self.test_split)
 
   @functools.cached_property
   def correct(self) -> tuple[np.ndarray, np.ndarray] | None:
     """Ids [N] and whether top-1 was right [N] on the own test split, or None."""
-    path = RunDirectory(self.path).eval_path(self.dataset, self.test_split)
+    if self.measured('top1_accuracy') is None:
+      return None
     try:
-      with np.load(path / 'predictions.npz') as stored:
+      with np.load(self.own_directory / 'predictions.npz') as stored:
         right = stored['logits'].argmax(axis=1) == stored['label']
         return stored['id'], right
-    except _UNREADABLE:
+    except UNREADABLE:
       return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """The comparison of a group's runs.
+
+  Attributes:
+    keys: objective and variant of each run, in the comparison's order.
+    seeds: of each run.
+    group_keys: objective and variant of each group of seeds, in the order of its
+      ensembles.
+    record: the content of comparison.json.
+  """
+
+  keys: tuple[Key, ...]
+  seeds: tuple[int, ...]
+  group_keys: tuple[Key, ...]
+  record: Mapping[str, Any]
+
+  @property
+  def num_examples(self) -> int:
+    """That predictions were compared on."""
+    return self.record['num_examples']
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,9 +217,9 @@ class StudyRecords:
     config: file of its configuration.
     overrides: flags that changed it.
     runs: in the study's order.
-    comparisons: name -> comparison.json, {} where it is not there.
-    comparison_commands: name -> command.
-    problems: one line for every damaged file, which was left out.
+    comparisons: group -> its comparison, where it is there.
+    comparison_commands: group -> command.
+    problems: one line for every file that was left out.
   """
 
   name: str
@@ -151,39 +228,46 @@ class StudyRecords:
   config: str
   overrides: tuple[str, ...]
   runs: tuple[RunRecords, ...]
-  comparisons: dict[str, dict[str, Any]]
-  comparison_commands: dict[str, str]
+  comparisons: Mapping[str, Comparison]
+  comparison_commands: Mapping[str, str]
   problems: tuple[str, ...]
 
   def recipes(self) -> tuple[str, ...]:
     """Names of the groups, in the order of all tables and figures."""
     names = dict.fromkeys(run.recipe for run in self.runs)
-    return tuple(sorted(names, key=display.recipe_order))
+    return tuple(sorted(names, key=looks.group_order))
 
-  def keys(self, recipe: str) -> tuple[tuple[str, str], ...]:
-    """(objective, variant) of a group, in the order of all tables."""
+  def keys(self, recipe: str) -> tuple[Key, ...]:
+    """Objectives and variants of a group, in the order of all tables."""
     keys = {run.key for run in self.runs if run.recipe == recipe}
-    return tuple(sorted(keys, key=display.order))
+    return tuple(sorted(keys, key=looks.order))
 
   def runs_of(
-    self, recipe: str, key: tuple[str, str] | None = None
+    self, recipe: str, key: Key | None = None
   ) -> tuple[RunRecords, ...]:
-    """The runs of a group, or only the seeds of one (objective, variant)."""
+    """The runs of a group, or only the seeds of one configuration."""
     return tuple(
       run
       for run in self.runs
       if run.recipe == recipe and key in (None, run.key)
     )
 
-  def comparison(self, recipe: str) -> dict[str, Any]:
+  @functools.cached_property
+  def _looks(self) -> dict[Key, Look]:
+    return looks.create_looks(run.key for run in self.runs)
+
+  def look(self, key: Key) -> Look:
+    """Colour and marker of one of the study's objectives."""
+    return self._looks[key]
+
+  def comparison(self, recipe: str) -> Comparison:
     """The comparison of a group's runs.
 
     Raises:
       NotRun: if it is not there.
     """
-    found = self.comparisons.get(recipe)
-    if found:
-      return found
+    if recipe in self.comparisons:
+      return self.comparisons[recipe]
     if recipe not in self.comparison_commands:
       raise NotRun('not run: this study does not compare these runs')
     raise NotRun(f'not run: {self.rerun_command}')
@@ -193,184 +277,3 @@ class StudyRecords:
     """The command that does everything that is missing."""
     words = ['python', '-m', 'lossbench.study', f'--config={self.config}']
     return shlex.join([*words, *self.overrides, f'--workdir={self.path}'])
-
-
-class _Reader:
-  """Reads what is there and names what is damaged."""
-
-  def __init__(self):
-    self.problems: list[str] = []
-
-  def json(self, path: pathlib.Path, kind: type = dict) -> Any:
-    """The content; an empty one if the file is missing or damaged."""
-    try:
-      value = json.loads(path.read_text())
-      if not isinstance(value, kind):
-        raise ValueError(f'it is not a {kind.__name__}')
-      return value
-    except FileNotFoundError:
-      return kind()
-    except (OSError, ValueError) as error:
-      self._damaged(path, error)
-      return kind()
-
-  def arrays(self, path: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-      with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-      return {}
-    except _UNREADABLE as error:
-      self._damaged(path, error)
-      return {}
-
-  def comparison(self, path: pathlib.Path) -> dict[str, Any]:
-    found = self.json(path)
-    lacking = {'runs', 'agreement', 'clustering', 'ensembles'} - found.keys()
-    if found and lacking:
-      self._damaged(path, f'it has no {", ".join(sorted(lacking))}')
-      return {}
-    return found
-
-  def archive(self, path: pathlib.Path):
-    """Names a damaged .npz that is read later, if it is needed at all."""
-    if path.exists() and not zipfile.is_zipfile(path):
-      self._damaged(path, 'it is not a whole .npz')
-
-  def _damaged(self, path: pathlib.Path, why):
-    remedy = ''
-    if path.parent.parent.name == 'eval':
-      record = path.parent.parent / 'evaluation.json'
-      if path.parent.name.startswith('transfer-'):
-        record = path
-      remedy = f'. Delete {record} and run the study again to measure it anew'
-    self.problems.append(f'{path} is damaged and left out: {why}{remedy}')
-
-  def metrics(self, path: pathlib.Path) -> list[tuple]:
-    """Rows of one metrics.json."""
-    record = self.json(path)
-    folder, transfer = path.parent.name, path.parent.name.startswith('transfer')
-    try:
-      dataset, split = record.get('dataset'), record.get('split')
-      if transfer:
-        trained_on = record.get('train_split', '')
-        # The folder has the split in its name only if it was asked for.
-        named = folder != f'transfer-{dataset}'
-        dataset = f'transfer-{dataset}' + (f':{trained_on}' if named else '')
-      rows = [
-        (
-          dataset,
-          split,
-          metric['name'],
-          metric['endpoint'] or '',
-          np.nan if metric['value'] is None else float(metric['value']),
-          metric['unit'],
-          metric['n'],
-        )
-        for metric in record.get('metrics', [])
-      ]
-      main = record.get('main_metric')
-      return rows + [
-        (row[0], row[1], 'main', *row[3:]) for row in rows if row[2] == main
-      ]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-      self._damaged(path, repr(error))
-      return []
-
-
-def _read_run(
-  reader: _Reader, study: pathlib.Path, record: Mapping[str, Any]
-) -> RunRecords:
-  path = study / 'runs' / record['name']
-  rows = []
-  for metrics_path in sorted((path / 'eval').glob('*/metrics.json')):
-    rows += reader.metrics(metrics_path)
-  error = reader.json(path / 'error.json')
-  own = RunDirectory(path).eval_path(record['dataset'], record['test_split'])
-  reader.archive(own / 'predictions.npz')
-  fields = {
-    name: record[name]
-    for name in (
-      'name',
-      'recipe',
-      'recipe_file',
-      'objective',
-      'variant',
-      'seed',
-      'dataset',
-      'test_split',
-      'commands',
-    )
-  }
-  run = RunRecords(
-    **fields,
-    transfer=tuple(record['transfer']),
-    path=path,
-    config=reader.json(path / 'config.json'),
-    metrics=pd.DataFrame(rows, columns=_COLUMNS),
-    history=reader.json(path / 'history.json', list),
-    curves=reader.arrays(own / 'curves.npz'),
-    error=f'{error["stage"]}: {error["error"]}' if len(error) == 2 else '',
-  )
-  # Another attempt, by hand, may have done it all since.
-  return dataclasses.replace(run, error='') if run.is_evaluated else run
-
-
-def load_study(path: str | pathlib.Path) -> StudyRecords:
-  """Reads the records of a study.
-
-  Args:
-    path: the --workdir of `lossbench.study`.
-
-  Raises:
-    FileNotFoundError: if there is no study.
-    ValueError: if its study.json is damaged, or no run has left any record.
-  """
-  if '://' in str(path):
-    raise ValueError(
-      f'{path} lies in a bucket, and reports read a disk. Copy it first, without '
-      'the checkpoints: gcloud storage rsync --recursive --exclude='
-      f"'.*/checkpoints/.*' {path} STUDY"
-    )
-  path = pathlib.Path(path).expanduser()
-  study_path = path / 'study.json'
-  if not study_path.exists():
-    raise FileNotFoundError(
-      f'{path} is not a study: it has no study.json. Give the --workdir of '
-      'python -m lossbench.study.'
-    )
-  reader = _Reader()
-  try:
-    study = json.loads(study_path.read_text())
-    runs = tuple(_read_run(reader, path, record) for record in study['runs'])
-    comparisons = {
-      comparison['name']: reader.comparison(
-        path / 'comparisons' / comparison['name'] / 'comparison.json'
-      )
-      for comparison in study['comparisons']
-    }
-    commands = {c['name']: c['command'] for c in study['comparisons']}
-    name, title, config = (study[k] for k in ('name', 'title', 'config'))
-    overrides = tuple(study['overrides'])
-  except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
-      f'{study_path} is damaged: {error!r}. Delete it, and run the study again, '
-      'which writes it anew.'
-    ) from error
-  records = StudyRecords(
-    name=name,
-    title=title,
-    path=path,
-    config=config,
-    overrides=overrides,
-    runs=runs,
-    comparisons=comparisons,
-    comparison_commands=commands,
-    problems=tuple(reader.problems),
-  )
-  if all(run.metrics.empty and not run.history for run in runs):
-    raise ValueError(
-      f'No run of the study in {path} has left a result. Run it first: '
-      f'{records.rerun_command}'
-    )
-  return records

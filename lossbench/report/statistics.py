@@ -1,5 +1,6 @@
 """Means over seeds, tests between objectives, intervals over examples."""
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 
@@ -19,25 +20,37 @@ def mean_and_standard_error(
     raise ValueError('There are no values to average.')
   if len(values) == 1:
     return float(values[0]), None
-  return float(np.mean(values)), float(
-    np.std(values, ddof=1) / np.sqrt(len(values))
-  )
+  return float(np.mean(values)), float(stats.sem(values))
 
 
-def welch_p_value(a: Sequence[float], b: Sequence[float]) -> float | None:
-  """Two-sided p-value of Welch's t-test; None unless both have two values.
+@dataclasses.dataclass(frozen=True)
+class Test:
+  """The outcome of a test of two samples.
 
-  Values that do not vary at all: 1 if both are the same, else 0.
+  Attributes:
+    p_value: two-sided; None if the test says nothing.
+    reason: why it does not, or ''.
+  """
+
+  p_value: float | None = None
+  reason: str = ''
+
+
+def welch_test(a: Sequence[float], b: Sequence[float]) -> Test:
+  """Welch's t-test of two samples; none of single values or without spread.
+
+  Where neither sample varies, t is infinite or 0/0: three seeds that happen to
+  be right on the same number of examples are no proof of a difference.
   """
   if min(len(a), len(b)) < 2:
-    return None
+    return Test(reason='one seed has no spread')
   if _vary_by_rounding(a) and _vary_by_rounding(b):
-    return 1.0 if np.isclose(a[0], b[0], rtol=1e-12) else 0.0
+    return Test(reason='neither varies over seeds')
   with warnings.catch_warnings():
     # Seeds that all got the same accuracy: rounding is far below the spread of
     # the other group, which alone decides.
     warnings.filterwarnings('ignore', 'Precision loss', RuntimeWarning)
-    return float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+    return Test(float(stats.ttest_ind(a, b, equal_var=False).pvalue))
 
 
 def _vary_by_rounding(values: Sequence[float]) -> bool:

@@ -1,15 +1,9 @@
 """Studies over the temperature: Table 4 and Figure 5b."""
 
 import dataclasses
-import shlex
 
+from lossbench.report.looks import Key
 from lossbench.report.records import RunRecords, StudyRecords
-
-
-def temperature_of(run: RunRecords) -> float | None:
-  """The temperature of a run whose study varies it, else None."""
-  field, _, value = run.variant.rpartition('=')
-  return float(value) if field == 'temperature' else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,25 +16,23 @@ class Sweep:
     recipe: the first of the groups, which stands for all of them in `study`.
     recipes: the groups.
     study: the records of these runs alone, as if they were of one group.
-    keys: temperature -> (objective, variant), ascending.
+    keys: temperature -> key, ascending.
   """
 
   recipe: str
   recipes: tuple[str, ...]
   study: StudyRecords
-  keys: dict[float, tuple[str, str]]
+  keys: dict[float, Key]
 
 
-def _but_for_temperature(run: RunRecords) -> tuple[str, ...]:
+def _but_for_temperature(run: RunRecords) -> tuple:
   """What all runs of a sweep have in common."""
-  overrides = [
-    word
-    for word in shlex.split(run.commands['train'])
-    if word.startswith('--config.')
-    and word.partition('=')[0].rpartition('.')[2]
-    not in ('temperature', 'seed', 'stop_epoch')
-  ]
-  return run.recipe_file, run.objective.split('+')[0], *sorted(overrides)
+  settings = sorted(
+    (field, repr(value))
+    for field, value in run.settings.items()
+    if field.rpartition('.')[2] != 'temperature'
+  )
+  return run.recipe_file, run.key.parts[0], *settings
 
 
 def sweeps(study: StudyRecords) -> list[Sweep]:
@@ -51,15 +43,15 @@ def sweeps(study: StudyRecords) -> list[Sweep]:
   """
   units: dict[tuple[str, str], list[RunRecords]] = {}
   for run in study.runs:
-    if temperature_of(run) is not None:
-      units.setdefault((run.recipe, run.objective), []).append(run)
+    if run.key.temperature is not None:
+      units.setdefault((run.recipe, run.key.objective), []).append(run)
   found: list[list[RunRecords]] = []
   for unit in units.values():
-    own = {temperature_of(run) for run in unit}
+    own = {run.key.temperature for run in unit}
     for runs in found:
       if _but_for_temperature(runs[0]) == _but_for_temperature(
         unit[0]
-      ) and own.isdisjoint({temperature_of(run) for run in runs}):
+      ) and own.isdisjoint({run.key.temperature for run in runs}):
         runs += unit
         break
     else:
@@ -76,5 +68,9 @@ def _sweep(study: StudyRecords, runs: list[RunRecords]) -> Sweep:
       study,
       runs=tuple(dataclasses.replace(run, recipe=first) for run in runs),
     ),
-    keys=dict(sorted({temperature_of(run): run.key for run in runs}.items())),
+    keys={run.key.temperature: run.key for run in _by_temperature(runs)},
   )
+
+
+def _by_temperature(runs: list[RunRecords]) -> list[RunRecords]:
+  return sorted(runs, key=lambda run: run.key.temperature)

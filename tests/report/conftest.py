@@ -16,12 +16,20 @@ ACCURACY = {
   'dropout': (0.779, 0.781, 0.786),
 }
 NUM_EXAMPLES = 1000
+NUM_BOTH_WRONG = 19, 20  # of the first two pairs
+# Data set, split to train on, accuracy of softmax.
+TRANSFERS = (
+  ('food101', None, 0.7),
+  ('cifar10', None, 0.9),
+  ('imagenet2012', 'holdout', 0.6),
+)
+CHECKPOINT = {'step': 100, 'checkpoint': '0123abcd'}
 
 
 def write_metrics(path: pathlib.Path, records, **about):
   path.mkdir(parents=True, exist_ok=True)
   metrics = [record.to_json() for record in records]
-  text = json.dumps({**about, 'metrics': metrics})
+  text = json.dumps({**CHECKPOINT, **about, 'metrics': metrics})
   (path / 'metrics.json').write_text(text)
 
 
@@ -32,12 +40,21 @@ def _records(accuracy, place):
     create_record('top5_accuracy', 0.93 + place / 100, n=n),
     create_record('nll', 0.9 + place, n=n),
     create_record('ece', 0.05, n=n),
-    create_record('tempered_nll', None, n=n, note='not available: NaN'),
-    create_record('tempered_ece', 0.04, n=n),
-    create_record('angular_visual_hardness', 0.3 + place / 10, n=n),
+    create_record(
+      'tempered_nll', None, n=n, note='not available: NaN predictions'
+    ),
+    create_record('tempered_ece', 0.04, n=n, note='fitted on this split'),
+    create_record(
+      'angular_visual_hardness',
+      0.00081 + place / 10 + (accuracy - 0.77) / 100,
+      n=n,
+    ),
+    create_record('participation_ratio', 5.0, n=n),
+    create_record('dead_unit_fraction', 0.125, n=n),
   ]
   for depth, endpoint in enumerate(ENDPOINTS):
-    value = 0.1 * depth + 0.01 * place
+    # The features are the spatial average of the last block.
+    value = 0.1 * (2 if endpoint == 'block2' else depth) + 0.01 * place
     records.append(
       create_record('class_separation', value, n=n, endpoint=endpoint)
     )
@@ -66,7 +83,7 @@ def _curves(rng):
   }
 
 
-def _comparison(root, names, objectives):
+def _comparison(names, objectives):
   rng = np.random.default_rng(1)
   size, num_layers = len(names), len(ENDPOINTS)
 
@@ -84,20 +101,32 @@ def _comparison(root, names, objectives):
 
   wrong = matrix(size)
   wrong[0][1] = wrong[1][0] = None
+  both_wrong = np.full((size, size), 200)
+  both_wrong[0, 1] = both_wrong[1, 0] = NUM_BOTH_WRONG[0]
+  both_wrong[0, 2] = both_wrong[2, 0] = NUM_BOTH_WRONG[1]
   layers = [matrix(num_layers), matrix(num_layers)]
   return {
+    'num_examples': NUM_EXAMPLES,
     'runs': [
-      {'path': str(root / 'runs' / name), 'objective': objective}
+      {
+        'name': name,
+        # Where it lay when it was made: a study may be moved.
+        'path': f'/elsewhere/{name}',
+        'objective': objective,
+        'group': f'{objective} of configs',
+        **CHECKPOINT,
+      }
       for name, objective in zip(names, objectives, strict=True)
     ],
     'agreement': {
       'same_top1': matrix(size),
       'both_right_or_wrong': matrix(size),
       'same_when_both_wrong': wrong,
+      'num_both_wrong': both_wrong.tolist(),
     },
     'clustering': {'linkage': linkage(size)},
     'ensembles': {
-      'objectives': list(ACCURACY),
+      'objectives': [f'{objective} of configs' for objective in ACCURACY],
       'num_members': [3, 3, 3],
       'top1_accuracy': matrix(3),
       'nll': matrix(3),
@@ -105,6 +134,8 @@ def _comparison(root, names, objectives):
       'linkage': linkage(3),
     },
     'cka': {
+      'num_examples': 900,
+      'minibatch_size': 32,
       'layers': {
         'runs': [0, 1],
         'endpoints': list(ENDPOINTS),
@@ -147,23 +178,21 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
         dataset='imagenet_c',
         split='validation',
       )
-      for target, value in (('food101', 0.7), ('cifar10', 0.9)):
+      for target, split, value in TRANSFERS:
+        folder = f'transfer-{target}' + (f'-{split}' if split else '')
+        sign = 1 if split else -1
         write_metrics(
-          path / 'eval' / f'transfer-{target}',
-          [create_record('top1_accuracy', value - place / 100, n=10)],
+          path / 'eval' / folder,
+          [
+            create_record('top1_accuracy', value + sign * place / 100, n=10),
+            create_record('train_accuracy', 1.0, n=50),
+          ],
           dataset=target,
           split='test',
-          train_split='train',
+          train_split=split or 'train',
+          num_seen_by_network=30 if split else 0,
           main_metric='top1_accuracy',
         )
-      write_metrics(
-        path / 'eval' / 'transfer-imagenet2012-holdout',
-        [create_record('top1_accuracy', 0.6 + place / 100, n=10)],
-        dataset='imagenet2012',
-        split='validation',
-        train_split='holdout',
-        main_metric='top1_accuracy',
-      )
       np.savez(own / 'curves.npz', **_curves(rng))
       label = np.zeros(NUM_EXAMPLES, np.int32)
       logits = np.zeros((NUM_EXAMPLES, 2), np.float32)
@@ -180,18 +209,28 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
           'name': name,
           'recipe': recipe,
           'recipe_file': 'configs/imagenet_resnet50.py',
+          'model': 'resnet',
           'objective': objective,
-          'variant': '',
+          'settings': {},
+          'varied': [],
           'seed': seed,
+          'wanted': CHECKPOINT,
           'dataset': 'imagenet2012',
           'test_split': 'validation',
-          'transfer': ['food101', 'cifar10', 'imagenet2012:holdout'],
+          'transfer': [
+            {
+              'name': f'{target}:{split}' if split else target,
+              'dataset': target,
+              'split': split,
+            }
+            for target, split, _ in TRANSFERS
+          ],
           'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
         }
       )
   target = root / 'comparisons' / recipe
   target.mkdir(parents=True)
-  comparison = _comparison(root, names, objectives)
+  comparison = _comparison(names, objectives)
   (target / 'comparison.json').write_text(json.dumps(comparison))
   (root / 'study.json').write_text(
     json.dumps(

@@ -6,19 +6,22 @@ import json
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from lossbench.report import display
-from lossbench.report.figures import FIGURES, transfer
-from lossbench.report.records import NotRun, load_study
+from lossbench.metrics.density import smooth_density
+from lossbench.report import looks
+from lossbench.report.figures import FIGURES, cka, lines, transfer
+from lossbench.report.looks import Key
+from lossbench.report.reading import load_study
+from lossbench.report.records import NotRun
+from tests.report.conftest import ENDPOINTS, NUM_BOTH_WRONG, write_study
 
 RECIPE = 'imagenet_resnet50'
 
 
 @pytest.fixture(scope='module')
 def study(tmp_path_factory):
-  from tests.report.conftest import write_study
-
   return load_study(write_study(tmp_path_factory.mktemp('figures') / 'study'))
 
 
@@ -32,14 +35,16 @@ def _texts(figure):
 
 @pytest.mark.parametrize('spec', FIGURES, ids=lambda spec: spec.name)
 def test_draws_every_objective_and_cuts_nothing(study, spec):
-  figure = spec.draw(study, RECIPE)
+  drawing = spec.draw(study, RECIPE)
+  assert drawing.sizes.startswith('3 seeds each')
+  figure = drawing.figure
   canvas = FigureCanvasAgg(figure)
   canvas.draw()
   pixels = np.asarray(canvas.buffer_rgba())
   assert pixels.std() > 5  # not blank
   words = {text.get_text() for text in _texts(figure)}
   for objective in ('softmax', 'sigmoid', 'dropout'):
-    assert display.objective_label(objective) in words
+    assert looks.objective_label(objective) in words
   # Nothing reaches beyond the page.
   width, height = figure.bbox.width, figure.bbox.height
   for axes in figure.axes:
@@ -63,45 +68,187 @@ def test_without_records_says_how_to_run_them(synthetic_study, spec):
     spec.draw(load_study(synthetic_study), RECIPE)
 
 
-def test_objectives_look_the_same_everywhere_and_differ():
+def _draw(study, name):
+  return next(s for s in FIGURES if s.name == name).draw(study, RECIPE)
+
+
+def test_the_nine_look_the_same_in_every_study():
   from configs.studies.default import OBJECTIVES
 
-  keys = [(objective, '') for objective in OBJECTIVES]
-  assert len({display.color(key) for key in keys}) == len(keys)
-  assert len({display.marker(key) for key in keys}) == len(keys)
-  assert sorted(keys, key=display.order) == keys
-  assert display.color(('sigmoid+dropout', '')) == display.color(
-    ('sigmoid+dropout', '')
+  keys = [Key(objective) for objective in OBJECTIVES]
+  alone = looks.create_looks(keys)
+  assert len({look.color for look in alone.values()}) == len(keys)
+  assert len({look.marker for look in alone.values()}) == len(keys)
+  assert sorted(keys, key=looks.order) == keys
+  more = looks.create_looks([*keys, Key('arcface'), Key('sigmoid+dropout')])
+  assert alone.items() <= more.items()
+
+
+def _of_study(name):
+  """The objectives and variants of one of our studies, and more."""
+  from lossbench.study import plan
+
+  path = f'configs/studies/{name}.py'
+  config = plan.load_config_fn(path)()
+  study = plan.build_study(config, config_file=path, workdir='x')
+  return [
+    Key(
+      run.objective,
+      tuple((f.rpartition('.')[2], run.settings[f]) for f in run.varied),
+    )
+    for run in study.runs
+  ]
+
+
+@pytest.mark.parametrize(
+  'name', ['temperature', 'combinations', 'augmentation']
+)
+def test_no_two_objectives_look_the_same(name):
+  more = [Key('cosface'), Key('arcface'), Key('focal'), Key('poly1')]
+  found = looks.create_looks([*_of_study(name), *more])
+  assert len(found) > len(more)
+  assert len(set(found.values())) == len(found)
+
+
+def test_temperatures_are_a_sequence_of_colours():
+  """From dark to light, whatever the order of the runs."""
+  found = looks.create_looks(reversed(_of_study('temperature')))
+  by_temperature = sorted(found, key=lambda key: key.temperature)
+  assert [key.temperature for key in by_temperature][:2] == [0.01, 0.02]
+  light = [
+    np.dot(colors.to_rgb(found[key].color), (0.299, 0.587, 0.114))
+    for key in by_temperature
+  ]
+  assert light == sorted(light)
+  assert looks.label(by_temperature[0]) == (
+    'Cosine softmax + loss × τ (τ = 0.01)'
   )
 
 
 def test_temperatures_of_two_groups_are_one_line(study):
   runs = []
   for run in study.runs:
-    place = ('softmax', 'sigmoid', 'dropout').index(run.objective)
+    place = ('softmax', 'sigmoid', 'dropout').index(run.key.objective)
+    temperature = (0.01, 0.05, 0.1)[place]
     runs.append(
       dataclasses.replace(
         run,
         recipe='plain' if place else 'scaled',
-        objective='cosine_softmax',
-        variant=f'temperature={(0.01, 0.05, 0.1)[place]}',
+        key=Key('cosine_softmax', (('temperature', temperature),)),
       )
     )
   swept = dataclasses.replace(study, runs=tuple(runs))
-  [axes] = transfer.draw(swept, 'scaled').axes
+  [axes] = transfer.draw(swept, 'scaled').figure.axes
   [line] = [line for line in axes.lines if line.get_color() == '#BBBBBB']
   assert len(line.get_xdata()) == 3
   with pytest.raises(NotRun, match='drawn with scaled'):
     transfer.draw(swept, 'plain')
 
 
+def _comparison(study):
+  path = study.path / 'comparisons' / RECIPE / 'comparison.json'
+  return json.loads(path.read_text())
+
+
+def _images(figure):
+  return {
+    axes.get_title(): axes.images[0].get_array()
+    for axes in figure.axes
+    if axes.images
+  }
+
+
 def test_the_diagonal_of_cka_is_between_seeds(study):
   """A run with itself, whose CKA is 1, is not part of the mean."""
-  figure = next(s for s in FIGURES if s.name == 'figure_3').draw(study, RECIPE)
-  image = figure.axes[3].images[0]
-  comparison = json.loads(
-    (study.path / 'comparisons' / RECIPE / 'comparison.json').read_text()
+  drawing = _draw(study, 'figure_3')
+  images = _images(drawing.figure)
+  found = _comparison(study)['cka']['corresponding']
+  for name, title in (
+    ('linear_cka', 'b: block1\nspatial averages'),
+    ('minibatch_cka', 'b: block1\nwhole feature maps'),
+  ):
+    matrix = np.array(found[name][0])
+    expected = np.mean([matrix[0, 1], matrix[0, 2], matrix[1, 2]])
+    assert images[title][0, 0] == pytest.approx(expected)
+  assert drawing.sizes == (
+    '3 seeds each, 900 examples, feature maps in minibatches of 32'
   )
-  matrix = np.array(comparison['cka']['corresponding']['linear_cka'][0])
-  expected = np.mean([matrix[0, 1], matrix[0, 2], matrix[1, 2]])
-  assert image.get_array()[0, 0] == pytest.approx(expected)
+
+
+def test_both_kinds_of_cka_share_a_scale(study):
+  figure = _draw(study, 'figure_3').figure
+  for endpoint in ENDPOINTS:
+    limits = {
+      axes.images[0].get_clim()
+      for axes in figure.axes
+      if axes.get_title().startswith(f'b: {endpoint}\n')
+    }
+    assert len(limits) == 1
+
+
+def test_cka_between_objectives_is_of_different_seeds():
+  """Runs of one seed start from the same weights."""
+  softmax, sigmoid = order = [Key('softmax'), Key('sigmoid')]
+  values = np.array(
+    [
+      [1.0, 0.5, 0.9, 0.3],
+      [0.5, 1.0, 0.2, 0.9],
+      [0.9, 0.2, 1.0, 0.6],
+      [0.3, 0.9, 0.6, 1.0],
+    ]
+  )
+  keys = [softmax, softmax, sigmoid, sigmoid]
+  found = cka.between_objectives(values, keys, [0, 1, 0, 1], order)
+  np.testing.assert_allclose(found, [[0.5, 0.25], [0.25, 0.6]])
+  alone = cka.between_objectives(values[::2, ::2], order, [0, 0], order)
+  assert np.isnan(alone).all()
+
+
+def test_shares_of_few_examples_are_blank_and_their_counts_drawn(study):
+  """Of fewer than 20 that both get wrong."""
+  drawing = _draw(study, 'figure_d1')
+  images = _images(drawing.figure)
+  counts = images['c: examples both get wrong']
+  shares = images['b: same prediction where both are wrong']
+  assert [counts[0, 1], counts[0, 2]] == list(NUM_BOTH_WRONG)
+  assert np.isnan(np.ma.filled(shares, np.nan)[0, 1])
+  assert shares[0, 2] > 0
+  assert '1 of 36 pairs get fewer than 20 wrong together' in drawing.sizes
+
+
+def test_the_last_block_and_the_features_are_drawn_once(study):
+  """Class separation is of spatial averages, sparsity of whole maps."""
+  ticks = [
+    tick.get_text()
+    for tick in _draw(study, 'figure_4').figure.axes[0].get_xticklabels()
+  ]
+  assert ticks == ['block1', 'block2 =\nfeatures', 'logits']
+  endpoints = ('a', 'b')
+  values = {
+    Key('softmax'): np.array([[1.0, 1.0]]),
+    Key('sigmoid'): np.array([[1.0, 2.0]]),
+  }
+  assert lines.merge_equal_layers(endpoints, values)[0] == endpoints
+
+
+def test_distances_are_smooth_densities(study):
+  """Of the pooled seeds, against the function of the metric."""
+  axes = _draw(study, 'figure_e3').figure.axes[0]
+  [line] = [line for line in axes.lines if line.get_label() == 'Sigmoid']
+  curves = [run.curves for run in study.runs_of(RECIPE, Key('sigmoid'))]
+  pairs = sum(
+    curves[0][f'cosine_distance_{name}'].sum() for name in ('within', 'between')
+  )
+  expected = smooth_density(
+    sum(c['cosine_distance_within'] for c in curves),
+    curves[0]['cosine_distance_edges'],
+    line.get_xdata(),
+    num_examples=round((1 + (1 + 8 * pairs) ** 0.5) / 2),
+  )
+  np.testing.assert_allclose(line.get_ydata(), expected)
+  assert np.trapezoid(expected, line.get_xdata()) == pytest.approx(1, abs=1e-3)
+
+
+def test_dead_units_are_said(study):
+  sizes = _draw(study, 'figure_e2').sizes
+  assert '1,000 test examples; dead units in a (mean): Softmax 12.5 %' in sizes

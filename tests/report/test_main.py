@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from lossbench.report.__main__ import write_report
-from lossbench.report.records import load_study
+from lossbench.report.reading import load_study
+from lossbench.report.tables import accuracy, rendering
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -66,6 +67,8 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
   assert 'A &lt;synthetic&gt; study' in text
   assert 'python main.py imagenet_resnet50/softmax/seed0' in text
   assert 'Table 4: temperature' in text  # as not run
+  assert 'n/a: NaN predictions' in text
+  assert 'imagenet_resnet50: 3 seeds each, 1,000 test examples' in text
   for folder, suffixes in (
     ('tables', {'.md', '.tex', '.csv'}),
     ('figures', {'.pdf', '.png'}),
@@ -104,6 +107,93 @@ def test_damaged_files_are_named_and_left_out(synthetic_study):
   assert '(2 of 3)' in table
 
 
+def _rerecord(path, **changes):
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'text'),
+  [
+    ({'step': 200}, 'of step 200, and the study wants step 100'),
+    (
+      {'checkpoint': 'ffffffff'},
+      'of checkpoint ffffffff at step 100, and the study wants 0123abcd',
+    ),
+  ],
+)
+def test_numbers_of_other_checkpoints_are_left_out(
+  synthetic_study, changes, text
+):
+  run = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
+  own = run / 'eval' / 'imagenet2012-validation'
+  for path in (own, run / 'eval' / 'transfer-food101'):
+    _rerecord(path / 'metrics.json', **changes)
+  study = load_study(synthetic_study)
+  named = ' '.join(study.problems)
+  for path in (own, run / 'eval' / 'transfer-food101'):
+    assert f'{path / "metrics.json"} is left out: it is {text}' in named
+  [foreign] = [r for r in study.runs if r.name.endswith('softmax/seed1')]
+  assert foreign.value('top1_accuracy') is None
+  assert foreign.correct is None  # predictions of the other checkpoint
+  assert foreign.curves == {}
+  table = accuracy.build(study)
+  assert '77.20 ± 0.20 (2 of 3)' in rendering.to_markdown(table, title='T')
+  [note] = [note for note in table.notes if 'seed 1 not run' in note]
+  assert text in note
+  # What is of the right one is kept.
+  assert foreign.value('subset_top1_accuracy', dataset='imagenet_a') == 0.05
+  assert foreign.transferred('cifar10').value == 0.9
+
+
+def test_a_study_that_wants_nothing_yet_takes_what_was_evaluated(
+  synthetic_study,
+):
+  path = synthetic_study / 'study.json'
+  study = json.loads(path.read_text())
+  for run in study['runs']:
+    run['wanted'] = None
+  path.write_text(json.dumps(study))
+  run = synthetic_study / 'runs' / study['runs'][0]['name']
+  evaluation = {'step': 200, 'checkpoint': 'ffffffff'}
+  (run / 'eval' / 'evaluation.json').write_text(json.dumps(evaluation))
+  _rerecord(run / 'eval' / 'transfer-food101' / 'metrics.json', step=200)
+  found = load_study(synthetic_study)
+  assert found.runs[0].value('top1_accuracy') is None
+  assert found.runs[1].value('top1_accuracy') == 0.772
+
+
+@pytest.mark.parametrize(
+  ('change', 'text'),
+  [
+    ({'step': 200}, 'it is of step 200, and the study wants step 100'),
+    ({'name': 'seed0'}, "'seed0' is no run of this study"),
+  ],
+)
+def test_comparisons_of_other_checkpoints_are_left_out(
+  synthetic_study, change, text
+):
+  path = synthetic_study / 'comparisons/imagenet_resnet50/comparison.json'
+  runs = json.loads(path.read_text())['runs']
+  runs[2] |= change
+  _rerecord(path, runs=runs)
+  study = load_study(synthetic_study)
+  assert study.comparisons == {}
+  [problem] = study.problems
+  assert problem.startswith(f'{path} is left out: ')
+  assert text in problem
+
+
+def test_a_study_json_of_an_older_version(synthetic_study):
+  path = synthetic_study / 'study.json'
+  study = json.loads(path.read_text())
+  del study['runs'][0]['settings']
+  path.write_text(json.dumps(study))
+  with pytest.raises(
+    ValueError, match=r"older version: KeyError\('settings'\)"
+  ):
+    load_study(synthetic_study)
+
+
 def test_the_run_list_says_what_is_there(synthetic_study):
   done = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
   (done / 'error.json').write_text('{"stage": "train", "error": "disk full"}')
@@ -120,7 +210,7 @@ def test_the_run_list_says_what_is_there(synthetic_study):
   assert '9 of 9 runs have results' in text
   assert 'disk full' not in text
   assert '0.7700 (holdout)' in text
-  assert '&#x27;--config.groups.a b.num_seeds=3&#x27;' in text
+  assert '&#39;--config.groups.a b.num_seeds=3&#39;' in text
 
 
 def test_no_study_an_empty_one_a_damaged_one(tmp_path, synthetic_study):

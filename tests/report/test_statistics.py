@@ -24,18 +24,22 @@ def test_welch_equals_scipy(seed):
   rng = np.random.default_rng(seed)
   a, b = rng.normal(size=8), rng.normal(0.5, 3, size=5)
   expected = stats.ttest_ind(a, b, equal_var=False).pvalue
-  assert statistics.welch_p_value(a, b) == expected
+  assert statistics.welch_test(a, b) == statistics.Test(expected)
 
 
 @pytest.mark.filterwarnings('error')
 def test_welch_without_spread():
-  assert statistics.welch_p_value([1.0], [2.0, 3.0]) is None
-  assert statistics.welch_p_value([0.5, 0.5], [0.5, 0.5]) == 1
-  assert statistics.welch_p_value([0.5, 0.5], [0.4, 0.4]) == 0
+  """353 of 355 right three times, 352 three times: no p-value, and a reason."""
+  single = statistics.welch_test([1.0], [2.0, 3.0])
+  assert single == statistics.Test(reason='one seed has no spread')
+  expected = statistics.Test(reason='neither varies over seeds')
+  more, fewer = [353 / 355] * 3, [352 / 355] * 3
+  assert statistics.welch_test(more, fewer) == expected
+  assert statistics.welch_test(more, more) == expected
   third = [1 / 3, 1 - 2 / 3, 1 / 3]  # equal but for rounding
-  assert statistics.welch_p_value(third, third) == 1
+  assert statistics.welch_test(third, more) == expected
   # One group alone without spread: Student's t with one degree of freedom.
-  p = statistics.welch_p_value([0.5, 0.5], [0.6, 0.8])
+  p = statistics.welch_test([0.5, 0.5], [0.6, 0.8]).p_value
   assert p == pytest.approx(2 * stats.t.sf(2.0, df=1))
 
 

@@ -9,17 +9,33 @@ import pytest
 from scipy import stats
 
 from lossbench.metrics.records import create_record
-from lossbench.report import paper_tables, tables
-from lossbench.report.records import NotRun, load_study
+from lossbench.report.looks import Key
+from lossbench.report.reading import load_study
+from lossbench.report.records import NotRun
+from lossbench.report.tables import (
+  accuracy,
+  augmentation,
+  calibration,
+  collapse,
+  combinations,
+  detection,
+  inception,
+  more_calibration,
+  rendering,
+  separation,
+  shifts,
+  temperature,
+  transfer,
+)
 from tests.report.conftest import ACCURACY, write_metrics
 
 
 def _rows(table):
-  return tables.to_markdown(table).splitlines()[2:]
+  return rendering.to_markdown(table, title='T').splitlines()[2:]
 
 
 def test_table_1_to_the_letter(synthetic_study):
-  table = paper_tables.table_1(load_study(synthetic_study))
+  table = accuracy.build(load_study(synthetic_study))
   p = stats.ttest_ind(
     ACCURACY['dropout'], ACCURACY['sigmoid'], equal_var=False
   ).pvalue
@@ -41,8 +57,8 @@ def test_table_1_to_the_letter(synthetic_study):
 
 
 def test_tests_are_scipys_in_the_csv(synthetic_study):
-  table = paper_tables.table_1(load_study(synthetic_study))
-  rows = list(csv.DictReader(io.StringIO(tables.to_csv(table))))
+  table = accuracy.build(load_study(synthetic_study))
+  rows = list(csv.DictReader(io.StringIO(rendering.to_csv(table))))
   by_row = {r['row']: r for r in rows if r['column'] == 'top-1'}
   best = next(
     name for name in ('Dropout', 'Sigmoid') if not by_row[name]['p_value']
@@ -61,7 +77,8 @@ def test_tests_are_scipys_in_the_csv(synthetic_study):
 
 
 def test_latex_is_escaped_and_complete(synthetic_study):
-  text = tables.to_latex(paper_tables.table_1(load_study(synthetic_study)))
+  table = accuracy.build(load_study(synthetic_study))
+  text = rendering.to_latex(table, title='Table 1', label='table_1')
   assert r'\toprule' in text
   assert r'\textbf{78.20 $\pm$ 0.12}' in text
   assert r'Accuracy (\%)' in text
@@ -77,7 +94,7 @@ def test_missing_seeds_are_counted_and_name_their_command(synthetic_study):
   for path in (run / 'eval').glob('*/metrics.json'):
     path.unlink()
   (run / 'error.json').write_text('{"stage": "train", "error": "no disk"}')
-  table = paper_tables.table_1(load_study(synthetic_study))
+  table = accuracy.build(load_study(synthetic_study))
   sigmoid = next(row for row in _rows(table) if 'Sigmoid' in row)
   assert '78.10 ± 0.10 (2 of 3)' in sigmoid
   assert table.notes == (
@@ -90,7 +107,7 @@ def test_missing_seeds_are_counted_and_name_their_command(synthetic_study):
 def test_objectives_without_any_run_say_so(synthetic_study):
   for path in synthetic_study.glob('runs/*/sigmoid/*/eval/*/metrics.json'):
     path.unlink()
-  table = paper_tables.table_1(load_study(synthetic_study))
+  table = accuracy.build(load_study(synthetic_study))
   assert _rows(table)[-2 - 2 * len(table.notes) + 1].startswith(
     '| Sigmoid | not run'
   )
@@ -99,31 +116,28 @@ def test_objectives_without_any_run_say_so(synthetic_study):
 def test_other_tables(synthetic_study):
   study = load_study(synthetic_study)
   assert '| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | 0.200 ± 0.000 |' in _rows(
-    paper_tables.table_2(study)
+    separation.build(study)
   )
-  transfer = paper_tables.table_3(study)
-  labels = [column.label for column in transfer.columns]
+  transferred = transfer.build(study)
+  labels = [column.label for column in transferred.columns]
   assert labels == [
     'food101',
     'cifar10',
     'imagenet2012, relearned from holdout',
   ]
   assert '| Sigmoid | 69.00 ± 0.00 | 89.00 ± 0.00 | 61.00 ± 0.00 |' in _rows(
-    transfer
+    transferred
   )
-  ood = paper_tables.table_b2(study)
+  ood = shifts.build(study)
   assert [column.label for column in ood.columns] == [
     'imagenet_a, top-1 (of 200)',
     'imagenet_c',
   ]
-  calibration = paper_tables.table_b3(study)
-  softmax = next(row for row in _rows(calibration) if '| Softmax' in row)
-  assert softmax.split(' | ')[3] == 'not run'  # NaN predictions
   for build in (
-    paper_tables.table_4,
-    paper_tables.table_b1,
-    paper_tables.table_c1,
-    paper_tables.table_c2,
+    temperature.build,
+    inception.build,
+    combinations.build,
+    augmentation.build,
   ):
     with pytest.raises(NotRun, match='not run'):
       build(study)
@@ -137,17 +151,22 @@ def _rewrite(root, change):
   path.write_text(json.dumps(study))
 
 
+def _vary(run, field, value):
+  run['settings'] = {f'objective.{field}': value}
+  run['varied'] = [f'objective.{field}']
+
+
 def test_temperatures_are_rows_in_ascending_order(synthetic_study):
   def change(run):
     place = list(ACCURACY).index(run['objective'])
-    run['variant'] = f'temperature={(0.1, 0.05, 0.01)[place]}'
+    _vary(run, 'temperature', (0.1, 0.05, 0.01)[place])
     run['objective'] = 'cosine_softmax'
     if place:  # two groups, as where some temperatures scale the loss
       run['objective'] += '+scale_by_temperature'
       run['recipe'] = 'scaled'
 
   _rewrite(synthetic_study, change)
-  table = paper_tables.table_4(load_study(synthetic_study))
+  table = temperature.build(load_study(synthetic_study))
   assert table.rows == ('τ = 0.01', 'τ = 0.05', 'τ = 0.1')
   assert [cell.mean for cell, *_ in table.cells] == pytest.approx(
     [0.782, 0.782, 0.772]
@@ -156,12 +175,12 @@ def test_temperatures_are_rows_in_ascending_order(synthetic_study):
 
 def test_other_objectives_and_recipes_are_other_sweeps(synthetic_study):
   def change(run):
-    run['variant'] = 'temperature=0.05'
+    _vary(run, 'temperature', 0.05)
     if run['objective'] == 'dropout':
       run['recipe_file'] = 'another.py'
 
   _rewrite(synthetic_study, change)
-  table = paper_tables.table_4(load_study(synthetic_study))
+  table = temperature.build(load_study(synthetic_study))
   assert table.rows == ('τ = 0.05',)
   means = [cell.mean for cell in table.cells[0][::5]]
   assert means == pytest.approx([0.772, 0.782, 0.782])
@@ -169,10 +188,10 @@ def test_other_objectives_and_recipes_are_other_sweeps(synthetic_study):
 
 def test_variants_are_rows(synthetic_study):
   def change(run):
-    run['variant'] = 'learning_rate=0.1'
+    _vary(run, 'learning_rate', 0.1)
 
   _rewrite(synthetic_study, change)
-  table = paper_tables.table_1(load_study(synthetic_study))
+  table = accuracy.build(load_study(synthetic_study))
   assert 'Softmax (learning_rate=0.1)' in table.rows
 
 
@@ -183,22 +202,36 @@ def test_tables_are_sorted_by_imagenet(synthetic_study):
   ]
   study = dataclasses.replace(study, runs=(*other, *study.runs))
   assert study.recipes() == ('imagenet_resnet50', 'cifar100_wrn16_8')
-  table = paper_tables.table_1(study)
+  table = accuracy.build(study)
   assert table.columns[0].recipe == 'imagenet_resnet50'
 
 
-def test_detection_of_corruptions_is_a_mean(synthetic_study):
-  for run in synthetic_study.glob('runs/*/*/*'):
-    for place in (1, 2):
-      write_metrics(
-        run / 'eval' / f'imagenet_c_fog_{place}-validation',
-        [create_record('energy_auroc', place / 10, n=5)],
-        dataset=f'imagenet_c_fog_{place}',
-        split='validation',
-      )
-  table = paper_tables.table_detection(load_study(synthetic_study))
+def _write_detection(root, dataset, value, **about):
+  for run in root.glob('runs/*/*/*'):
+    write_metrics(
+      run / 'eval' / f'{dataset}-validation',
+      [create_record('energy_auroc', value, n=5, **about)],
+      dataset=dataset,
+      split='validation',
+    )
+
+
+def test_detection_averages_no_incomplete_family(synthetic_study):
+  """Two of imagenet_c's 75 were measured: there is no mean of them."""
+  for severity in (1, 2):
+    _write_detection(
+      synthetic_study, f'imagenet_c_fog_{severity}', severity / 10
+    )
+  with pytest.raises(NotRun):
+    detection.build(load_study(synthetic_study))
+  note = 'not available: 2 of 75 corruptions'
+  _write_detection(synthetic_study, 'imagenet_c', None, note=note)
+  table = detection.build(load_study(synthetic_study))
   assert [c.label for c in table.columns] == ['imagenet_c, AUROC, energy']
-  assert table.cells[0][0].mean == pytest.approx(0.15)
+  assert _rows(table)[2] == '| Softmax | n/a: 2 of 75 corruptions |'
+  _write_detection(synthetic_study, 'imagenet_c', 0.9)
+  table = detection.build(load_study(synthetic_study))
+  assert table.cells[0][0].mean == pytest.approx(0.9)
 
 
 def test_combinations_are_a_matrix_of_holdout_accuracies(synthetic_study):
@@ -207,7 +240,7 @@ def test_combinations_are_a_matrix_of_holdout_accuracies(synthetic_study):
       run['objective'] = 'softmax+dropout'
 
   _rewrite(synthetic_study, change)
-  table = paper_tables.table_c1(load_study(synthetic_study))
+  table = combinations.build(load_study(synthetic_study))
   assert table.rows == ('Softmax', 'Sigmoid')
   assert [column.label for column in table.columns] == ['alone', 'Dropout']
   assert _rows(table)[-1] == '| Sigmoid | **78.20 ± 0.12** | – |'
@@ -219,6 +252,132 @@ def test_augmentations_are_columns(synthetic_study):
       run['objective'] = 'sigmoid+mixup'
 
   _rewrite(synthetic_study, change)
-  rows = _rows(paper_tables.table_c2(load_study(synthetic_study)))
+  rows = _rows(augmentation.build(load_study(synthetic_study)))
   assert 'mixup: top-1, published' in rows[0]
   assert any('78.5 ± 0.07' in row for row in rows)
+
+
+def _row(table, label):
+  return next(row for row in _rows(table) if row.startswith(f'| {label} |'))
+
+
+def test_measured_but_undefined_says_why(synthetic_study):
+  table = calibration.build(load_study(synthetic_study))
+  cells = _row(table, 'Softmax').split(' | ')
+  assert cells[3] == 'n/a: NaN predictions'
+  assert not any('not run' in note for note in table.notes)
+  # Of the numbers that are shown the notes are shown too.
+  assert 'ECE, tempered: fitted on this split' in table.notes
+  rows = list(csv.DictReader(io.StringIO(rendering.to_csv(table))))
+  assert rows[2]['undefined'] == 'NaN predictions'
+
+
+def test_one_undefined_seed_is_named_and_in_no_mean(synthetic_study):
+  """As of a temperature at the end of its search."""
+  for run in synthetic_study.glob('runs/*/*/*'):
+    bound = run.match('softmax/seed1')
+    note = 'not available: the NLL falls up to the end' if bound else ''
+    path = run / 'eval' / 'imagenet2012-validation'
+    write_metrics(
+      path,
+      [
+        create_record('top1_accuracy', 0.7, n=1000),
+        create_record('temperature', None if bound else 1.5, n=1000, note=note),
+      ],
+      dataset='imagenet2012',
+      split='validation',
+    )
+  table = more_calibration.build(load_study(synthetic_study))
+  assert '1.50 ± 0.00 (2 of 3)' in _row(table, 'Softmax')
+  assert (
+    'imagenet_resnet50, Softmax, temperature: seed 1 n/a: the NLL falls up to '
+    'the end'
+  ) in table.notes
+
+
+def test_digits_follow_the_standard_error(synthetic_study):
+  """Hardness on ImageNet: 0.00081 and so on, not 0.001 ± 0.000."""
+  cell = _row(collapse.build(load_study(synthetic_study)), 'Softmax')
+  assert cell.split(' | ')[1] == '0.000830 ± 0.000012'
+
+
+def test_no_test_without_spread(synthetic_study):
+  for run in synthetic_study.glob('runs/*/*/*'):
+    write_metrics(
+      run / 'eval' / 'imagenet2012-validation',
+      [
+        create_record(
+          'top1_accuracy', 0.7 + 0.001 * run.match('dropout/*'), n=1000
+        )
+      ],
+      dataset='imagenet2012',
+      split='validation',
+    )
+  table = accuracy.build(load_study(synthetic_study))
+  assert table.rows[0] == 'Dropout'
+  for label in ('Softmax', 'Sigmoid'):
+    row = _row(table, label)
+    assert '| 70.00 ± 0.00 |' in row  # not bold
+    assert 'p – (neither varies over seeds), Δ [' in row
+    assert 'p = ' not in row
+
+
+def test_captions_count_seeds_and_examples(synthetic_study):
+  study = load_study(synthetic_study)
+  assert accuracy.build(study).caption.endswith(
+    ' 3 seeds each, 1,000 examples.'
+  )
+  ood = shifts.build(study)
+  assert ood.caption.endswith(' 3 seeds each.')
+  assert ood.notes == (
+    'imagenet_a, top-1 (of 200): 7,500 examples',
+    'imagenet_c: 75 examples',
+  )
+  assert (
+    'imagenet_resnet50: imagenet2012, relearned from holdout: 50 images, of '
+    'which the networks were trained on 30'
+  ) in transfer.build(study).notes
+
+
+def _two_groups(root, change):
+  """The same runs as a group of their own beside."""
+  study = load_study(root)
+  runs = [dataclasses.replace(run, key=change(run.key)) for run in study.runs]
+  others = [dataclasses.replace(run, recipe='cifar100_wrn16_8') for run in runs]
+  return dataclasses.replace(study, runs=(*runs, *others))
+
+
+def test_combinations_of_every_group(synthetic_study):
+  def change(key):
+    return Key('softmax+dropout') if key.objective == 'dropout' else key
+
+  table = combinations.build(_two_groups(synthetic_study, change))
+  assert [column.label for column in table.columns] == [
+    'imagenet_resnet50: alone',
+    'imagenet_resnet50: Dropout',
+    'cifar100_wrn16_8: alone',
+    'cifar100_wrn16_8: Dropout',
+  ]
+
+
+def test_augmentations_of_two_groups_have_headings_of_their_own(
+  synthetic_study,
+):
+  def change(key):
+    return Key('sigmoid+mixup') if key.objective == 'dropout' else key
+
+  table = augmentation.build(_two_groups(synthetic_study, change))
+  labels = [column.label for column in table.columns]
+  assert len(set(labels)) == len(labels) == 8
+  assert 'cifar100_wrn16_8: mixup: top-5' in labels
+
+
+def test_inception_is_known_by_its_model(synthetic_study):
+  def change(run):
+    run['model'] = 'inception_v3'
+
+  _rewrite(synthetic_study, change)
+  study = load_study(synthetic_study)
+  assert inception.build(study).rows[0] == 'Dropout'
+  with pytest.raises(NotRun):
+    accuracy.build(study)

@@ -3,8 +3,6 @@
 import dataclasses
 from collections.abc import Callable
 
-from matplotlib.figure import Figure
-
 from lossbench.report.figures import (
   agreement,
   cka,
@@ -17,6 +15,7 @@ from lossbench.report.figures import (
   spectra,
   transfer,
 )
+from lossbench.report.figures.drawing import Drawing
 from lossbench.report.records import StudyRecords
 
 
@@ -28,13 +27,13 @@ class FigureSpec:
     name: of its files.
     title: its heading.
     caption: its explanation.
-    draw: (study, group) -> figure; raises NotRun where records are missing.
+    draw: (study, group) -> drawing; raises NotRun where records are missing.
   """
 
   name: str
   title: str
   caption: str
-  draw: Callable[[StudyRecords, str], Figure]
+  draw: Callable[[StudyRecords, str], Drawing]
 
 
 # In the paper's order, then ours.
@@ -56,30 +55,36 @@ FIGURES = (
   FigureSpec(
     'figure_3',
     'Figure 3: similarity of representations',
-    'CKA on the test split. a: between the layers of two initialisations. b: '
-    'between corresponding layers of objectives, mean over pairs of runs; the '
-    'diagonal is that of different seeds of one objective.',
+    'CKA on the test split, of spatial averages (linear, exact) and of whole '
+    'feature maps (unbiased, in minibatches), which differ most in early layers. '
+    'a: between the layers of two initialisations. b: between corresponding '
+    'layers of objectives, mean over pairs of runs of different seeds (those of '
+    'one seed start from the same weights); each layer’s two panels share a '
+    'scale. The spatial average of the last block is the features: one number '
+    'twice.',
     cka.draw,
   ),
   FigureSpec(
     'figure_4',
     'Figure 4: class separation by layer',
     'R² (eq. 11) on the test split (the paper: on the training set), of spatial '
-    'averages; mean and standard error over seeds.',
+    'averages; mean and standard error over seeds. The spatial average of the last '
+    'block is the features, and drawn once.',
     separation.draw,
   ),
   FigureSpec(
     'figure_5',
     'Figure 5: transfer against the relearned source task',
     'Mean accuracy on the data sets transferred to, against accuracy of the '
-    'classifier relearned on the source task; mean and standard error over seeds.',
+    'classifier relearned on the source task; mean and standard error over seeds, '
+    'each of which has both.',
     transfer.draw,
   ),
   FigureSpec(
     'figure_d1',
     'Figure D.1: right and wrong together',
     'a: share of test examples that both get right or both get wrong. b: of those '
-    'both get wrong, the share with the same prediction.',
+    'both get wrong, the share with the same prediction. c: how many those are.',
     agreement.draw_right_and_wrong,
   ),
   FigureSpec(
@@ -107,8 +112,10 @@ FIGURES = (
   FigureSpec(
     'figure_e2',
     'Figure E.2: singular value spectra',
-    'Relative to the largest, mean over seeds. Features and centroids are centred '
-    'and of the test split (the paper’s are of training examples).',
+    'Relative to the largest, mean over seeds; what rounding leaves of zeros is '
+    'not drawn. Features and centroids are centred and of the test split (the '
+    'paper’s are of training examples). Dead units, which are 0 on every example, '
+    'are directions that no feature has.',
     spectra.draw,
   ),
   FigureSpec(
@@ -116,7 +123,7 @@ FIGURES = (
     'Figure E.3: cosine distances',
     'Densities of the cosine distance between penultimate features of pairs of '
     'examples of the test split (the paper’s are of training examples), linear and '
-    'logarithmic; seeds pooled.',
+    'logarithmic; seeds pooled; Gaussian kernels of 1.06 s n^(−1/5).',
     distances.draw,
   ),
   FigureSpec(

@@ -3,15 +3,34 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lossbench.report import display
+from lossbench.report import looks
 from lossbench.report.figures import matrices
+from lossbench.report.figures.drawing import Drawing, describe_sizes
 from lossbench.report.records import NotRun, StudyRecords
 
-_MAX_PANELS = 6  # layers of part b, spread over the depth
+_MAX_LAYERS = 6  # of part b, spread over the depth
+_LAYERS_A_ROW = 2
+_KINDS = (
+  ('linear_cka', 'spatial averages'),
+  ('minibatch_cka', 'whole feature maps'),
+)
 
 
-def _between_objectives(values: np.ndarray, keys, order) -> np.ndarray:
-  """Means over pairs of runs; a run is never compared with itself."""
+def between_objectives(values: np.ndarray, keys, seeds, order) -> np.ndarray:
+  """Means over pairs of runs of different seeds, on the diagonal and beside it.
+
+  Runs of one seed start from the same weights, which alone makes early layers
+  alike whatever the objective.
+
+  Args:
+    values: [A, A] of A runs.
+    keys: of each run.
+    seeds: of each run.
+    order: the O distinct keys.
+
+  Returns:
+    [O, O]; NaN where there is no such pair.
+  """
   result = np.full((len(order), len(order)), np.nan)
   for i, a in enumerate(order):
     for j, b in enumerate(order):
@@ -19,60 +38,76 @@ def _between_objectives(values: np.ndarray, keys, order) -> np.ndarray:
         values[m, n]
         for m, key_m in enumerate(keys)
         for n, key_n in enumerate(keys)
-        if key_m == a and key_n == b and m != n
+        if key_m == a and key_n == b and seeds[m] != seeds[n]
       ]
       if pairs:
         result[i, j] = np.mean(pairs)
   return result
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
-  """Figure 3: layers of two initialisations; objectives at a layer."""
-  comparison = study.comparison(recipe)
-  parts = comparison.get('cka', {})
-  if 'corresponding' not in parts or 'layers' not in parts:
-    raise NotRun(f'not run (layers): {study.comparison_commands[recipe]}')
-  keys = matrices.comparison_keys(study, comparison)
-  order = sorted(set(keys), key=display.order)
-  labels = [display.label(key) for key in order]
-  endpoints = parts['corresponding']['endpoints']
-  shown = np.unique(
-    np.linspace(0, len(endpoints) - 1, min(_MAX_PANELS, len(endpoints)))
-    .round()
-    .astype(int)
-  )
-  figure = Figure(figsize=(13, 4.2 + 4.3 * ((len(shown) + 2) // 3)))
-  figure.set_layout_engine('constrained')
-  rows = 1 + (len(shown) + 2) // 3
-  grid = figure.subplots(rows, 3, squeeze=False)
-  first = parts['layers']
-  key = keys[first['runs'][0]]
-  for axes, name, title in (
-    (grid[0, 0], 'linear_cka', 'linear CKA of spatial averages'),
-    (grid[0, 1], 'minibatch_cka', 'minibatch CKA of feature maps'),
-  ):
+def _shown_layers(num_layers: int) -> list[int]:
+  """At most so many, spread over the depth, the last one among them."""
+  count = min(_MAX_LAYERS, num_layers)
+  places = np.linspace(0, num_layers - 1, count).round()
+  return list(dict.fromkeys(places.astype(int).tolist()))
+
+
+def _draw_layers(figure, panels, first, key):
+  for axes, (name, title) in zip(panels, _KINDS, strict=False):
     matrices.draw_matrix(
       figure,
       axes,
       matrices.matrix(first[name]),
       first['endpoints'],
-      title=f'a: {display.label(key)}, two seeds:\n{title}',
+      title=f'a: {looks.label(key)}, two seeds:\n{title}',
       bar_label='CKA',
       limits=(0, 1),
     )
-  grid[0, 2].set_axis_off()
-  cells = grid[1:].ravel()
-  for axes, layer in zip(cells, shown, strict=False):
-    values = matrices.matrix(parts['corresponding']['linear_cka'][layer])
+
+
+def _draw_objectives(figure, panels, parts, layer, comparison):
+  """One layer: spatial averages and whole maps side by side, on one scale."""
+  keys, seeds = comparison.keys, comparison.seeds
+  order = sorted(set(keys), key=looks.order)
+  found = [
+    between_objectives(matrices.matrix(parts[name][layer]), keys, seeds, order)
+    for name, _ in _KINDS
+  ]
+  finite = np.concatenate([values[np.isfinite(values)] for values in found])
+  limits = (float(finite.min()) if len(finite) else None, 1)
+  for axes, values, (_, title) in zip(panels, found, _KINDS, strict=True):
     matrices.draw_matrix(
       figure,
       axes,
-      _between_objectives(values, keys, order),
-      labels,
-      title=f'b: {endpoints[layer]}, linear CKA',
+      values,
+      [looks.label(key) for key in order],
+      title=f'b: {parts["endpoints"][layer]}\n{title}',
       bar_label='CKA',
-      limits=(None, 1),
+      limits=limits,
     )
-  for axes in cells[len(shown) :]:
-    axes.set_axis_off()
-  return figure
+
+
+def draw(study: StudyRecords, recipe: str) -> Drawing:
+  """Figure 3: layers of two initialisations; objectives at a layer."""
+  comparison = study.comparison(recipe)
+  parts = comparison.record.get('cka', {})
+  if 'corresponding' not in parts or 'layers' not in parts:
+    raise NotRun(f'not run (layers): {study.comparison_commands[recipe]}')
+  keys = comparison.keys
+  shown = _shown_layers(len(parts['corresponding']['endpoints']))
+  rows = 1 + -(-len(shown) // _LAYERS_A_ROW)
+  figure = Figure(figsize=(17, 4.3 * rows), layout='constrained')
+  grid = figure.subplots(rows, 2 * _LAYERS_A_ROW, squeeze=False)
+  for axes in grid.ravel():
+    axes.set_axis_off()  # until it is drawn
+  first = parts['layers']
+  _draw_layers(figure, grid[0], first, keys[first['runs'][0]])
+  # Layer by layer, each with its pair of panels.
+  pairs = grid[1:].reshape(-1, 2)
+  for panels, layer in zip(pairs, shown, strict=False):
+    _draw_objectives(figure, panels, parts['corresponding'], layer, comparison)
+  sizes = describe_sizes(keys, [parts['num_examples']])
+  return Drawing(
+    figure,
+    f'{sizes}, feature maps in minibatches of {parts["minibatch_size"]}',
+  )

@@ -3,53 +3,72 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lossbench.report import display
+from lossbench.metrics.density import smooth_density
+from lossbench.report import looks
 from lossbench.report.figures import lines
+from lossbench.report.figures.drawing import Drawing, describe_sizes
 from lossbench.report.records import NotRun, StudyRecords
 
+_NUM_POINTS = 801
+# Densities that the logarithmic panel shows, below the highest.
+_DECADES = 5
 
-def density(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
-  """Counts [bins] as a density over edges [bins + 1]; it integrates to 1."""
-  return counts / max(counts.sum(), 1) / np.diff(edges)
+
+def num_examples_of(curves) -> int:
+  """Of how many examples P = n (n - 1) / 2 pairs are."""
+  pairs = curves['cosine_distance_within'].sum()
+  pairs += curves['cosine_distance_between'].sum()
+  return round((1 + np.sqrt(1 + 8 * float(pairs))) / 2)
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
-  """Figure E.3: densities, linear above and logarithmic below."""
+def draw(study: StudyRecords, recipe: str) -> Drawing:
+  """Figure E.3: smooth densities, linear above and logarithmic below."""
+  found = [
+    run
+    for run in study.runs_of(recipe)
+    if 'cosine_distance_edges' in run.curves
+  ]
+  if not found:
+    raise NotRun(f'not run: {study.rerun_command}')
   figure = Figure(figsize=(10, 7), layout='constrained')
   panels = figure.subplots(2, 1, sharex=True)
-  drawn = False
-  for key in study.keys(recipe):
-    curves = [
-      run.curves
-      for run in study.runs_of(recipe, key)
-      if 'cosine_distance_edges' in run.curves
-    ]
-    if not curves:
-      continue
-    drawn = True
+  highest = 0.0
+  for key in sorted({run.key for run in found}, key=looks.order):
+    curves = [run.curves for run in found if run.key == key]
     edges = curves[0]['cosine_distance_edges']
-    centres = (edges[:-1] + edges[1:]) / 2
+    points = np.linspace(edges[0], edges[-1], _NUM_POINTS)
     for name, style in (('within', '-'), ('between', '--')):
-      counts = sum(c[f'cosine_distance_{name}'] for c in curves)
-      values = density(counts, edges)
+      density = smooth_density(
+        sum(c[f'cosine_distance_{name}'] for c in curves),
+        edges,
+        points,
+        # Of one seed: all of them see the same examples.
+        num_examples=num_examples_of(curves[0]),
+      )
+      highest = max(highest, float(np.nan_to_num(density).max()))
       for axes in panels:
         axes.plot(
-          centres,
-          np.where(values > 0, values, np.nan),
+          points,
+          density,
           style,
-          color=display.color(key),
+          color=study.look(key).color,
           linewidth=1.3,
-          label=display.label(key) if name == 'within' else None,
+          label=looks.label(key) if name == 'within' else None,
         )
-  if not drawn:
-    raise NotRun(f'not run: {study.rerun_command}')
   panels[0].set_title(
     'solid: same class, dashed: different classes', fontsize='medium'
   )
+  panels[0].set_ylim(bottom=0)
   panels[1].set_yscale('log')
+  panels[1].set_ylim(highest * 10.0**-_DECADES, highest * 2)
   panels[1].set_xlabel('cosine distance')
   for axes in panels:
     axes.set_ylabel('density')
     axes.grid(alpha=0.3)
   lines.add_legend(figure, panels[0])
-  return figure
+  return Drawing(
+    figure,
+    describe_sizes(
+      (run.key for run in found), [num_examples_of(run.curves) for run in found]
+    ),
+  )

@@ -3,56 +3,42 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lossbench.report import display
+from lossbench.report import display, looks
 from lossbench.report.figures import matrices
+from lossbench.report.figures.drawing import Drawing, describe_comparison
 from lossbench.report.records import NotRun, StudyRecords
 
 
-def _ensembles(study: StudyRecords, recipe: str):
-  comparison = study.comparison(recipe)
-  found = comparison.get('ensembles')
-  if not found:
-    raise NotRun(f'not run: {study.comparison_commands[recipe]}')
-  return found
-
-
-def _labels(names) -> list[str]:
-  """Groups are called after their objective, with a variant in brackets."""
-  labels = []
-  for name in names:
-    objective, bracket, rest = name.partition(' (')
-    labels.append(display.objective_label(objective) + bracket + rest)
-  return labels
-
-
-def draw_agreement(study: StudyRecords, recipe: str) -> Figure:
+def draw_agreement(study: StudyRecords, recipe: str) -> Drawing:
   """Figure D.2: agreement of the ensembles of two objectives."""
-  found = _ensembles(study, recipe)
+  comparison = study.comparison(recipe)
+  found, keys = comparison.record['ensembles'], comparison.group_keys
   if 'linkage' not in found:
     raise NotRun('not run: this needs runs of two objectives')
   values = matrices.matrix(found['same_top1'])
   np.fill_diagonal(values, np.nan)
-  labels = _labels(found['objectives'])
-  keys = [(name, '') for name in found['objectives']]
   figure = Figure(figsize=(13, 5.5), layout='constrained')
   left, right = figure.subplots(1, 2)
   matrices.draw_matrix(
     figure,
     left,
     values,
-    labels,
+    [looks.label(key) for key in keys],
     title='a: same top-1 prediction of two ensembles',
     bar_label='% of examples',
     scale=display.percent(1),
   )
-  matrices.draw_tree(right, found['linkage'], keys, title='b: clustering')
-  return figure
+  matrices.draw_tree(
+    study, right, found['linkage'], keys, title='b: clustering'
+  )
+  return Drawing(figure, describe_comparison(comparison))
 
 
-def draw_accuracy(study: StudyRecords, recipe: str) -> Figure:
+def draw_accuracy(study: StudyRecords, recipe: str) -> Drawing:
   """Figure D.3: accuracy of ensembles within and across objectives."""
-  found = _ensembles(study, recipe)
-  labels = _labels(found['objectives'])
+  comparison = study.comparison(recipe)
+  found = comparison.record['ensembles']
+  labels = [looks.label(key) for key in comparison.group_keys]
   size = found['num_members']
   figure = Figure(figsize=(13, 5.5), layout='constrained')
   left, right = figure.subplots(1, 2)
@@ -77,4 +63,4 @@ def draw_accuracy(study: StudyRecords, recipe: str) -> Figure:
     title='b: their NLL',
     bar_label='nats',
   )
-  return figure
+  return Drawing(figure, describe_comparison(comparison))

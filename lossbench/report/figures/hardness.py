@@ -3,47 +3,35 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from lossbench.report import display, statistics
+from lossbench.report import looks, statistics
 from lossbench.report.figures import lines
-from lossbench.report.figures.distances import density
+from lossbench.report.figures.drawing import Drawing, describe_sizes
 from lossbench.report.records import NotRun, StudyRecords
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
-  """Figure E.1: densities over examples, and their means."""
-  values = {}
-  for key in study.keys(recipe):
-    found = [
-      value
-      for run in study.runs_of(recipe, key)
-      if (value := run.value('angular_visual_hardness')) is not None
-    ]
-    if found:
-      values[key] = found
-  if not values:
-    raise NotRun(f'not run: {study.rerun_command}')
-  figure = Figure(figsize=(13, 5.2), layout='constrained')
-  left, axes = figure.subplots(1, 2)
-  for key in values:
-    curves = [
-      run.curves
-      for run in study.runs_of(recipe, key)
-      if 'hardness' in run.curves
-    ]
-    if not curves:  # evaluated before there were any
-      continue
+def density(counts: np.ndarray, edges: np.ndarray) -> np.ndarray:
+  """Counts [bins] as a density over edges [bins + 1]; it integrates to 1."""
+  return counts / max(counts.sum(), 1) / np.diff(edges)
+
+
+def _draw_densities(study, axes, runs):
+  for key in sorted({run.key for run in runs}, key=looks.order):
+    curves = [run.curves for run in runs if run.key == key]
     edges = curves[0]['hardness_edges']
-    left.plot(
+    axes.plot(
       (edges[:-1] + edges[1:]) / 2,
       density(sum(c['hardness'] for c in curves), edges),
-      color=display.color(key),
+      color=study.look(key).color,
       linewidth=1.3,
-      label=display.label(key),
+      label=looks.label(key),
     )
-  left.set_title('a: densities, seeds pooled', fontsize='medium')
-  left.set_xlabel('angular visual hardness')
-  left.set_ylabel('density')
-  left.grid(alpha=0.3)
+  axes.set_title('a: densities, seeds pooled', fontsize='medium')
+  axes.set_xlabel('angular visual hardness')
+  axes.set_ylabel('density')
+  axes.grid(alpha=0.3)
+
+
+def _draw_means(study, axes, values):
   for place, (key, found) in enumerate(values.items()):
     mean, error = statistics.mean_and_standard_error(found)
     axes.bar(
@@ -51,7 +39,7 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
       mean,
       yerr=error,
       capsize=3,
-      color=display.color(key),
+      color=study.look(key).color,
       alpha=0.85,
       width=0.7,
     )
@@ -65,12 +53,38 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
       zorder=3,
       linewidth=0.7,
     )
-  labels = [display.label(key) for key in values]
+  labels = [looks.label(key) for key in values]
   axes.set_xticks(range(len(labels)), labels, rotation=30, ha='right')
   axes.set_ylabel('angular visual hardness')
   axes.grid(axis='y', alpha=0.3)
   axes.set_axisbelow(True)
   axes.set_title('b: means', fontsize='medium')
-  if left.lines:
+
+
+def draw(study: StudyRecords, recipe: str) -> Drawing:
+  """Figure E.1: densities over examples, and their means."""
+  measured = [
+    (run.key, found)
+    for run in study.runs_of(recipe)
+    if (found := run.measured('angular_visual_hardness'))
+    and found.value is not None
+  ]
+  if not measured:
+    raise NotRun(f'not run: {study.rerun_command}')
+  values = {}
+  for key, found in sorted(measured, key=lambda pair: looks.order(pair[0])):
+    values.setdefault(key, []).append(found.value)
+  # Runs that were evaluated before there were densities have none.
+  sampled = [run for run in study.runs_of(recipe) if 'hardness' in run.curves]
+  figure = Figure(figsize=(13, 5.2), layout='constrained')
+  left, right = figure.subplots(1, 2)
+  _draw_densities(study, left, sampled)
+  _draw_means(study, right, values)
+  sizes = describe_sizes(
+    (key for key, _ in measured), (found.n for _, found in measured)
+  )
+  if sampled:
     lines.add_legend(figure, left)
-  return figure
+    counts = [int(run.curves['hardness'].sum()) for run in sampled]
+    sizes += f' (densities: {max(counts):,})'
+  return Drawing(figure, sizes)

@@ -5,20 +5,27 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import stats
 
-from lossbench.report import display
+from lossbench.report import looks
+from lossbench.report.figures.drawing import describe_sizes
+from lossbench.report.looks import Key
 from lossbench.report.records import NotRun, StudyRecords
+
+# Of float32 averages of the same maps.
+_SAME = 1e-5
 
 
 def layer_values(
   study: StudyRecords, recipe: str, metric: str
-) -> tuple[tuple[str, ...], dict[tuple[str, str], np.ndarray]]:
-  """Layers, and for each objective [seeds, layers] of a metric.
+) -> tuple[tuple[str, ...], dict[Key, np.ndarray], str]:
+  """Layers; for each objective [seeds, layers] of a metric; seeds, examples.
 
   Raises:
     NotRun: if no run of the group has it.
   """
-  values: dict[tuple[str, str], list[list[float]]] = {}
+  values: dict[Key, list[list[float]]] = {}
+  keys, sizes = [], []
   endpoints: tuple[str, ...] = ()
   for key in study.keys(recipe):
     for run in study.runs_of(recipe, key):
@@ -28,38 +35,61 @@ def layer_values(
       if endpoints and names != endpoints:
         continue  # another architecture
       endpoints = names
-      found = [run.value(metric, endpoint=name) for name in names]
+      found = [run.measured(metric, endpoint=name) for name in names]
       values.setdefault(key, []).append(
-        [np.nan if value is None else value for value in found]
+        [np.nan if f.value is None else f.value for f in found]
       )
+      keys.append(key)
+      sizes += [f.n for f in found]
   if not values:
     raise NotRun(f'not run: {study.rerun_command}')
-  return endpoints, {key: np.array(rows) for key, rows in values.items()}
+  arrays = {key: np.array(rows) for key, rows in values.items()}
+  return endpoints, arrays, describe_sizes(keys, sizes, what='test examples')
+
+
+def merge_equal_layers(
+  endpoints: Sequence[str], values: dict[Key, np.ndarray]
+) -> tuple[tuple[str, ...], dict[Key, np.ndarray]]:
+  """Neighbouring layers with the same values in all runs as one.
+
+  The features are the spatial average of the last block: what is measured of
+  spatial averages is one number, and no confirmation of itself.
+  """
+  names, kept = [], []
+  for place, name in enumerate(endpoints):
+    if place and all(
+      np.allclose(rows[:, place], rows[:, place - 1], rtol=0, atol=_SAME)
+      for rows in values.values()
+    ):
+      names[-1] += f' =\n{name}'
+      continue
+    names.append(name)
+    kept.append(place)
+  return tuple(names), {key: rows[:, kept] for key, rows in values.items()}
 
 
 def draw_layers(
+  study: StudyRecords,
   axes: Axes,
   endpoints: Sequence[str],
-  values: dict[tuple[str, str], np.ndarray],
+  values: dict[Key, np.ndarray],
   *,
   scale: float = 1.0,
 ):
   """Means over seeds by layer, with error bars of one standard error."""
   x = np.arange(len(endpoints))
   for key, rows in values.items():
-    error = None
-    if len(rows) > 1:
-      error = scale * np.std(rows, axis=0, ddof=1) / np.sqrt(len(rows))
+    look = study.look(key)
     axes.errorbar(
       x,
       scale * np.mean(rows, axis=0),
-      yerr=error,
-      color=display.color(key),
-      marker=display.marker(key),
+      yerr=scale * stats.sem(rows, axis=0) if len(rows) > 1 else None,
+      color=look.color,
+      marker=look.marker,
       markersize=5,
       linewidth=1.3,
       capsize=2,
-      label=display.label(key),
+      label=looks.label(key),
     )
   many = len(endpoints) > 8
   axes.set_xticks(x, endpoints, rotation=90 if many else 0)

@@ -4,16 +4,19 @@ from matplotlib.figure import Figure
 
 from lossbench.report import display
 from lossbench.report.figures import lines
+from lossbench.report.figures.drawing import Drawing
 from lossbench.report.records import StudyRecords
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
+def draw(study: StudyRecords, recipe: str) -> Drawing:
   """Figure 2."""
-  endpoints, values = lines.layer_values(study, recipe, 'nonzero_fraction')
+  endpoints, values, sizes = lines.layer_values(
+    study, recipe, 'nonzero_fraction'
+  )
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()
-  lines.draw_layers(axes, endpoints, values, scale=display.percent(1))
+  lines.draw_layers(study, axes, endpoints, values, scale=display.percent(1))
   axes.set_ylabel('non-zero activations (%)')
   axes.set_ylim(bottom=0)
   lines.add_legend(figure, axes)
-  return figure
+  return Drawing(figure, sizes)

@@ -5,42 +5,61 @@ from collections.abc import Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
-from lossbench.report import display, statistics
+from lossbench.report import display, looks, statistics
 from lossbench.report.figures import lines
-from lossbench.report.records import NotRun, StudyRecords
-from lossbench.report.tables import Key
+from lossbench.report.figures.drawing import Drawing, describe_sizes
+from lossbench.report.looks import Key
+from lossbench.report.records import NotRun, RunRecords, StudyRecords
+from lossbench.report.tables.columns import relearning_notes
 from lossbench.report.temperatures import sweeps
 
 
-def _accuracies(run) -> tuple[float | None, float | None]:
+def _accuracies(run: RunRecords) -> tuple[float, float] | None:
   """Mean over the transfer targets, and the relearned source task's."""
-  relearned, others = None, []
+  relearned, others = [], []
   for target in run.transfer:
-    value = run.transfer_value(target)
-    if target.partition(':')[0] == run.dataset:
-      relearned = value
-    else:
-      others.append(value)
-  if not others or None in others:
-    return None, relearned
-  return float(np.mean(others)), relearned
+    found = run.transferred(target.name)
+    own = target.dataset == run.dataset
+    (relearned if own else others).append(found and found.value)
+  if not others or not relearned or None in (*others, *relearned):
+    return None
+  return float(np.mean(others)), float(np.mean(relearned))
 
 
-def _points(study: StudyRecords, recipe: str, keys: Iterable[Key]) -> dict:
-  """Key -> (mean, standard error) of transfer and of relearning."""
+def _points(
+  study: StudyRecords, recipe: str, keys: Iterable[Key]
+) -> dict[Key, list[tuple[float, float]]]:
+  """Key -> (transfer, relearning) of each seed that has both."""
   points = {}
   for key in keys:
     pairs = [_accuracies(run) for run in study.runs_of(recipe, key)]
-    pairs = [pair for pair in pairs if None not in pair]
+    pairs = [pair for pair in pairs if pair]
     if pairs:
-      points[key] = [
-        statistics.mean_and_standard_error([pair[i] for pair in pairs])
-        for i in (0, 1)
-      ]
+      points[key] = pairs
   return points
 
 
-def draw(study: StudyRecords, recipe: str) -> Figure:
+def _draw_points(study, axes, points):
+  for key, pairs in points.items():
+    (transfer, y_error), (relearned, x_error) = (
+      statistics.mean_and_standard_error([pair[i] for pair in pairs])
+      for i in (0, 1)
+    )
+    look = study.look(key)
+    axes.errorbar(
+      display.percent(relearned),
+      display.percent(transfer),
+      xerr=display.percent(x_error or 0),
+      yerr=display.percent(y_error or 0),
+      color=look.color,
+      marker=look.marker,
+      linestyle='none',
+      capsize=2,
+      label=looks.label(key),
+    )
+
+
+def draw(study: StudyRecords, recipe: str) -> Drawing:
   """Figure 5a: one point an objective; with temperatures 5b, joined by a line."""
   of_group = [s for s in sweeps(study) if recipe in s.recipes]
   drawn = [s for s in of_group if s.recipe == recipe]
@@ -61,26 +80,18 @@ def draw(study: StudyRecords, recipe: str) -> Figure:
   figure = Figure(figsize=(8.5, 4.8), layout='constrained')
   axes = figure.subplots()
   for curve in curves:
-    axes.plot(
-      [display.percent(relearned[0]) for _, relearned in curve.values()],
-      [display.percent(transfer[0]) for transfer, _ in curve.values()],
-      color='#BBBBBB',
-      zorder=0,
+    means = display.percent(
+      np.array([np.mean(pairs, axis=0) for pairs in curve.values()])
     )
-  for key, (transfer, relearned) in points.items():
-    axes.errorbar(
-      display.percent(relearned[0]),
-      display.percent(transfer[0]),
-      xerr=display.percent(relearned[1] or 0),
-      yerr=display.percent(transfer[1] or 0),
-      color=display.color(key),
-      marker=display.marker(key),
-      linestyle='none',
-      capsize=2,
-      label=display.label(key),
-    )
+    if len(means):
+      axes.plot(means[:, 1], means[:, 0], color='#BBBBBB', zorder=0)
+  _draw_points(study, axes, points)
   axes.set_xlabel('accuracy of the relearned source task (%)')
   axes.set_ylabel('mean transfer accuracy (%)')
   axes.grid(alpha=0.3)
   lines.add_legend(figure, axes)
-  return figure
+  keys = [key for key, pairs in points.items() for _ in pairs]
+  notes = [describe_sizes(keys, ())]
+  for group in dict.fromkeys([recipe, *(g for s in drawn for g in s.recipes)]):
+    notes += relearning_notes(study, group)
+  return Drawing(figure, '; '.join(notes))

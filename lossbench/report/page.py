@@ -1,0 +1,99 @@
+"""The report as one page that needs nothing else."""
+
+import base64
+import dataclasses
+from collections.abc import Sequence
+
+import jinja2
+
+from lossbench.report import display
+from lossbench.report.records import RunRecords, StudyRecords
+from lossbench.report.tables.cells import Table, statistics_text
+from lossbench.report.tables.rendering import extended
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSection:
+  """A table, or why it is not there."""
+
+  title: str
+  table: Table | None = None
+  reason: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+  """A figure of one group: PNG and numbers of seeds and examples, or why not."""
+
+  group: str
+  png: bytes | None = None
+  sizes: str = ''
+  reason: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class FigureSection:
+  """A figure with an image for each group."""
+
+  title: str
+  caption: str
+  images: tuple[Image, ...]
+
+
+def _anchor(title: str) -> str:
+  words = ''.join(c if c.isalnum() else ' ' for c in title.lower()).split()
+  return '-'.join(words)
+
+
+def _tests(table: Table) -> list[tuple[str, ...]]:
+  """Row, column, seeds, difference and text of all tests of a table."""
+  rows = []
+  for label, cells in zip(table.rows, table.cells, strict=True):
+    for column, cell in zip(table.columns, cells, strict=True):
+      text = statistics_text(cell, column)
+      if text:
+        difference = cell.difference * (100 if column.is_percent else 1)
+        rows.append(
+          (label, column.label, str(cell.num_seeds), f'{difference:+.3g}', text)
+        )
+  return rows
+
+
+def _state(run: RunRecords) -> str:
+  """Accuracy of a run in the list of all."""
+  if 'evaluate' not in run.commands:
+    found, where = run.holdout_accuracy, ' (holdout)'
+  else:
+    found, where = run.measured('top1_accuracy'), ''
+  if found is None:
+    return display.NOT_RUN
+  if found.value is None:
+    return f'n/a: {display.reason(found.note)}'
+  return f'{found.value:.4f}{where}'
+
+
+def render(
+  study: StudyRecords,
+  *,
+  version: str,
+  tables: Sequence[TableSection],
+  figures: Sequence[FigureSection],
+) -> str:
+  """The whole page, as HTML."""
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader('lossbench.report'),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {
+    'anchor': _anchor,
+    'base64': lambda data: base64.b64encode(data).decode(),
+    'extended': extended,
+    'state': _state,
+    'tests': _tests,
+  }
+  return environment.get_template('report.html').render(
+    study=study, version=version, tables=tables, figures=figures
+  )

@@ -1,0 +1,30 @@
+"""Table 1: accuracy."""
+
+from lossbench.report.records import StudyRecords
+from lossbench.report.tables import columns
+from lossbench.report.tables.building import build_table
+from lossbench.report.tables.cells import Table
+from lossbench.report.tables.inception import MODEL
+
+
+def build(study: StudyRecords) -> Table:
+  """Table 1: all architectures but Inception v3, which has its own."""
+  recipes = [
+    recipe
+    for recipe in columns.evaluated(study)
+    if study.runs_of(recipe)[0].model != MODEL
+  ]
+  columns.require(recipes, study, 'evaluated runs')
+  return build_table(
+    study,
+    f'Accuracy (%) on the test split. {columns.SIGNIFICANCE} Against the best: '
+    'its p-value, the same with Holm’s correction for all tests of the column, '
+    'and the 95 % interval of the difference in points, by paired bootstrap over '
+    'examples.',
+    [
+      column
+      for recipe in recipes
+      for column in columns.accuracy_columns(study, recipe, recipes)
+    ],
+    columns.all_plain_keys(study, recipes),
+  )

@@ -1,0 +1,192 @@
+"""What the columns and rows of tables are made of."""
+
+from collections.abc import Callable, Sequence
+
+from lossbench.report import display, looks
+from lossbench.report.looks import Key
+from lossbench.report.records import (
+  Measured,
+  NotRun,
+  RunRecords,
+  StudyRecords,
+  Target,
+)
+from lossbench.report.tables.building import build_table
+from lossbench.report.tables.cells import Column, Table
+
+SIGNIFICANCE = (
+  'Mean ± standard error over seeds. Bold: the best, and whatever a Welch t-test '
+  'does not tell from it (p > 0.05).'
+)
+_AUGMENTATIONS = ('autoaugment', 'mixup')
+
+
+def reader(metric: str, **where) -> Callable[[RunRecords], Measured | None]:
+  """Reads a metric; `where` as of `RunRecords.measured`."""
+  return lambda run: run.measured(metric, **where)
+
+
+def metric_column(
+  recipe: str, metric: str, direction: str, *, label: str | None = None, **more
+) -> Column:
+  """A metric of the runs' own test split."""
+  return Column(
+    label=label or display.metric_label(metric),
+    recipe=recipe,
+    read_fn=reader(metric),
+    is_percent=display.is_percent(metric),
+    direction=direction,
+    metric=metric,
+    **more,
+  )
+
+
+def separation_column(recipe: str, label: str) -> Column:
+  """Class separation of the penultimate features."""
+  return Column(
+    label=label,
+    recipe=recipe,
+    read_fn=reader('class_separation', endpoint='features'),
+  )
+
+
+def transfer_column(recipe: str, target: Target, label: str) -> Column:
+  """The main metric of a transfer."""
+  return Column(
+    label=label,
+    recipe=recipe,
+    read_fn=lambda run: run.transferred(target.name),
+    is_percent=True,
+    direction='higher',
+  )
+
+
+def targets(study: StudyRecords, recipe: str) -> list[Target]:
+  """Transfers of a group, the relearned source task last."""
+  runs = study.runs_of(recipe)
+  found = dict.fromkeys(target for run in runs for target in run.transfer)
+  return sorted(found, key=lambda target: target.dataset == runs[0].dataset)
+
+
+def target_label(study: StudyRecords, recipe: str, target: Target) -> str:
+  """What a transfer is called: of the runs' own task, that it is relearned."""
+  if target.dataset == study.runs_of(recipe)[0].dataset:
+    return f'{target.dataset}, relearned from {target.split or "train"}'
+  return target.name
+
+
+def relearning_notes(study: StudyRecords, recipe: str) -> list[str]:
+  """How many of the images a source task is relearned from were seen before."""
+  notes = {}
+  for run in study.runs_of(recipe):
+    for target in run.transfer:
+      record = run.transfers.get(target.name)
+      if record is None or target.dataset != run.dataset:
+        continue
+      seen = f'{record.num_seen:,}' if record.num_seen else 'none'
+      notes[
+        f'{recipe}: {target_label(study, recipe, target)}: '
+        f'{record.num_train:,} images, of which the networks were trained on '
+        f'{seen}'
+      ] = None
+  return list(notes)
+
+
+def augmentation(key: Key) -> str:
+  """'autoaugment', 'mixup', both joined by '+', or ''."""
+  return '+'.join(sorted(set(key.parts) & set(_AUGMENTATIONS)))
+
+
+def without_augmentation(key: Key) -> Key:
+  """The same objective on plain images."""
+  parts = [part for part in key.parts if part not in _AUGMENTATIONS]
+  return key._replace(objective='+'.join(parts))
+
+
+def plain_keys(study: StudyRecords, recipe: str) -> list[Key]:
+  """Rows that are not augmented; those have a table of their own."""
+  return [key for key in study.keys(recipe) if not augmentation(key)]
+
+
+def all_plain_keys(study: StudyRecords, recipes: Sequence[str]) -> list[Key]:
+  """The rows of a table over several groups."""
+  keys = {key for recipe in recipes for key in plain_keys(study, recipe)}
+  return sorted(keys, key=looks.order)
+
+
+def evaluated(study: StudyRecords) -> list[str]:
+  """Groups that are evaluated, whose rows are plain objectives."""
+  return [
+    recipe
+    for recipe in study.recipes()
+    if plain_keys(study, recipe)
+    and any('evaluate' in run.commands for run in study.runs_of(recipe))
+  ]
+
+
+def titled(recipe: str, label: str, recipes: Sequence[str]) -> str:
+  """A heading, with the group's name where there are several."""
+  return f'{recipe}: {label}' if len(recipes) > 1 else label
+
+
+def require(
+  found, study: StudyRecords, what: str, *, config='configs/studies/paper.py'
+):
+  """Raises NotRun unless the study has something; says which study has."""
+  if not found:
+    raise NotRun(
+      f'{display.NOT_RUN}: the study {study.name!r} has no {what}. '
+      f'python -m lossbench.study --config={config} --workdir=STUDY'
+    )
+
+
+def accuracy_columns(
+  study: StudyRecords, recipe: str, recipes: Sequence[str]
+) -> list[Column]:
+  """Top-1 and, of more than five classes, top-5."""
+  columns = []
+  for metric in ('top1_accuracy', 'top5_accuracy'):
+    if metric == 'top5_accuracy' and not any(
+      run.measured(metric) for run in study.runs_of(recipe)
+    ):
+      continue  # of five classes or fewer there is none
+    columns.append(
+      metric_column(
+        recipe,
+        metric,
+        'higher',
+        label=titled(recipe, display.metric_label(metric), recipes),
+        on_examples=metric == 'top1_accuracy',
+      )
+    )
+  return columns
+
+
+def build_metrics_table(
+  study: StudyRecords,
+  caption: str,
+  metrics: Sequence[str],
+  direction: str,
+) -> Table:
+  """A column for each metric of each group that is evaluated."""
+  recipes = evaluated(study)
+  require(recipes, study, 'evaluated runs')
+  columns = [
+    metric_column(
+      recipe,
+      metric,
+      'neutral' if metric == 'temperature' else direction,
+      label=titled(recipe, display.metric_label(metric), recipes),
+    )
+    for recipe in recipes
+    for metric in metrics
+  ]
+  if direction != 'neutral':
+    caption = f'{caption} {SIGNIFICANCE}'
+  return build_table(
+    study,
+    caption,
+    columns,
+    all_plain_keys(study, recipes),
+    sort=False,
+  )

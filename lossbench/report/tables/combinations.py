@@ -1,0 +1,65 @@
+"""Table C.1: combinations of losses and regularisers."""
+
+from lossbench.report import looks
+from lossbench.report.looks import Key
+from lossbench.report.records import StudyRecords
+from lossbench.report.tables import columns
+from lossbench.report.tables.building import build_table
+from lossbench.report.tables.cells import Column, Table
+
+
+def _keys(study: StudyRecords, recipe: str) -> list[Key]:
+  return [key for key in columns.plain_keys(study, recipe) if not key.variant]
+
+
+def _added(key: Key) -> str:
+  return '+'.join(key.parts[1:])
+
+
+def _column(recipe: str, addend: str, recipes) -> Column:
+  label = looks.objective_label(addend) if addend else 'alone'
+  return Column(
+    label=columns.titled(recipe, label, recipes),
+    recipe=recipe,
+    read_fn=lambda run: run.holdout_accuracy,
+    is_percent=True,
+    direction='higher',
+    key_fn=lambda key: Key(f'{key.objective}+{addend}') if addend else key,
+  )
+
+
+def build(study: StudyRecords) -> Table:
+  """Table C.1: of every group that combines."""
+  recipes = [
+    recipe
+    for recipe in study.recipes()
+    if any(_added(key) for key in _keys(study, recipe))
+  ]
+  columns.require(
+    recipes,
+    study,
+    'combined objectives',
+    config='configs/studies/combinations.py',
+  )
+  heads = dict.fromkeys(
+    key.parts[0] for recipe in recipes for key in _keys(study, recipe)
+  )
+  return build_table(
+    study,
+    'Best accuracy (%) on the holdout at any time in training; columns are added '
+    f'to rows. {columns.SIGNIFICANCE}',
+    [
+      _column(recipe, addend, recipes)
+      for recipe in recipes
+      for addend in dict.fromkeys(
+        _added(key) for key in sorted(_keys(study, recipe), key=_by_addend)
+      )
+    ],
+    [Key(head) for head in heads],
+    sort=False,
+  )
+
+
+def _by_addend(key: Key) -> tuple:
+  addend = _added(key)
+  return (1, *looks.order(Key(addend))) if addend else (0,)

@@ -1,0 +1,139 @@
+"""Tables as Markdown, LaTeX and CSV."""
+
+import csv
+import io
+
+from lossbench.report import display
+from lossbench.report.tables.cells import Table, cell_text, statistics_text
+
+
+def extended(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
+  """Headings and rows of (text, bold), published and test columns included."""
+  headings: list[str] = []
+  columns: list[list[tuple[str, bool]]] = []
+  for index, column in enumerate(table.columns):
+    cells = [row[index] for row in table.cells]
+    headings.append(column.label)
+    columns.append([(cell_text(cell, column), cell.bold) for cell in cells])
+    if any(cell.published for cell in cells):
+      headings.append(f'{column.label}, published')
+      columns.append(
+        [(cell.published or display.NONE, False) for cell in cells]
+      )
+    if column.on_examples:
+      texts = [statistics_text(cell, column) for cell in cells]
+      if any(texts):
+        headings.append('against the best')
+        columns.append([(text or display.NONE, False) for text in texts])
+  return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+def to_markdown(table: Table, *, title: str) -> str:
+  """GitHub's Markdown."""
+  headings, rows = extended(table)
+  lines = [
+    f'**{title}.** {table.caption}',
+    '',
+    '| | ' + ' | '.join(headings) + ' |',
+    '|---|' + '---:|' * len(headings),
+  ]
+  for label, row in zip(table.rows, rows, strict=True):
+    cells = [f'**{text}**' if bold else text for text, bold in row]
+    lines.append(f'| {label} | ' + ' | '.join(cells) + ' |')
+  for note in table.notes:
+    lines += ['', f'- {note}']
+  return '\n'.join(lines) + '\n'
+
+
+_LATEX = {
+  '\\': r'\textbackslash{}',
+  '&': r'\&',
+  '%': r'\%',
+  '$': r'\$',
+  '#': r'\#',
+  '_': r'\_',
+  '{': r'\{',
+  '}': r'\}',
+  '~': r'\textasciitilde{}',
+  '^': r'\textasciicircum{}',
+  '±': r'$\pm$',
+  '–': '--',
+  '−': '$-$',
+  '×': r'$\times$',
+  'τ': r'$\tau$',
+  'λ': r'$\lambda$',
+  'Δ': r'$\Delta$',
+  '²': '$^2$',
+  '→': r'$\rightarrow$',
+}
+
+
+def _latex(text: str) -> str:
+  return ''.join(_LATEX.get(letter, letter) for letter in text)
+
+
+def to_latex(table: Table, *, title: str, label: str) -> str:
+  """A LaTeX table, referred to as tab:<label>; needs the package booktabs."""
+  headings, rows = extended(table)
+  lines = [
+    r'\begin{table}',
+    r'\centering',
+    rf'\caption{{{_latex(f"{title}. {table.caption}")}}}',
+    rf'\label{{tab:{label}}}',
+    rf'\begin{{tabular}}{{l{"r" * len(headings)}}}',
+    r'\toprule',
+    ' & '.join(['', *[_latex(heading) for heading in headings]]) + r' \\',
+    r'\midrule',
+  ]
+  for row_label, row in zip(table.rows, rows, strict=True):
+    cells = [
+      rf'\textbf{{{_latex(text)}}}' if bold else _latex(text)
+      for text, bold in row
+    ]
+    lines.append(' & '.join([_latex(row_label), *cells]) + r' \\')
+  lines += [r'\bottomrule', r'\end{tabular}']
+  lines += [
+    rf'\par\smallskip\footnotesize {_latex(note)}' for note in table.notes
+  ]
+  return '\n'.join([*lines, r'\end{table}', ''])
+
+
+def to_csv(table: Table) -> str:
+  """One line a cell, with every number unrounded and as a fraction."""
+  output = io.StringIO()
+  writer = csv.writer(output, lineterminator='\n')
+  fields = [
+    'mean',
+    'standard_error',
+    'num_seeds',
+    'num_planned',
+    'num_examples',
+    'undefined',
+    'bold',
+    'p_value',
+    'p_holm',
+    'no_test',
+    'difference',
+    'interval_low',
+    'interval_high',
+    'published',
+  ]
+  writer.writerow(['row', 'recipe', 'column', *fields])
+  for label, row in zip(table.rows, table.cells, strict=True):
+    for column, cell in zip(table.columns, row, strict=True):
+      values = vars(cell) | dict(
+        zip(
+          ('interval_low', 'interval_high'),
+          cell.interval or (None, None),
+          strict=True,
+        )
+      )
+      texts = [_csv_text(values[field]) for field in fields]
+      writer.writerow([label, column.recipe, column.label, *texts])
+  return output.getvalue()
+
+
+def _csv_text(value) -> str:
+  if isinstance(value, tuple):
+    return '; '.join(map(str, value))
+  return '' if value is None else str(value)

@@ -1,0 +1,76 @@
+"""Table B.2: accuracy out of distribution."""
+
+from collections.abc import Sequence
+
+from lossbench.data import catalogue
+from lossbench.report import display
+from lossbench.report.records import StudyRecords
+from lossbench.report.tables import columns
+from lossbench.report.tables.building import build_table
+from lossbench.report.tables.cells import Column, Table
+
+_METRICS = ('top1_accuracy', 'subset_top1_accuracy', 'real_accuracy')
+
+
+def _columns(
+  study: StudyRecords, recipe: str, metrics: Sequence[str], recipes
+) -> list[Column]:
+  """A column for every data set that was measured.
+
+  Of a family of corruptions only its mean, which evaluation makes and which an
+  incomplete family lacks.
+  """
+  own = study.runs_of(recipe)[0].dataset
+  measured = {
+    (dataset, metric)
+    for run in study.runs_of(recipe)
+    for dataset, metric, _ in run.metrics
+    if metric in metrics and dataset != own and not catalogue.family_of(dataset)
+  }
+  found = []
+  for dataset, metric in sorted(measured):
+    label = dataset
+    if metric != 'top1_accuracy':
+      label += f', {display.metric_label(metric)}'
+    found.append(
+      Column(
+        label=columns.titled(recipe, label, recipes),
+        recipe=recipe,
+        read_fn=columns.reader(metric, dataset=dataset),
+        is_percent=True,
+        direction='lower' if 'fpr' in metric else 'higher',
+      )
+    )
+  return found
+
+
+def build_shifts_table(
+  study: StudyRecords, caption: str, metrics: Sequence[str]
+) -> Table:
+  """A column for every metric on every out-of-distribution set."""
+  recipes = [
+    recipe
+    for recipe in columns.evaluated(study)
+    if _columns(study, recipe, metrics, ())
+  ]
+  columns.require(recipes, study, 'measurements out of distribution')
+  return build_table(
+    study,
+    f'{caption} {columns.SIGNIFICANCE}',
+    [
+      column
+      for recipe in recipes
+      for column in _columns(study, recipe, metrics, recipes)
+    ],
+    columns.all_plain_keys(study, recipes),
+  )
+
+
+def build(study: StudyRecords) -> Table:
+  """Table B.2."""
+  return build_shifts_table(
+    study,
+    'Top-1 accuracy (%); of corruptions (…_c) the mean over all of them and their '
+    'severities, where all were measured.',
+    _METRICS,
+  )
