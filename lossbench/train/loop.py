@@ -88,9 +88,17 @@ def _build_schedule(config, steps_per_epoch):
   )
 
 
+def build_train_step(
+  config: ml_collections.ConfigDict, *, steps_per_epoch: int
+) -> TrainStep:
+  """The pmapped step, shared by runs that differ in seed and numbers only."""
+  return _compiled_step(
+    build.pack_fields(config, _STEP_FIELDS), steps_per_epoch
+  )
+
+
 @functools.lru_cache(maxsize=64)
 def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
-  """The pmapped step, once for all runs that differ in seed and numbers only."""
   config = build.unpack_fields(fields)
   return create_train_step(
     build.build_backbone(config),
@@ -225,9 +233,7 @@ def _train(config, hparams, run, builder, train_split, holdout, plan, source):
         split=holdout,
         bad_ids=skipped_ids(config, builder, split=holdout, run=run),
       )
-    train_step = _compiled_step(
-      build.pack_fields(config, _STEP_FIELDS), plan.steps_per_epoch
-    )
+    train_step = build_train_step(config, steps_per_epoch=plan.steps_per_epoch)
     log = TrainLog(
       writer, Progress(start_step, plan.num_steps), config=config, plan=plan
     )
