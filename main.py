@@ -5,6 +5,7 @@ from ml_collections import config_flags
 
 from configs import legal
 from lossbench.runtime import cluster, console
+from lossbench.train.checks import check_relations
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -24,6 +25,7 @@ def main(argv):
   try:
     config = _CONFIG.value
     legal.check_config(config)
+    check_relations(config)
     cluster.initialize()
     console.configure()
     # Imports TensorFlow, which takes seconds; the flags are in order by now.

@@ -170,6 +170,25 @@ def test_missing_accelerator_is_one_line(root, tmp_path, platform):
   assert not (tmp_path / 'run').exists()
 
 
+def test_libtpu_on_a_machine_without_a_tpu_is_one_line(root, tmp_path):
+  package = tmp_path / 'packages' / 'libtpu'
+  package.mkdir(parents=True)
+  (package / '__init__.py').write_text("def get_library_path():\n  return ''\n")
+  status, output = _run(
+    root,
+    'main.py',
+    '--config=configs/digits_cnn.py',
+    f'--workdir={tmp_path}/run',
+    JAX_PLATFORMS='tpu',
+    PYTHONPATH=str(package.parent),
+  )
+  assert status == 1
+  (line,) = output.strip().splitlines()
+  assert line.startswith('Error: libtpu is installed, but this is no TPU host')
+  assert 'Set JAX_PLATFORMS=cpu to compute on the CPU' in line
+  assert not (tmp_path / 'run').exists()
+
+
 def test_missing_data_and_unwritable_workdir_are_one_line(
   root, digits_dir, tmp_path
 ):
