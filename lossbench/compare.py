@@ -16,234 +16,13 @@ bytes a run for Gaussian kernels of r = 2,000 examples. On a device 24 C^2 bytes
 for one pair of layers.
 """
 
-import os
-from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-from absl import app, flags
+from absl import flags
 from rich import table as rich_table
 
-import lossbench
-from lossbench.comparison.ensembles import (
-  clustering,
-  compare_ensembles,
-  group_seeds,
-  read_predictions,
-)
-from lossbench.comparison.layers import compare_features, compare_layers
-from lossbench.data import catalogue
-from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import NUM_SAMPLED, RunOutputs
-from lossbench.metrics import agreement, cka
-from lossbench.runs.directory import write_json
-from lossbench.runtime import cluster, console, storage
-from lossbench.runtime.console import LOGGER
-
-
-def _jsonable(value: Any) -> Any:
-  """NumPy to JSON's types; NaN, which JSON lacks, to null."""
-  if isinstance(value, np.ndarray):
-    return _jsonable(value.tolist())
-  if isinstance(value, dict):
-    return {name: _jsonable(item) for name, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_jsonable(item) for item in value]
-  if isinstance(value, float) and np.isnan(value):
-    return None
-  return value.item() if isinstance(value, np.generic) else value
-
-
-def run_names(
-  paths: Sequence[storage.Path], *, root: str | None = None
-) -> list[str]:
-  """The runs' paths from a directory above them all, which tell them apart.
-
-  Args:
-    paths: of the run directories.
-    root: the directory; None: the lowest that is above all of them.
-
-  Raises:
-    ValueError: if a run is not below `root`.
-  """
-  absolute = [storage.absolute(path) for path in paths]
-  common = root and str(storage.absolute(storage.as_path(root)))
-  if common is None:
-    if len(set(map(storage.is_remote, paths))) > 1:
-      return [str(path) for path in paths]
-    common = os.path.commonpath([str(path.parent) for path in absolute])
-  names = []
-  for path in absolute:
-    name = os.path.relpath(str(path), common)
-    if name.startswith(os.pardir) or name == os.curdir:
-      raise ValueError(f'{path} is not below --root={root}.')
-    names.append(name)
-  return names
-
-
-def check_alike(runs: Sequence[RunOutputs]):
-  """Raises ValueError unless there are two runs or more, of one label space."""
-  if len(runs) < 2:
-    raise ValueError(
-      f'A comparison needs two runs or more; got {len(runs)}. Give the run '
-      'directories as arguments.'
-    )
-  paths = [run.run.path.resolve() for run in runs]
-  for path in paths:
-    if paths.count(path) > 1:
-      raise ValueError(f'{path} is given twice.')
-  first = runs[0].config
-  for run in runs[1:]:
-    for name in ('dataset', 'num_classes'):
-      if run.config[name] != first[name]:
-        raise ValueError(
-          f'{run.run.path} has {name}={run.config[name]!r}, but '
-          f'{runs[0].run.path} has {first[name]!r}: their predictions cannot '
-          'be compared.'
-        )
-  seen = {}
-  for run in runs:
-    twin = seen.setdefault(run.fingerprint, run)
-    if twin is not run:
-      raise ValueError(
-        f'{run.run.path} holds the same parameters as {twin.run.path}: it is a '
-        'copy, not another seed. Leave one out.'
-      )
-
-
-def check_labels(own: str, dataset: str):
-  """Raises ValueError unless a data set's labels are classes of another's."""
-  shifted = [s for s in catalogue.ood_suite(own) if s.shifted]
-  if dataset == own or any(dataset == s.name for s in shifted):
-    return
-  names = [own, *(s.name for s in shifted if not s.family)]
-  families = {s.family for s in shifted if s.family}
-  names += sorted(f'{f}_<corruption>_<severity>' for f in families)
-  raise ValueError(
-    f'The labels of --dataset={dataset} are not the classes of these runs, '
-    f'which were trained on {own}. Known that fit: {", ".join(names)}.'
-  )
-
-
-def compare(
-  workdirs: Sequence[str],
-  *,
-  output: str,
-  root: str | None = None,
-  step: str = 'best',
-  dataset: str | None = None,
-  split: str | None = None,
-  with_cka: bool = True,
-  num_cka_examples: int = NUM_SAMPLED,
-  minibatch_size: int = 32,
-  data_dir: str | None = None,
-  batch_size: int | None = None,
-) -> dict[str, Any]:
-  """Compares runs and writes <output>/comparison.json.
-
-  Args:
-    workdirs: of two runs or more.
-    output: directory to write into.
-    root: a directory above all runs, whose names are their paths from there;
-      None: the lowest such directory.
-    step: 'best', 'last' or a number, of every run.
-    dataset: to compare on; None: the runs' own.
-    split: of it; None: its test split.
-    with_cka: compare layers too.
-    num_cka_examples: at most so many, of the beginning of the split.
-    minibatch_size: of the unbiased CKA.
-    data_dir: TFDS directory; None takes the runs'.
-    batch_size: global; None takes the runs'.
-
-  Returns:
-    What was written.
-
-  Raises:
-    FileNotFoundError: if there is no run, checkpoint or data set.
-    ValueError: if runs cannot be compared, or an argument is not legal.
-    OSError: if the result cannot be written.
-  """
-
-  runs = [
-    RunOutputs(path, step=step, data_dir=data_dir, batch_size=batch_size)
-    for path in workdirs
-  ]
-  check_alike(runs)
-  names = run_names([run.run.path for run in runs], root=root)
-  dataset = dataset or runs[0].config.dataset
-  check_labels(runs[0].config.dataset, dataset)
-  target = storage.as_path(output)
-  target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
-  split = split or catalogue.get_dataset_spec(dataset).test_split
-  of_layers = {
-    'num_examples': num_cka_examples,
-    'minibatch_size': minibatch_size,
-  }
-  if with_cka:
-    for run in runs:  # refused before the first forward pass
-      run.layers_split(dataset, split, **of_layers)
-
-  def read(run) -> Collected:
-    found = run.predictions(dataset, split)
-    if with_cka:  # now, while the run is on the devices
-      run.layers(dataset, split, **of_layers, only=())
-    run.release()
-    return found
-
-  groups = group_seeds(runs)
-  group_of = {i: group.name for group in groups for i in group.indices}
-  predictions = read_predictions(runs, groups, read)
-  labels = predictions.labels
-  pairwise = agreement.pairwise_agreement(predictions.top1, labels)
-  result = {
-    'lossbench_version': lossbench.__version__,
-    'dataset': dataset,
-    'split': split,
-    'num_examples': len(labels),
-    'runs': [
-      {
-        'name': name,
-        'path': str(run.run.path),
-        'group': group_of[index],
-        'objective': run.config.objective.name,
-        'model': run.config.model.name,
-        'seed': run.config.seed,
-        'step': run.step,
-        'checkpoint': run.fingerprint,
-        'top1_accuracy': accuracy,
-      }
-      for index, (name, run, accuracy) in enumerate(
-        zip(names, runs, predictions.top1_accuracy, strict=True)
-      )
-    ],
-    'agreement': {
-      'same_top1': pairwise.same_top1,
-      'both_right_or_wrong': pairwise.both_right_or_wrong,
-      'same_when_both_wrong': pairwise.same_when_both_wrong,
-      'num_both_wrong': pairwise.num_both_wrong,
-    },
-    'clustering': clustering(pairwise.same_top1),
-    'ensembles': compare_ensembles(groups, predictions),
-  }
-  if with_cka:
-    LOGGER.info('Comparing layers.')
-    features = [
-      run.layers(dataset, split, **of_layers, only=['pooled/features']).arrays[
-        'pooled/features'
-      ]
-      for run in runs
-    ]
-    result['cka'] = {
-      **compare_layers(runs, groups, dataset=dataset, split=split, **of_layers),
-      'features': compare_features(features),
-    }
-  result = _jsonable(result)
-  if jax.process_index() == 0:
-    write_json(target / 'comparison.json', result)
-    print_tables(result)
-    LOGGER.info('Wrote %s', target / 'comparison.json')
-  return result
+from lossbench import cli
+from lossbench.runtime import console
 
 
 def _print_matrix(output, title, names, matrix):
@@ -289,7 +68,7 @@ def print_tables(result: dict[str, Any]):
 
 
 def define_flags():
-  """Not at import, so that binaries can import one another."""
+  """Not at import, so that a process can import several binaries."""
   flags.DEFINE_string(
     'output', 'comparison', 'Directory that comparison.json is written into.'
   )
@@ -300,56 +79,44 @@ def define_flags():
     'Default: the lowest one.',
   )
   flags.DEFINE_string(
-    'step', 'best', "'best' by holdout accuracy, 'last', or a step's number."
-  )
-  flags.DEFINE_string(
     'dataset', None, "Data set to compare on; default: the runs' own."
   )
-  flags.DEFINE_string(
-    'split', None, "Split of it; default: the data set's test split."
+  cli.define_checkpoint_flags(
+    split="Split of it; default: the data set's test split."
   )
   flags.DEFINE_bool('cka', True, 'Compare layers too.')
   flags.DEFINE_integer(
     'num_cka_examples',
-    NUM_SAMPLED,
+    10_000,
     'Layers are compared on at most so many examples.',
-    lower_bound=cka.MIN_DEBIASED,
   )
   flags.DEFINE_integer(
     'minibatch_size',
     32,
     'Examples in a minibatch of the unbiased CKA of whole feature maps.',
-    lower_bound=cka.MIN_DEBIASED,
-  )
-  flags.DEFINE_string('data_dir', None, "TFDS directory; default: the runs'.")
-  flags.DEFINE_integer(
-    'batch_size', None, 'Global batch size; changes no number.', lower_bound=1
   )
 
 
-def main(argv):
+def main(arguments):
   args = flags.FLAGS
-  try:
-    cluster.initialize()
-    console.configure()
-    compare(
-      argv[1:],
-      output=args.output,
-      root=args.root,
-      step=args.step,
-      dataset=args.dataset,
-      split=args.split,
-      with_cka=args.cka,
-      num_cka_examples=args.num_cka_examples,
-      minibatch_size=args.minibatch_size,
-      data_dir=args.data_dir,
-      batch_size=args.batch_size,
-    )
-  except (ValueError, OSError) as error:
-    console.fail(error)
+  from lossbench.comparison.runs import compare_runs
+
+  result = compare_runs(
+    arguments,
+    output=args.output,
+    root=args.root,
+    step=args.step,
+    dataset=args.dataset,
+    split=args.split,
+    with_cka=args.cka,
+    num_cka_examples=args.num_cka_examples,
+    minibatch_size=args.minibatch_size,
+    data_dir=args.data_dir,
+    batch_size=args.batch_size,
+  )
+  print_tables(result)
 
 
 if __name__ == '__main__':
   define_flags()
-  cluster.define_flags()
-  app.run(main, flags_parser=console.parse_flags)
+  cli.run(main, arguments='run directories', on_cluster=True)

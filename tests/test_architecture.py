@@ -44,19 +44,65 @@ def test_core_imports_only_the_core(path):
       assert library in CORE_LIBRARIES | sys.stdlib_module_names, name
 
 
-@pytest.mark.parametrize('path', _modules('data', 'train'), ids=_relative)
-def test_nothing_below_imports_a_binary(path):
-  binaries = {
-    'compare',
-    'early_stopping',
-    'evaluate',
-    'report',
-    'study',
-    'transfer',
-    'tune',
+# `python -m lossbench.VERB`; all other modules are what these call.
+VERBS = (
+  'compare',
+  'early_stopping',
+  'evaluate',
+  'report.__main__',
+  'study.__main__',
+  'transfer',
+  'tune',
+)
+NOUNS = [
+  path
+  for path in sorted(PACKAGE.rglob('*.py'))
+  if '.'.join(path.relative_to(PACKAGE).with_suffix('').parts) not in VERBS
+]
+# Of lossbench, what each package may import besides itself; those that are not
+# here may import all nouns. `report` reads what the others wrote.
+LAYERS = {
+  'runtime': (),
+  'runs': ('data', 'runtime', 'train.state'),
+  'objectives': CORE,
+  'models': CORE,
+  'metrics': CORE,
+  'data': ('runtime',),
+  'report': ('cli', 'data.catalogue', 'metrics.density', 'runs', 'runtime'),
+}
+
+
+def _own_imports(path) -> set[str]:
+  """Of lossbench's modules: 'runs.directory.RunDirectory'."""
+  return {
+    name.removeprefix('lossbench.')
+    for name in _imports(path)
+    if name.startswith('lossbench.')
   }
-  used = {n.split('.')[1] for n in _imports(path) if n.startswith('lossbench.')}
-  assert not used & binaries
+
+
+@pytest.mark.parametrize('path', NOUNS, ids=_relative)
+def test_nouns_import_no_verb(path):
+  for name in _own_imports(path):
+    for verb in VERBS:
+      assert not f'{name}.'.startswith(f'{verb}.'), name
+
+
+@pytest.mark.parametrize(
+  ('package', 'path'),
+  [(package, path) for package in LAYERS for path in _modules(package)],
+  ids=lambda value: value if isinstance(value, str) else _relative(value),
+)
+def test_packages_know_only_those_below(package, path):
+  allowed = (package, *LAYERS[package])
+  for name in _own_imports(path) - {'__version__'}:
+    assert any(f'{name}.'.startswith(f'{other}.') for other in allowed), name
+
+
+@pytest.mark.parametrize('path', _modules('report'), ids=_relative)
+def test_reports_are_made_without_jax_and_tensorflow(path):
+  heavy = {'clu', 'flax', 'jax', 'optax', 'orbax', 'tensorflow'}
+  assert not {name.split('.')[0] for name in _imports(path)} & heavy
 
 
 def test_nobody_asks_for_an_objective_by_name():

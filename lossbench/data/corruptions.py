@@ -13,7 +13,6 @@ Results are rounded to the nearest of the 256 levels, not truncated.
 """
 
 import numpy as np
-from scipy import ndimage
 
 # name -> parameter at severity 1..5; of defocus_blur the radius and the
 # standard deviation of its edge, in pixels
@@ -51,6 +50,8 @@ def _speckle_noise(x, rng, c):
 
 def _gaussian_blur(x, rng, c):
   del rng
+  from scipy import ndimage  # as below: takes long
+
   return ndimage.gaussian_filter(x, c, mode='nearest')
 
 

@@ -29,10 +29,10 @@ from lossbench.evaluation.loop import (
   check_batch_size,
   endpoint_names,
 )
-from lossbench.metrics.records import Record
 from lossbench.objectives.losses import unit_norm
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runs.records import Record
 from lossbench.runs.skipped_images import skipped_ids
 from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER

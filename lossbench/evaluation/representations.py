@@ -13,8 +13,8 @@ from lossbench.metrics.neural_collapse import (
   NearestMeanMismatch,
   nearest_class_mean,
 )
-from lossbench.metrics.records import Record, create_record
 from lossbench.metrics.spectra import participation_ratio, singular_values
+from lossbench.runs.records import Record, create_record
 from lossbench.runtime.console import LOGGER
 
 # In multiples of 1 / K, the hardness of an example as near to every class.

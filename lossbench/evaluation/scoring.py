@@ -27,8 +27,8 @@ from lossbench.metrics.calibration_errors import (
   ClasswiseCalibrationError,
   equal_mass_error,
 )
-from lossbench.metrics.records import Record, create_record
 from lossbench.objectives import Objective
+from lossbench.runs.records import Record, create_record
 
 _CHUNK = 4096  # examples whose probabilities are on the device at once
 _NUM_BINS = 15

@@ -5,7 +5,7 @@ import numpy as np
 from lossbench.data import catalogue
 from lossbench.evaluation import scoring
 from lossbench.evaluation.outputs import RunOutputs, write_metrics
-from lossbench.metrics.records import Record, create_record
+from lossbench.runs.records import Record, create_record
 from lossbench.runtime.progress import create_printer
 
 # Metrics of a corruption family that are averaged over its members.

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from lossbench.evaluation.collected import Collected
-from lossbench.metrics.records import Record, create_record
 from lossbench.probe import logistic_regression as regression
+from lossbench.runs.records import Record, create_record
 from lossbench.runtime.progress import create_printer
 
 HOLDOUT_FRACTION = 0.2  # of every class

@@ -9,10 +9,10 @@ import io
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import flags
 
 import lossbench
-from lossbench.runtime import console
+from lossbench import cli
 
 _DPI = 110
 
@@ -111,26 +111,15 @@ def _write_figure(study, recipe, spec, target):
 
 
 def define_flags():
-  """Not at import, so that binaries can import one another."""
-  flags.DEFINE_string('workdir', None, 'Directory of the study.')
+  """Not at import, so that a process can import several binaries."""
+  cli.define_workdir('Directory of the study.')
 
 
-def main(argv):
-  if len(argv) > 1:
-    raise app.UsageError(f'Unexpected arguments: {argv[1:]}')
-  try:
-    path = write_report(flags.FLAGS.workdir)
-  except ModuleNotFoundError as error:
-    sys.exit(
-      f"Error: reports need {error.name}: pip install -e '.[report]' (in the "
-      'checkout).'
-    )
-  except (ValueError, OSError) as error:
-    console.fail(error)
-  print(f'Wrote {path}')
+def main(arguments):
+  del arguments
+  print(f'Wrote {write_report(flags.FLAGS.workdir)}')
 
 
 if __name__ == '__main__':
   define_flags()
-  flags.mark_flags_as_required(['workdir'])
-  app.run(main, flags_parser=console.parse_flags)
+  cli.run(main, required=['workdir'], extra='report')

@@ -19,6 +19,9 @@ HEARTBEAT_SECS = 20
 START_SECS = 300
 SHUTDOWN_SECS = 60
 
+# Its flags are those of the binary that defines them; see `cli`.
+flags.disclaim_key_flags()
+
 _several = False  # processes, since `initialize`
 
 

@@ -11,6 +11,8 @@ from absl import logging as absl_logging
 
 LOGGER = logging.getLogger('lossbench')
 
+_first = True  # of the processes of this run, since `configure`
+
 
 def configure():
   """Sends lossbench's log to standard error, from the first process only.
@@ -34,11 +36,12 @@ def configure():
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
   LOGGER.handlers = [handler]
   LOGGER.propagate = False
+  global _first
   try:
-    first = jax.process_index() == 0
+    _first = jax.process_index() == 0
   except (RuntimeError, AssertionError) as error:  # of cuda, with no plug-in
     fail(_no_device(error))
-  LOGGER.setLevel(logging.INFO if first else logging.WARNING)
+  LOGGER.setLevel(logging.INFO if _first else logging.WARNING)
 
 
 def _no_device(error: Exception) -> ValueError:
@@ -57,9 +60,9 @@ def output() -> rich.console.Console:
   """Standard output, for tables and lines that quote names and errors.
 
   Brackets in them are no markup: '[/data]' in an error would be refused, and
-  '[train]' swallowed.
+  '[train]' swallowed. Of several processes only the first prints.
   """
-  return rich.console.Console(file=sys.stdout, markup=False)
+  return rich.console.Console(file=sys.stdout, markup=False, quiet=not _first)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -63,19 +63,18 @@ def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[None]:
 
 
 def _do_stage(study: Study, run: PlannedRun, stage: str):
-  from lossbench import evaluate, transfer
+  from lossbench.evaluation.checkpoint import evaluate_checkpoint
+  from lossbench.probe.transfer import transfer_checkpoint
   from lossbench.train import loop
 
   path = str(study.path(run))
   if stage == TRAIN:
     loop.train(resolve_config(study, run), workdir=path)
   elif stage == EVALUATE:
-    evaluate.evaluate(workdir=path, step=run.step, ood=run.ood)
+    evaluate_checkpoint(path, step=run.step, ood=run.ood)
   else:
     [target] = [t for t in run.transfer if stage == f'{TRANSFER} {t}']
-    transfer.transfer(
-      workdir=path, dataset=target.dataset, split=target.split, step=run.step
-    )
+    transfer_checkpoint(path, target.dataset, split=target.split, step=run.step)
 
 
 def _check_done(study: Study, run: PlannedRun, stage: str):
@@ -121,7 +120,7 @@ def do_comparison(
   study: Study, comparison: PlannedComparison, on_status: OnStatus
 ) -> str:
   """Compares the finished runs of a group; returns '' or the error."""
-  from lossbench import compare
+  from lossbench.comparison.runs import compare_runs
 
   runs = finished_runs(study, comparison)
   if len(runs) < 2 or is_compared(study, comparison):
@@ -130,7 +129,7 @@ def do_comparison(
   on_status('compare', '')
   with _logged_to(path, lambda line: on_status('compare', line)):
     try:
-      compare.compare(
+      compare_runs(
         [str(study.path(run)) for run in runs],
         output=str(path),
         root=str(study.workdir / 'runs'),

@@ -12,13 +12,13 @@ from typing import Any
 
 import ml_collections
 
-from lossbench.early_stopping import best_epoch, read_history
 from lossbench.runs.directory import (
   RunDirectory,
   differing_fields,
   read_json,
   write_json,
 )
+from lossbench.runs.history import best_epoch, read_history
 from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from configs import legal
 from lossbench.tuning import search
 
 _LEARNING_RATE = (-2.0, 0.5, 0.5)
@@ -93,6 +94,18 @@ def _check_number(config, field: str):
       f'--search: {field!r} is not a field of this configuration that holds a '
       'fraction. Hyperparameters are called objective.<part>.<name>.'
     )
+
+
+def check_ranges(config, dimensions: Sequence[search.Dimension]):
+  """Refuses ranges with values that the configuration may not have.
+
+  Raises:
+    ValueError: naming the field, the value and the remedy.
+  """
+  for dimension in dimensions:
+    field = legal.get_field(config, dimension.field)
+    for coordinate in (0, dimension.coarse()[-1]):
+      legal.check_value(field, dimension.value(coordinate), flag='--search ')
 
 
 def override_line(values: dict[str, float]) -> str:

@@ -7,17 +7,17 @@ import pathlib
 
 from absl import app
 
-from lossbench.compare import compare
-from lossbench.evaluate import evaluate
+from lossbench.comparison.runs import compare_runs
+from lossbench.evaluation.checkpoint import evaluate_checkpoint
+from lossbench.probe.transfer import transfer_checkpoint
 from lossbench.runtime import cluster
-from lossbench.transfer import transfer
 
 
 def measure(run: str, other: str):
   """Evaluates and transfers a run and compares it with another."""
-  evaluate(workdir=run, ood=False)
-  transfer(workdir=run, dataset='digits_high')
-  compare(
+  evaluate_checkpoint(run, ood=False)
+  transfer_checkpoint(run, 'digits_high')
+  compare_runs(
     [run, other],
     output=str(pathlib.Path(run) / 'comparison'),
     num_cka_examples=200,

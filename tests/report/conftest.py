@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from lossbench.metrics.records import create_record
+from lossbench.runs.records import create_record
 
 ENDPOINTS = ('block1', 'block2', 'features', 'logits')
 # objective -> top-1 accuracy of its seeds; made of 1000 examples.

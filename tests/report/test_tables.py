@@ -8,7 +8,6 @@ import json
 import pytest
 from scipy import stats
 
-from lossbench.metrics.records import create_record
 from lossbench.report.looks import Key
 from lossbench.report.reading import load_study
 from lossbench.report.records import NotRun
@@ -27,6 +26,7 @@ from lossbench.report.tables import (
   temperature,
   transfer,
 )
+from lossbench.runs.records import create_record
 from tests.report.conftest import ACCURACY, write_metrics
 
 

@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 import rich.console
 
-from lossbench import compare, evaluate, transfer
+from lossbench.comparison import runs as comparison_runs
+from lossbench.evaluation import checkpoint as evaluation
+from lossbench.probe.transfer import transfer_checkpoint
 from lossbench.report.__main__ import write_report
 from lossbench.runtime import console
-from lossbench.study import __main__ as study_main
 from lossbench.study import plan, states, table
-from lossbench.study.__main__ import run_study
+from lossbench.study.driver import run_study, write_study
 from lossbench.study.pool import Event
 from lossbench.train import loop
 
@@ -141,11 +142,9 @@ def test_a_measurement_of_another_step_is_made_again(finished):
   assert {record['step'] for record in before} == {wanted.step}
   assert {r['checkpoint'] for r in before} == {wanted.fingerprint}
   [other] = {20, 40} - {wanted.step}
-  evaluate.evaluate(workdir=str(path), step=str(other), ood=False)
+  evaluation.evaluate_checkpoint(str(path), step=str(other), ood=False)
   assert states.read_state(finished, run).missing == ('evaluate',)
-  transfer.transfer(
-    workdir=str(path), dataset='digits', split='holdout', step=str(other)
-  )
+  transfer_checkpoint(str(path), 'digits', split='holdout', step=str(other))
   assert states.read_state(finished, run).missing == (
     'evaluate',
     'transfer digits:holdout',
@@ -154,7 +153,7 @@ def test_a_measurement_of_another_step_is_made_again(finished):
   assert _run(finished) == {}
   assert [_metrics(path, name) for name in names] == before
   # Of one split alone, beside an evaluation.json of the wanted step.
-  evaluate.evaluate(workdir=str(path), step=str(other), split='test')
+  evaluation.evaluate_checkpoint(str(path), step=str(other), split='test')
   assert states.read_state(finished, run).missing == ('evaluate',)
   assert _run(finished) == {}
   assert _metrics(path, names[0]) == before[0]
@@ -169,9 +168,9 @@ def test_half_an_evaluation_is_none(finished, monkeypatch):
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(evaluate, 'evaluate_own', stop)
+    patch.setattr(evaluation, '_evaluate_own', stop)
     with pytest.raises(KeyboardInterrupt):
-      evaluate.evaluate(workdir=str(path), ood=False)
+      evaluation.evaluate_checkpoint(str(path), ood=False)
   assert states.read_state(finished, run).missing == ('evaluate',)
   assert _run(finished) == {}
 
@@ -198,7 +197,7 @@ def test_replaced_parameters_are_measured_and_compared_again(finished):
   assert state.wanted != old
   assert state.missing == ('evaluate', 'transfer digits:holdout')
   # Even by hand, before the study is run again.
-  evaluate.evaluate(workdir=str(path), ood=False)
+  evaluation.evaluate_checkpoint(str(path), ood=False)
   assert not states.is_compared(finished, comparison)
   assert _run(finished) == {}
   assert states.is_compared(finished, comparison)
@@ -245,8 +244,8 @@ def test_a_stage_that_leaves_no_record_is_an_error(finished, monkeypatch):
   for file in kept:
     file.unlink()
   with monkeypatch.context() as patch:
-    patch.setattr(evaluate, 'evaluate', lambda **kwargs: [])
-    patch.setattr(compare, 'compare', lambda *args, **kwargs: {})
+    patch.setattr(evaluation, 'evaluate_checkpoint', lambda *a, **k: [])
+    patch.setattr(comparison_runs, 'compare_runs', lambda *args, **kwargs: {})
     errors = _run(finished)
   assert sorted(errors) == ['tiny', run.name]
   step = states.read_state(finished, run).wanted.step
@@ -260,7 +259,7 @@ def test_a_stage_that_leaves_no_record_is_an_error(finished, monkeypatch):
 
 
 def test_study_json_says_what_is_wanted(finished):
-  study_main._write_study(finished)
+  write_study(finished)
   written = json.loads((finished.workdir / 'study.json').read_text())
   for record, run in zip(written['runs'], finished.runs, strict=True):
     wanted = states.read_state(finished, run).wanted

@@ -1,4 +1,4 @@
-"""The compare binary: against naive formulas on the stored outputs."""
+"""Comparisons of runs: against naive formulas on the stored outputs."""
 
 import json
 import shutil
@@ -11,13 +11,13 @@ from scipy import special
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from lossbench.compare import compare
 from lossbench.comparison.ensembles import (
   Group,
   Predictions,
   _shares,
   compare_ensembles,
 )
+from lossbench.comparison.runs import compare_runs
 from lossbench.evaluation import outputs
 from lossbench.metrics import cka
 from lossbench.metrics.agreement import nested_ensembles
@@ -36,7 +36,7 @@ def runs(tiny_runs, tmp_path_factory):
 @pytest.fixture(scope='module')
 def result(runs, tmp_path_factory):
   output = tmp_path_factory.mktemp('comparison')
-  returned = compare(runs, output=str(output), minibatch_size=8)
+  returned = compare_runs(runs, output=str(output), minibatch_size=8)
   written = json.loads((output / 'comparison.json').read_text())
   assert written == returned
   return written
@@ -151,7 +151,7 @@ def test_again_without_a_forward_pass(runs, result, tmp_path, monkeypatch):
     raise AssertionError('a forward pass')
 
   monkeypatch.setattr(outputs, 'Evaluator', fail)
-  again = compare(runs, output=str(tmp_path), minibatch_size=8)
+  again = compare_runs(runs, output=str(tmp_path), minibatch_size=8)
   assert again == result
 
 
@@ -187,7 +187,7 @@ def test_splits_of_any_kind_have_first_examples(runs, tmp_path):
     ('holdout', 96),
     ('test[-30:]+train', 96),
   ]:
-    result = compare(
+    result = compare_runs(
       runs[:2],
       output=str(tmp_path),
       split=split,
@@ -203,22 +203,24 @@ def test_too_few_examples_are_refused_before_a_pass(
 ):
   monkeypatch.delattr(outputs, 'Evaluator')
   with pytest.raises(ValueError, match='smaller --minibatch_size'):
-    compare(runs, output=str(tmp_path), split='test[:40]', num_cka_examples=20)
+    compare_runs(
+      runs, output=str(tmp_path), split='test[:40]', num_cka_examples=20
+    )
 
 
 def test_runs_that_cannot_be_compared(runs, tmp_path):
   with pytest.raises(ValueError, match='needs two runs or more; got 1'):
-    compare(runs[:1], output=str(tmp_path))
+    compare_runs(runs[:1], output=str(tmp_path))
   with pytest.raises(ValueError, match='is given twice'):
-    compare([runs[0], runs[0]], output=str(tmp_path))
+    compare_runs([runs[0], runs[0]], output=str(tmp_path))
   with pytest.raises(
     ValueError, match='labels of --dataset=digits_low are not'
   ):
-    compare(runs, output=str(tmp_path), dataset='digits_low')
+    compare_runs(runs, output=str(tmp_path), dataset='digits_low')
   copy = tmp_path / 'copy'
   shutil.copytree(runs[0], copy)
   with pytest.raises(ValueError, match='copy holds the same parameters as'):
-    compare([runs[0], str(copy)], output=str(tmp_path))
+    compare_runs([runs[0], str(copy)], output=str(tmp_path))
   other = tmp_path / 'other'
   shutil.copytree(runs[0], other)
   path = other / 'config.json'
@@ -226,7 +228,7 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
     path.read_text().replace('"dataset": "digits"', '"dataset": "cifar10"')
   )
   with pytest.raises(ValueError, match="has dataset='cifar10'"):
-    compare([runs[0], str(other)], output=str(tmp_path))
+    compare_runs([runs[0], str(other)], output=str(tmp_path))
 
 
 def test_mismatched_examples_are_refused(runs, result, tmp_path):
@@ -237,7 +239,7 @@ def test_mismatched_examples_are_refused(runs, result, tmp_path):
   arrays['id'][5] = b'another'
   np.savez(path, **arrays)
   with pytest.raises(ValueError, match='different examples: number 5'):
-    compare([runs[0], str(changed)], output=str(tmp_path))
+    compare_runs([runs[0], str(changed)], output=str(tmp_path))
 
 
 def test_an_error_takes_one_line(tmp_path, root):

@@ -1,4 +1,4 @@
-"""The transfer binary on a real run: protocol, oracles, files, refusals."""
+"""Transfer of a real run: protocol, oracles, files, refusals."""
 
 import dataclasses
 import json
@@ -16,11 +16,12 @@ from scipy import special
 from sklearn.linear_model import LogisticRegression
 
 from configs import digits_cnn
-from lossbench import build, transfer
+from lossbench import build
 from lossbench.data import datasets, pipeline, preprocess
 from lossbench.evaluation.collected import Collected
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe import protocol
+from lossbench.probe.transfer import build_image_fn, transfer_checkpoint
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import with_devices
@@ -36,8 +37,8 @@ def run(tiny_runs, tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def records(run):
-  found = transfer.transfer(workdir=str(run), dataset='digits')
-  return {record.name: record for record in found}
+  found = transfer_checkpoint(str(run), 'digits')
+  return {record.name: record for record in found.records}
 
 
 def _metrics(run, name='transfer-digits'):
@@ -130,9 +131,9 @@ def test_files(run, records):
 
 
 def test_relearns_the_source_task_from_its_holdout(run):
-  records = transfer.transfer(
-    workdir=str(run), dataset='digits', split='holdout', step='last'
-  )
+  records = transfer_checkpoint(
+    str(run), 'digits', split='holdout', step='last'
+  ).records
   by_name = {record.name: record for record in records}
   assert by_name['train_objective'].n == 142
   metrics = _metrics(run, 'transfer-digits-holdout')
@@ -206,14 +207,14 @@ def test_an_error_takes_one_line(run, root):
 )
 def test_refusals(run, arguments, error, text):
   with pytest.raises(error, match=text):
-    transfer.transfer(workdir=str(run), **{'dataset': 'digits', **arguments})
+    transfer_checkpoint(str(run), **{'dataset': 'digits', **arguments})
 
 
 def test_holdout_of_another_data_set_is_refused(run, real_data_dir):
   with pytest.raises(ValueError, match='has no holdout of'):
-    transfer.transfer(
-      workdir=str(run),
-      dataset='caltech101',
+    transfer_checkpoint(
+      str(run),
+      'caltech101',
       split='holdout',
       data_dir=real_data_dir,
     )
@@ -244,7 +245,7 @@ def test_broken_checkpoints_are_refused(
   shutil.rmtree(run / 'eval', ignore_errors=True)
   monkeypatch.setattr(Checkpointer, 'restore', diverged)
   with pytest.raises(ValueError, match=text):
-    transfer.transfer(workdir=str(run), dataset='digits')
+    transfer_checkpoint(str(run), 'digits')
 
 
 @pytest.mark.parametrize(
@@ -301,12 +302,12 @@ def test_images_of_other_data_sets_are_resized_and_cropped():
   image = np.zeros((20, 40, 3), np.uint8)
   image[:, 10:30] = 200  # the central square
   encoded = tf.io.encode_png(image)
-  image_fn, _ = transfer.build_image_fn(config, 'cifar10')
+  image_fn, _ = build_image_fn(config, 'cifar10')
   found = image_fn(encoded).numpy()
   assert found.shape == (8, 8, 1)
   assert (found == 200).all()
   config.pixel_mean = config.pixel_std = (0.5, 0.5, 0.5)
-  image_fn, _ = transfer.build_image_fn(config, 'cifar10')
+  image_fn, _ = build_image_fn(config, 'cifar10')
   found = image_fn(encoded).numpy()
   assert found.shape == (8, 8, 3)
 
@@ -314,9 +315,9 @@ def test_images_of_other_data_sets_are_resized_and_cropped():
 @pytest.mark.slow
 def test_per_class_mean_is_main_where_the_field_uses_it(run, real_data_dir):
   """Digits features of Caltech-101: poor, but the whole protocol."""
-  records = transfer.transfer(
-    workdir=str(run), dataset='caltech101', data_dir=real_data_dir
-  )
+  records = transfer_checkpoint(
+    str(run), 'caltech101', data_dir=real_data_dir
+  ).records
   assert records[0].name == 'mean_class_accuracy'
   assert records[0].n == 612
   metrics = _metrics(run, 'transfer-caltech101')

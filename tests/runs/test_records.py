@@ -7,8 +7,8 @@ import pytest
 
 from lossbench.evaluation import scoring
 from lossbench.evaluation.suites import create_measurements
-from lossbench.metrics.records import create_record
 from lossbench.objectives import create_objective
+from lossbench.runs.records import create_record
 
 
 def _accumulated():

@@ -12,10 +12,9 @@ import time
 import pytest
 
 from configs import digits_cnn, imagenet_resnet50
-from lossbench import tune
-from lossbench.tuning import ranges, results, search, trials
+from lossbench.tuning import ranges, results, search, trials, worker
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 DIMENSIONS = (
   search.Dimension('learning_rate', -2.0, -1.0, 0.5),
   search.Dimension('weight_decay', -4.0, -3.0, 0.5),
@@ -25,9 +24,8 @@ DIMENSIONS = (
 FAKE = """
 import os, sys, time
 from configs import digits_cnn
-from lossbench import tune
-from lossbench.tuning import ranges, results, search, trials
-from lossbench.early_stopping import BestEpoch
+from lossbench.tuning import ranges, results, search, trials, worker
+from lossbench.runs.history import BestEpoch
 
 def run_trial(config, values, *, num_seeds, directory):
   with open(sys.argv[2], 'a') as log:
@@ -39,12 +37,12 @@ def run_trial(config, values, *, num_seeds, directory):
   accuracy = 1 - abs(rate - 0.0316) - abs(decay - 3e-4)
   return BestEpoch(1.0, 1, accuracy, 0.01, num_seeds)
 
-tune.run_trial = run_trial
+worker.run_trial = run_trial
 dimensions = (
   search.Dimension('learning_rate', -2.0, -1.0, 0.5),
   search.Dimension('weight_decay', -4.0, -3.0, 0.5),
 )
-trials = tune.tune(
+trials = worker.tune(
   digits_cnn.get_config(), workdir=sys.argv[1], dimensions=dimensions,
   num_seeds=2,
 )
@@ -101,19 +99,19 @@ def test_a_killed_worker_loses_only_its_trial(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
   """Trials that take no time; rates of 0.1 diverge."""
-  from lossbench.early_stopping import BestEpoch
+  from lossbench.runs.history import BestEpoch
 
   def run_trial(config, values, *, num_seeds, directory):
     if values['learning_rate'] > 0.09:
       raise FloatingPointError('The loss is nan at step 3.')
     return BestEpoch(1.0, 1, 1 - values['learning_rate'], 0.01, num_seeds)
 
-  monkeypatch.setattr(tune, 'run_trial', run_trial)
+  monkeypatch.setattr(worker, 'run_trial', run_trial)
 
 
 def _tune(workdir, config=None, **options):
   options = {'dimensions': DIMENSIONS, 'num_seeds': 2} | options
-  return tune.tune(
+  return worker.tune(
     config or digits_cnn.get_config(), workdir=workdir, **options
   )
 
@@ -134,7 +132,7 @@ def test_a_full_disk_is_no_result(quick, tmp_path, monkeypatch):
     raise OSError(28, 'No space left on device')
 
   with monkeypatch.context() as patch:
-    patch.setattr(tune, 'run_trial', run_trial)
+    patch.setattr(worker, 'run_trial', run_trial)
     with pytest.raises(OSError, match='No space left'):
       _tune(tmp_path / 't')
   trials = _tune(tmp_path / 't')
@@ -145,7 +143,7 @@ def test_failures_alone_have_no_best(quick, tmp_path):
   dimensions = (search.Dimension('learning_rate', -1.0, -1.0, 1.0),)
   trials = _tune(tmp_path / 't', dimensions=dimensions)
   with pytest.raises(ValueError, match=r'All of the 1 trials.*nan at'):
-    tune._check_any_success(trials)
+    worker.check_any_success(trials)
 
 
 def test_results_are_written_and_drawn(quick, tmp_path, capsys):

@@ -1,0 +1,95 @@
+"""What binaries share: flags of one meaning, and one frame around what they do.
+
+A binary imports nothing that takes long before its flags are in order, so that
+help and mistakes are answered at once; neither does this module.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags
+
+from lossbench.runtime import cluster, console
+
+# `--help` shows flags of the binary, whose they are, and none of other modules.
+flags.disclaim_key_flags()
+
+
+def define_workdir(meaning: str = 'Run directory.'):
+  """Defines --workdir."""
+  flags.DEFINE_string('workdir', None, meaning)
+  flags.register_validator(
+    'workdir', lambda path: path != '', 'It is empty: name a directory.'
+  )
+
+
+def define_checkpoint_flags(*, split: str):
+  """Defines what binaries that read checkpoints have in common.
+
+  Args:
+    split: the meaning of --split.
+  """
+  flags.DEFINE_string(
+    'step', 'best', "'best' by holdout accuracy, 'last', or a step's number."
+  )
+  flags.DEFINE_string('split', None, split)
+  flags.DEFINE_string(
+    'data_dir', None, 'TFDS directory, if it has moved since training.'
+  )
+  flags.DEFINE_integer(
+    'batch_size',
+    None,
+    'Global batch size of forward passes; changes no number.',
+    lower_bound=1,
+  )
+
+
+def run(
+  command_fn: Callable[[Sequence[str]], None],
+  check_fn: Callable[[], None] = lambda: None,
+  *,
+  required: Sequence[str] = (),
+  arguments: str = '',
+  on_cluster: bool = False,
+  extra: str = '',
+):
+  """Parses the command line and calls a binary's command.
+
+  Mistakes and failures end the program with one line and status 1.
+
+  Args:
+    command_fn: called with the arguments that are no flags.
+    check_fn: called first, while no library and no device is waited for; raises
+      ValueError where flags are not legal together.
+    required: names of flags that must be given.
+    arguments: what the arguments are, e.g. 'run directories'; '' for none.
+    on_cluster: whether several processes may share the work; they find one
+      another, and the log is set up, before `command_fn` is called.
+    extra: of setup.py, without which a module may be missing.
+  """
+
+  def main(argv):
+    if len(argv) > 1 and not arguments:
+      sys.exit(f'Error: unexpected arguments: {" ".join(argv[1:])}.')
+    try:
+      check_fn()
+      if on_cluster:
+        cluster.initialize()
+        console.configure()
+      command_fn(argv[1:])
+    except ModuleNotFoundError as error:
+      if not extra:
+        raise
+      sys.exit(
+        f'Error: this needs {error.name}: pip install -e .[{extra}] (in the '
+        'checkout).'
+      )
+    except KeyboardInterrupt:
+      cluster.exit_with('Interrupted. Run the same command again to continue.')
+    except (ValueError, OSError, FloatingPointError) as error:
+      console.fail(error)
+
+  if on_cluster:
+    cluster.define_flags()
+  flags.mark_flags_as_required(required)
+  app.run(main, flags_parser=console.parse_flags)

@@ -1,0 +1,135 @@
+"""What is measured of one checkpoint: its own data set, then shifted ones."""
+
+import dataclasses
+
+import jax
+
+from lossbench.data import catalogue
+from lossbench.evaluation import scoring
+from lossbench.evaluation.outputs import RunOutputs, write_arrays, write_metrics
+from lossbench.evaluation.representations import representation_records
+from lossbench.evaluation.shifts import evaluate_ood
+from lossbench.runs.directory import write_json
+from lossbench.runs.records import Record
+from lossbench.runtime.console import LOGGER
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """One checkpoint on its own data set and out of distribution.
+
+  Attributes:
+    objective: of the run.
+    dataset: of the run.
+    split: of it.
+    step: of the checkpoint.
+    records: on that split.
+    ood: data set or corruption family -> its records; {} if none was asked for.
+    not_available: data set -> why it was not read.
+  """
+
+  objective: str
+  dataset: str
+  split: str
+  step: int
+  records: list[Record]
+  ood: dict[str, list[Record]]
+  not_available: dict[str, str]
+
+
+def _evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
+  """Predictions and representations on a split of the run's own data set."""
+  config = outputs.config
+  result = outputs.measure(config.dataset, split, suite='representations')
+  whole = result.collected
+  records, reliability = scoring.prediction_records(
+    outputs.objective, whole.arrays['logits'], whole.labels
+  )
+  more, curves = representation_records(
+    result.accumulators, result.sample, outputs.kernel, n=len(whole)
+  )
+  records += more
+  if reliability is not None:
+    curves |= {f'reliability_{k}': v for k, v in vars(reliability).items()}
+  directory = outputs.eval_path(config.dataset, split)
+  write_metrics(
+    directory,
+    records,
+    dataset=config.dataset,
+    split=split,
+    step=outputs.step,
+    checkpoint=outputs.fingerprint,
+    objective=config.objective.name,
+  )
+  if jax.process_index() == 0:
+    write_arrays(directory / 'curves.npz', **curves)
+  return records
+
+
+def evaluate_checkpoint(
+  workdir: str,
+  *,
+  step: str = 'best',
+  split: str | None = None,
+  ood: bool = True,
+  data_dir: str | None = None,
+  batch_size: int | None = None,
+) -> Evaluation:
+  """Evaluates one checkpoint and writes the results into its run directory.
+
+  Args:
+    workdir: of the run.
+    step: 'best', 'last' or a number.
+    split: only this one, 'holdout' or a TFDS split; None for the data set's
+      test split and the out-of-distribution sets.
+    ood: whether the latter are evaluated.
+    data_dir: TFDS directory; None takes the run's.
+    batch_size: global; None takes the run's.
+
+  Raises:
+    FileNotFoundError: if there is no run, checkpoint or data set.
+    ValueError: if the checkpoint is damaged or an argument is not legal.
+    OSError: if the results cannot be written.
+  """
+  outputs = RunOutputs(
+    workdir, step=step, data_dir=data_dir, batch_size=batch_size
+  )
+  config = outputs.config
+  name = split or catalogue.get_dataset_spec(config.dataset).test_split
+  LOGGER.info(
+    'Evaluating step %d of %s (%s) on %s %s.',
+    outputs.step,
+    outputs.run.path,
+    config.objective.name,
+    config.dataset,
+    name,
+  )
+  first = jax.process_index() == 0
+  if split is None and first:
+    # Until it is written again, last, the records are of several checkpoints.
+    outputs.run.evaluation_path.unlink(missing_ok=True)
+  records = _evaluate_own(outputs, name)
+  results: dict[str, list[Record]] = {}
+  missing: dict[str, str] = {}
+  if split is None and ood:
+    results, missing = evaluate_ood(outputs, data_dir=data_dir)
+  if split is None and first:
+    write_json(
+      outputs.run.evaluation_path,
+      {
+        'step': outputs.step,
+        'checkpoint': outputs.fingerprint,
+        'ood': ood,
+        'not_available': missing,
+      },
+    )
+  LOGGER.info('Wrote %s', outputs.run.path / 'eval')
+  return Evaluation(
+    objective=config.objective.name,
+    dataset=config.dataset,
+    split=name,
+    step=outputs.step,
+    records=records,
+    ood=results,
+    not_available=missing,
+  )

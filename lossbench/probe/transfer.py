@@ -1,0 +1,219 @@
+"""What a checkpoint's features are worth on other data sets."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+import lossbench
+from lossbench.data import catalogue
+from lossbench.evaluation.collected import Collected
+from lossbench.evaluation.outputs import RunOutputs, write_arrays
+from lossbench.probe import logistic_regression as regression
+from lossbench.probe.protocol import fit_and_test
+from lossbench.runs.directory import write_json
+from lossbench.runs.records import Record
+from lossbench.runtime.console import LOGGER
+
+
+@dataclasses.dataclass(frozen=True)
+class Transferred:
+  """One checkpoint's features on one data set.
+
+  Attributes:
+    objective: of the run.
+    step: of the checkpoint.
+    dataset: transferred to.
+    split: trained on.
+    num_train: examples of it.
+    main_metric: name of the data set's own measure.
+    records: that one first.
+  """
+
+  objective: str
+  step: int
+  dataset: str
+  split: str
+  num_train: int
+  main_metric: str
+  records: list[Record]
+
+
+def build_image_fn(config: ml_collections.ConfigDict, dataset: str):
+  """How the images of a data set to transfer to become what the model sees.
+
+  The run's own data set is read as the run evaluates it. Of any other the
+  shorter side is resized to the model's image size and the centre cropped, as
+  in the paper.
+
+  Returns:
+    Encoded bytes -> uint8 [image_size, image_size, C], and a description that
+    tells it from others.
+  """
+  import tensorflow as tf
+
+  from lossbench.data import preprocess
+
+  if dataset == config.dataset:
+    return preprocess.build_eval_image_fn(config), {'transfer': 'own'}
+  own = config.copy_and_resolve_references()
+  own.resize_images = True
+  own.resize_ratio = 1.0
+  crop_fn = preprocess.build_eval_image_fn(own)
+  if len(config.pixel_mean) != 1:
+    return crop_fn, {'transfer': 'centre crop'}
+  return (
+    lambda image_bytes: tf.image.rgb_to_grayscale(crop_fn(image_bytes)),
+    {'transfer': 'grey centre crop'},
+  )
+
+
+def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
+  """How many examples to train the classifier on the network was trained on.
+
+  Raises:
+    ValueError: if there is no such split, or some of them are tested on.
+  """
+  from lossbench.data import datasets
+
+  spec = catalogue.get_dataset_spec(dataset)
+  train, test = (
+    outputs.tfds_split(builder, name) for name in (split, spec.test_split)
+  )
+  shared = datasets.num_shared_examples(builder, train, test)
+  if shared:
+    raise ValueError(
+      f'{shared} examples of --split={split} are also in {spec.test_split!r}, '
+      'which the classifier is tested on. Name another --split.'
+    )
+  if dataset != outputs.config.dataset:
+    return 0
+  num_holdout = outputs.config.num_holdout
+  seen, _ = datasets.holdout_splits(builder, num_holdout=num_holdout)
+  num_seen = datasets.num_shared_examples(builder, train, seen)
+  if num_seen:
+    LOGGER.info(
+      'Note: the network itself was trained on %d of the examples of %s.%s',
+      num_seen,
+      split,
+      ' --split=holdout has none of them.' if num_holdout else '',
+    )
+  return num_seen
+
+
+def _write_results(
+  target, test: Collected, final: regression.Fit, metrics: dict[str, Any]
+):
+  """Writes predictions, classifier and metrics; the last says it is whole."""
+  logits = test.arrays['features'] @ final.weights.T + final.bias
+  write_arrays(
+    target / 'predictions.npz',
+    id=test.ids,
+    label=test.labels,
+    logits=logits.astype(np.float32),
+  )
+  write_arrays(
+    target / 'classifier.npz',
+    weights=final.weights,
+    bias=final.bias,
+    l2=final.l2,
+  )
+  write_json(target / 'metrics.json', metrics)
+
+
+def transfer_checkpoint(
+  workdir: str,
+  dataset: str,
+  *,
+  step: str = 'best',
+  split: str | None = None,
+  data_dir: str | None = None,
+  batch_size: int | None = None,
+) -> Transferred:
+  """Measures how a checkpoint's features transfer; writes into its run.
+
+  Args:
+    workdir: of the run.
+    dataset: one of `known_datasets()`.
+    step: 'best', 'last' or a number.
+    split: training data, a TFDS split or 'holdout'; None for the data set's
+      usual one.
+    data_dir: TFDS directory; None takes the run's.
+    batch_size: of the feature pass, global; None takes the run's.
+
+  Raises:
+    FileNotFoundError: if there is no run, checkpoint or data set.
+    ValueError: if an argument is not legal, or features or labels are refused.
+    OSError: if the results cannot be written.
+  """
+  from lossbench.data import datasets
+
+  outputs = RunOutputs(
+    workdir, step=step, data_dir=data_dir, batch_size=batch_size
+  )
+  config = outputs.config
+  spec = catalogue.get_dataset_spec(dataset)
+  if split == 'holdout' and dataset != config.dataset:
+    raise ValueError(
+      f'--split=holdout is what the run kept of its own {config.dataset!r}; it '
+      f'has no holdout of {dataset!r}.'
+    )
+  name = split or spec.train_split
+  builder = outputs.open_dataset(dataset)
+  num_seen = _check_split(outputs, builder, dataset, name)
+  LOGGER.info(
+    'Transferring step %d of %s (%s) to %s %s.',
+    outputs.step,
+    outputs.run.path,
+    config.objective.name,
+    dataset,
+    name,
+  )
+  image_fn, preprocessing = build_image_fn(config, dataset)
+  train, test = (
+    outputs.features(
+      dataset, used, image_fn=image_fn, preprocessing=preprocessing
+    )
+    for used in (name, spec.test_split)
+  )
+  main_metric = 'top1_accuracy'
+  if spec.mean_class_accuracy:
+    main_metric = 'mean_class_accuracy'
+  records, path, final = fit_and_test(
+    train,
+    test,
+    num_classes=datasets.count_classes(builder),
+    main_metric=main_metric,
+  )
+  if jax.process_index() == 0:
+    target = outputs.run.transfer_path(dataset, split)
+    _write_results(
+      target,
+      test,
+      final,
+      {
+        'dataset': dataset,
+        'split': spec.test_split,
+        'train_split': name,
+        'num_seen_by_network': num_seen,
+        'main_metric': main_metric,
+        'step': outputs.step,
+        'checkpoint': outputs.fingerprint,
+        'objective': config.objective.name,
+        'lossbench_version': lossbench.__version__,
+        'metrics': [record.to_json() for record in records],
+        'path': path,
+      },
+    )
+    LOGGER.info('Wrote %s', target)
+  return Transferred(
+    objective=config.objective.name,
+    step=outputs.step,
+    dataset=dataset,
+    split=name,
+    num_train=len(train),
+    main_metric=main_metric,
+    records=records,
+  )

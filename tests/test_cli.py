@@ -1,0 +1,94 @@
+"""Binaries answer at once: help and mistakes wait for no library."""
+
+import subprocess
+import sys
+
+import pytest
+
+BINARIES = {
+  'main': 'main.py',
+  'compare': 'lossbench/compare.py',
+  'early_stopping': 'lossbench/early_stopping.py',
+  'evaluate': 'lossbench/evaluate.py',
+  'report': 'lossbench/report/__main__.py',
+  'study': 'lossbench/study/__main__.py',
+  'transfer': 'lossbench/transfer.py',
+  'tune': 'lossbench/tune.py',
+}
+# Each takes a tenth of a second or more; TensorFlow seconds.
+HEAVY = (
+  'jax',
+  'tensorflow',
+  'numpy',
+  'scipy',
+  'pandas',
+  'matplotlib',
+  'optuna',
+)
+# Runs a binary as `python FILE` does, and says at its end what it imported.
+PROGRAM = """
+import runpy, sys
+file, heavy, *sys.argv[1:] = sys.argv[1:]
+sys.path.insert(0, '.')
+sys.argv[0] = file
+try:
+  runpy.run_path(file, run_name='__main__')
+finally:
+  print('IMPORTED', *[m for m in heavy.split(',') if m in sys.modules])
+"""
+
+
+def _run(root, name, *arguments):
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-c',
+      PROGRAM,
+      BINARIES[name],
+      ','.join(HEAVY),
+      *arguments,
+    ],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  *lines, imported = result.stdout.splitlines()
+  return '\n'.join(lines), imported, result
+
+
+@pytest.mark.parametrize('name', BINARIES)
+def test_help_imports_nothing_heavy(root, name):
+  output, imported, result = _run(root, name, '--help')
+  assert 'Try --helpfull' in output, result.stderr
+  assert imported == 'IMPORTED'
+
+
+@pytest.mark.parametrize('name', BINARIES)
+def test_misspelt_flags_are_answered_at_once_in_one_line(root, name):
+  output, imported, result = _run(root, name, '--wrokdir=x')
+  assert result.returncode == 1
+  assert not output
+  [line] = result.stderr.splitlines()
+  assert line.startswith("Error: Unknown command line flag 'wrokdir'")
+  assert imported == 'IMPORTED'
+
+
+@pytest.mark.parametrize(
+  'name', sorted(BINARIES.keys() - {'compare', 'early_stopping'})
+)
+def test_stray_arguments_and_empty_directories_are_refused(root, name):
+  required = []
+  if name in ('main', 'tune'):
+    required = ['--config=configs/digits_cnn.py']
+  if name == 'study':
+    required = ['--config=configs/studies/digits.py']
+  if name == 'transfer':
+    required = ['--dataset=digits']
+  _, _, result = _run(root, name, *required, '--workdir=x', 'y', 'z')
+  assert result.returncode == 1
+  assert result.stderr == 'Error: unexpected arguments: y z.\n'
+  _, _, result = _run(root, name, *required, '--workdir=')
+  assert result.returncode == 1
+  [line] = result.stderr.splitlines()
+  assert 'It is empty: name a directory' in line
