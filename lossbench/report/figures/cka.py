@@ -96,7 +96,7 @@ def draw(study: StudyRecords, recipe: str) -> Drawing:
   keys = comparison.keys
   shown = _shown_layers(len(parts['corresponding']['endpoints']))
   rows = 1 + -(-len(shown) // _LAYERS_A_ROW)
-  figure = Figure(figsize=(17, 4.3 * rows), layout='constrained')
+  figure = Figure(figsize=(20, 5 * rows), layout='constrained')
   grid = figure.subplots(rows, 2 * _LAYERS_A_ROW, squeeze=False)
   for axes in grid.ravel():
     axes.set_axis_off()  # until it is drawn
