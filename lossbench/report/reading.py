@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lossbench.report import version_0_1
 from lossbench.report.looks import Key
 from lossbench.report.records import (
   UNREADABLE,
@@ -255,6 +256,7 @@ def _read_comparison(
     lacking = [name for name in _COMPARED if name not in record]
     if lacking:
       raise KeyError(', '.join(lacking))
+    record = version_0_1.upgrade_comparison(record)
     of_group = {}
     for compared in record['runs']:
       name = compared['name']
@@ -308,9 +310,8 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     records = _read_study(reader, path, study)
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{study_path} is damaged or of an older version: {error!r}. Delete it, '
-      'and run the study again, with --commands if nothing else is to be done: '
-      'that writes it anew.'
+      f'{study_path} is damaged: {error!r}. Delete it, and run the study again, '
+      'which writes it anew.'
     ) from error
   if not any(
     run.metrics or run.transfers or run.history for run in records.runs
@@ -339,6 +340,8 @@ def _read_study(reader, path, study) -> StudyRecords:
   for record in study['runs']:
     name = record['name']
     run_path = path / 'runs' / name
+    config = reader.json(RunDirectory(run_path).config_path)
+    record = version_0_1.upgrade_run(record, config)
     runs[name] = _RunReader(reader, run_path, record, rerun=rerun).read()
     wanted[name] = _wanted(
       record, reader.json(RunDirectory(run_path).evaluation_path)

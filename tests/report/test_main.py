@@ -183,15 +183,58 @@ def test_comparisons_of_other_checkpoints_are_left_out(
   assert text in problem
 
 
-def test_a_study_json_of_an_older_version(synthetic_study):
+def _as_version_0_1(root):
+  """What differed: text for fields, and neither steps nor fingerprints."""
+  path = root / 'study.json'
+  study = json.loads(path.read_text())
+  for run in study['runs']:
+    for field in ('model', 'varied', 'wanted'):
+      del run[field]
+    settings = run.pop('settings')
+    [(field, value)] = settings.items()
+    run['variant'] = f'{field.rpartition(".")[2]}={value}'
+    run['commands']['train'] += f' --config.{field}={value} --config.seed=3'
+    run['transfer'] = [target['name'] for target in run['transfer']]
+  path.write_text(json.dumps(study))
+  path = root / 'comparisons/imagenet_resnet50/comparison.json'
+  record = json.loads(path.read_text())
+  for run in record['runs']:
+    run['path'] = f'/elsewhere/runs/{run["name"]}'
+    run['name'] = run['name'].rpartition('/')[2]
+    del run['group'], run['checkpoint']
+  del record['agreement']['num_both_wrong']
+  path.write_text(json.dumps(record))
+
+
+def test_a_study_of_version_0_1_stays_readable(synthetic_study):
   path = synthetic_study / 'study.json'
   study = json.loads(path.read_text())
-  del study['runs'][0]['settings']
+  for run in study['runs']:
+    run['settings'] = {'objective.dropout.keep_prob': 0.5}
+    run['varied'] = list(run['settings'])
+    config = synthetic_study / 'runs' / run['name'] / 'config.json'
+    config.write_text('{"model": {"name": "resnet"}}')
   path.write_text(json.dumps(study))
-  with pytest.raises(
-    ValueError, match=r"older version: KeyError\('settings'\)"
-  ):
-    load_study(synthetic_study)
+  path = synthetic_study / 'comparisons/imagenet_resnet50/comparison.json'
+  record = json.loads(path.read_text())
+  # Of 1000 examples 3 are right in a alone, 5 in b alone and 20 in neither.
+  record['agreement']['both_right_or_wrong'][0][1] = 0.992
+  record['agreement']['num_both_wrong'][0][1] = 20
+  record['runs'][0]['top1_accuracy'] = 0.975
+  record['runs'][1]['top1_accuracy'] = 0.977
+  for run in record['runs'][2:]:
+    run['top1_accuracy'] = 0.9
+  path.write_text(json.dumps(record))
+  expected = load_study(synthetic_study)
+  _as_version_0_1(synthetic_study)
+  found = load_study(synthetic_study)
+  assert found.problems == ()
+  for old, new in zip(found.runs, expected.runs, strict=True):
+    for field in ('key', 'settings', 'model', 'metrics', 'transfers'):
+      assert getattr(old, field) == getattr(new, field)
+  [old], [new] = found.comparisons.values(), expected.comparisons.values()
+  assert (old.keys, old.group_keys) == (new.keys, new.group_keys)
+  assert old.record['agreement']['num_both_wrong'][0][1] == 20
 
 
 def test_the_run_list_says_what_is_there(synthetic_study):
