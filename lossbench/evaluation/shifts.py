@@ -15,6 +15,9 @@ _FAMILY_METRICS = (
   'nll',
   'ece',
   'brier_score',
+)
+# Those that tell its members from the run's own test split.
+_FAMILY_DETECTION = (
   'max_probability_auroc',
   'max_probability_fpr_at_95_tpr',
   'energy_auroc',
@@ -66,7 +69,9 @@ def evaluate_ood(
     on_progress(number)
   for family, members in families.items():
     of_family = [s for s in suite if s.family == family]
-    records = _family_records(members, num_members=len(of_family))
+    records = _family_records(
+      members, num_members=len(of_family), num_own=len(own)
+    )
     split = catalogue.get_dataset_spec(of_family[0].name).test_split
     write_metrics(
       outputs.eval_path(family, split),
@@ -120,15 +125,20 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
 
 
 def _family_records(
-  members: list[list[Record]], *, num_members: int
+  members: list[list[Record]], *, num_members: int, num_own: int
 ) -> list[Record]:
   """The mean over all corruptions and severities of a family.
 
   An incomplete family has no mean: one over other corruptions would look like
   it and be another number.
+
+  Args:
+    members: the records of each that was measured.
+    num_members: of the whole family.
+    num_own: examples of the run's own test split, which count once.
   """
   records = []
-  for name in _FAMILY_METRICS:
+  for name in (*_FAMILY_METRICS, *_FAMILY_DETECTION):
     found = [r for records in members for r in records if r.name == name]
     if not found:
       continue
@@ -140,7 +150,8 @@ def _family_records(
       note = 'not available: see the corruptions'
     else:
       value = float(np.mean(values))
-    records.append(
-      create_record(name, value, n=sum(r.n for r in found), note=note)
-    )
+    n = sum(r.n for r in found)
+    if name in _FAMILY_DETECTION:
+      n -= (len(found) - 1) * num_own
+    records.append(create_record(name, value, n=n, note=note))
   return records

@@ -95,6 +95,7 @@ def _wanted(run: Mapping[str, Any], evaluation: Mapping[str, Any]) -> _Wanted:
 
 
 def _measured(metric: Mapping[str, Any]) -> Measured:
+  metric = version_0_1.upgrade_metric(metric)
   value = metric['value']
   return Measured(
     None if value is None else float(value), metric['n'], metric['note']

@@ -12,6 +12,8 @@ import numpy as np
 
 # Of commands, besides what a study changes of its recipe.
 _NO_SETTINGS = ('seed', 'stop_epoch', 'data_dir')
+# The ends of its search for a temperature, which it took for optima.
+_TEMPERATURES = (0.01, 100.0)
 
 
 def _value(text: str) -> Any:
@@ -49,6 +51,14 @@ def upgrade_run(
     'model': config.get('model', {}).get('name', ''),
     'transfer': transfer,
   }
+
+
+def upgrade_metric(metric: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A number of a metrics.json."""
+  if metric['name'] != 'temperature' or metric['value'] not in _TEMPERATURES:
+    return metric
+  note = f'the NLL falls up to the end of the search, {metric["value"]:g}'
+  return {**metric, 'value': None, 'note': f'not available: {note}'}
 
 
 def _num_both_wrong(record: Mapping[str, Any]) -> list[list[int]]:

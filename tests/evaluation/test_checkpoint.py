@@ -252,6 +252,12 @@ def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
     assert mean[name] == pytest.approx(
       np.mean([values[name] for values in corrupted])
     )
+  sizes = json.loads(
+    (run / 'eval' / 'digits_c-test' / 'metrics.json').read_text()
+  )['metrics']
+  sizes = {record['name']: record['n'] for record in sizes}
+  assert sizes['top1_accuracy'] == 2 * 355
+  assert sizes['energy_auroc'] == 3 * 355  # its own test images once
   assert corrupted[0]['top1_accuracy'] > corrupted[1]['top1_accuracy']
   unrelated = _metrics(run, 'digits_high-test')
   assert set(unrelated) == {

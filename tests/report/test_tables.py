@@ -295,6 +295,21 @@ def test_one_undefined_seed_is_named_and_in_no_mean(synthetic_study):
   ) in table.notes
 
 
+def test_temperatures_of_version_0_1_at_a_bound_are_marked(synthetic_study):
+  """It wrote the end of its search as if it were an optimum."""
+  for run in synthetic_study.glob('runs/*/softmax/*'):
+    write_metrics(
+      run / 'eval' / 'imagenet2012-validation',
+      [create_record('temperature', 0.01, n=1000)],
+      dataset='imagenet2012',
+      split='validation',
+    )
+  table = more_calibration.build(load_study(synthetic_study))
+  assert '| n/a: the NLL falls up to the end of the search, 0.01 |' in _row(
+    table, 'Softmax'
+  )
+
+
 def test_digits_follow_the_standard_error(synthetic_study):
   """Hardness on ImageNet: 0.00081 and so on, not 0.001 ± 0.000."""
   cell = _row(collapse.build(load_study(synthetic_study)), 'Softmax')
