@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -41,9 +42,29 @@ def test_the_same_loss_curve(trained):
   assert 'step ' not in lines  # only the first process reports
 
 
+def _assert_the_same_predictions(one, two):
+  """Of the same examples the same classes; logits but for their rounding."""
+  for name in ('id', 'label'):
+    np.testing.assert_array_equal(one[name], two[name])
+  one, two = one['logits'], two['logits']
+  np.testing.assert_array_equal(one.argmax(1), two.argmax(1))
+  np.testing.assert_allclose(two, one, rtol=0, atol=1e-5 * np.abs(one).max())
+
+
+def _assert_close(one, two, *, rtol):
+  """Equal JSON but for the rounding of its numbers; 1/n is far above that."""
+  assert jax.tree.structure(one) == jax.tree.structure(two)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    assert a == (b if isinstance(b, str) else pytest.approx(b, rel=rtol))
+
+
 @pytest.mark.slow
 def test_the_same_evaluation_transfer_and_comparison(trained):
-  """Of one checkpoint: predictions bit for bit, sums but for their order."""
+  """Of one checkpoint: equal decisions, numbers but for float32's rounding.
+
+  How many examples a device has decides how its compiler vectorises, so last
+  bits may differ; on some CPUs they do.
+  """
   for name in ('a', 'b'):
     shutil.copytree(trained / 'one', trained / name)
     shutil.copytree(trained / 'two', trained / f'{name}_other')
@@ -56,12 +77,12 @@ def test_the_same_evaluation_transfer_and_comparison(trained):
     logs=trained / 'measure_logs',
   )
   assert statuses == [0, 0], (trained / 'measure_logs' / '0.log').read_text()
-  one, two = (
-    dict(np.load(trained / name / 'eval/digits-test/predictions.npz'))
-    for name in ('a', 'b')
+  _assert_the_same_predictions(
+    *(
+      dict(np.load(trained / name / 'eval/digits-test/predictions.npz'))
+      for name in ('a', 'b')
+    )
   )
-  for name in ('id', 'label', 'logits'):
-    np.testing.assert_array_equal(one[name], two[name])
   for folder in ('digits-test', 'transfer-digits_high'):
     one, two = (
       json.loads(
@@ -72,16 +93,18 @@ def test_the_same_evaluation_transfer_and_comparison(trained):
     assert [m['name'] for m in one] == [m['name'] for m in two]
     for a, b in zip(one, two, strict=True):
       assert a['n'] == b['n']
-      if a['name'].endswith(('accuracy', 'nll', 'ece', 'l2')):
+      if a['name'].endswith(('accuracy', 'l2')):
         assert a['value'] == b['value'], a['name']
+      elif a['name'].endswith(('nll', 'ece')):
+        assert a['value'] == pytest.approx(b['value'], rel=1e-4), a['name']
       elif a['name'] != 'gradient_norm':
         assert a['value'] == pytest.approx(b['value'], rel=1e-3, abs=1e-9)
   one, two = (
     json.loads((trained / name / 'comparison/comparison.json').read_text())
     for name in ('a', 'b')
   )
-  assert one['agreement'] == two['agreement']
-  assert one['ensembles'] == two['ensembles']
+  for part in ('agreement', 'ensembles'):
+    _assert_close(one[part], two[part], rtol=1e-4)
   assert one['cka'].keys() == two['cka'].keys()
   assert one['cka']['num_examples'] == two['cka']['num_examples'] == 200
   for part in ('layers', 'corresponding', 'features'):

@@ -1,5 +1,7 @@
 """Share of non-zero activations against NumPy and hand values."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,8 @@ def test_hand_values():
 
 @pytest.mark.parametrize('dtype', [jnp.bfloat16, jnp.float16, jnp.int32])
 def test_dtypes(dtype):
+  if dtype == jnp.float16 and 'max_isa=SSE4_2' in os.environ['XLA_FLAGS']:
+    pytest.skip("XLA's conversions of float16 take instructions after SSE4.2")
   x = jnp.asarray(np.arange(12).reshape(3, 4) % 3, dtype)
   assert nonzero_fraction(x) == pytest.approx(8 / 12)
 

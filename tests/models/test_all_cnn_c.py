@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lossbench.models.all_cnn_c import AllCnnC
+from tests.models import naive
 
 
 def test_parameter_count(trace):
@@ -51,14 +52,7 @@ def test_forward_agrees_with_plain_convolutions(trace, train):
   model = AllCnnC(width_multiplier=1 / 24)
   rng = np.random.default_rng(0)
   images = rng.standard_normal((8, 12, 12, 3)).astype(np.float32)
-  _, _, shapes = trace(model, image_size=12)
-  variables = jax.tree.map(
-    lambda leaf: (
-      rng.uniform(0.2, 1.0, leaf.shape).astype(np.float32)
-      * (rng.choice([-1, 1], leaf.shape) if leaf.ndim == 4 else 1)
-    ),
-    shapes,
-  )
+  variables = naive.random_variables(trace(model, image_size=12)[-1], rng)
   endpoints, updates = jax.jit(
     functools.partial(model.apply, train=train, mutable=['batch_stats'])
   )(variables, images)
@@ -66,34 +60,23 @@ def test_forward_agrees_with_plain_convolutions(trace, train):
   x = images
   strides, pads = (1, 1, 2, 1, 1, 2, 1, 1), (1, 1, 1, 1, 1, 1, 0, 0)
   for i, (stride, pad) in enumerate(zip(strides, pads, strict=True), start=1):
-    x = np.asarray(
-      jax.lax.conv_general_dilated(
-        x,
-        variables['params'][f'conv{i}']['kernel'],
-        (stride, stride),
-        2 * ((pad, pad),),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      )
-    )
-    affine = variables['params'][f'bn{i}']
+    kernel = variables['params'][f'conv{i}']['kernel']
+    x = naive.conv(x, kernel, stride=stride, pad=pad)
     moments = variables['batch_stats'][f'bn{i}']
     if train:
-      batch = {'mean': np.mean(x, (0, 1, 2)), 'var': np.var(x, (0, 1, 2))}
+      batch = naive.batch_moments(x)
       for name, value in batch.items():
         np.testing.assert_allclose(
           updates['batch_stats'][f'bn{i}'][name],
           0.9 * moments[name] + 0.1 * value,
-          rtol=1e-4,
+          rtol=1e-5,
+          atol=1e-5,
         )
       moments = batch
-    x = (x - moments['mean']) / np.sqrt(moments['var'] + 1e-5)
-    x = np.maximum(x * affine['scale'] + affine['bias'], 0)
-    np.testing.assert_allclose(
-      endpoints[f'conv{i}'], x, rtol=1e-4, atol=1e-4 * x.max()
-    )
-  np.testing.assert_allclose(
-    endpoints['features'], x.mean((1, 2)), rtol=1e-4, atol=1e-4 * x.max()
-  )
+    x = naive.batch_norm(x, variables['params'][f'bn{i}'], moments)
+    x = np.maximum(x, 0)
+    assert naive.relative_error(endpoints[f'conv{i}'], x) < 1e-5, i
+  assert naive.relative_error(endpoints['features'], x.mean((1, 2))) < 1e-5
 
 
 def test_bfloat16_is_for_the_computation_only(trace):

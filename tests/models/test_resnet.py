@@ -7,6 +7,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lossbench.models.resnet import ResNet
+from tests.models import naive
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -119,23 +120,16 @@ class NaiveResNet:
 
   def conv(self, x, *path, stride):
     kernel = self.params[*path, 'kernel']
-    size = kernel.shape[0]
-    pad = (size - 1) // 2
-    x = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    patches = np.lib.stride_tricks.sliding_window_view(
-      x, (size, size), axis=(1, 2)
-    )[:, ::stride, ::stride]  # [B, H, W, C, size, size]
-    return np.tensordot(patches, kernel, axes=((4, 5, 3), (0, 1, 2)))
+    return naive.conv(x, kernel, stride=stride, pad=(kernel.shape[0] - 1) // 2)
 
   def bn(self, x, *path):
-    mean, var = self.stats[*path, 'mean'], self.stats[*path, 'var']
+    moments = {name: self.stats[*path, name] for name in ('mean', 'var')}
     if self.train:
-      running_mean, running_var = mean, var
-      mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
-      self.new_stats[*path, 'mean'] = 0.9 * running_mean + 0.1 * mean
-      self.new_stats[*path, 'var'] = 0.9 * running_var + 0.1 * var
-    scale, bias = self.params[*path, 'scale'], self.params[*path, 'bias']
-    return (x - mean) / np.sqrt(var + 1e-5) * scale + bias
+      running, moments = moments, naive.batch_moments(x)
+      for name, value in moments.items():
+        self.new_stats[*path, name] = 0.9 * running[name] + 0.1 * value
+    affine = {name: self.params[*path, name] for name in ('scale', 'bias')}
+    return naive.batch_norm(x, affine, moments)
 
   def block(self, x, name, *, stride):
     strides = (1, stride, 1) if self.bottleneck else (stride, 1)
@@ -166,24 +160,6 @@ class NaiveResNet:
     return endpoints
 
 
-def random_variables(trace, model, rng):
-  """Like the model's variables; everything random, no scale is 0."""
-  _, _, shapes = trace(model, image_size=64)
-
-  def draw(path, leaf):
-    match path[-1].key:
-      case 'kernel':
-        stddev = np.sqrt(2 / np.prod(leaf.shape[:3]))
-        value = stddev * rng.standard_normal(leaf.shape)
-      case 'scale' | 'var':
-        value = rng.uniform(0.5, 1.5, leaf.shape)
-      case 'bias' | 'mean':
-        value = 0.1 * rng.standard_normal(leaf.shape)
-    return value.astype(np.float32)
-
-  return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 def test_blocks_start_as_the_identity(trace):
   model = ResNet(50, width=4)
   rng = np.random.default_rng(0)
@@ -194,7 +170,7 @@ def test_blocks_start_as_the_identity(trace):
     params = flatten_dict(model.init(key, images, train=False)['params'])
     return {path: x for path, x in params.items() if path[-1] != 'kernel'}
 
-  variables = random_variables(trace, model, rng)
+  variables = naive.random_variables(trace(model, image_size=64)[-1], rng)
   params = flatten_dict(variables['params'])
   params |= init_batch_norm(jax.random.key(0))
   variables['params'] = unflatten_dict(params)
@@ -219,20 +195,19 @@ def test_forward_agrees_with_a_naive_implementation(
 ):
   rng = np.random.default_rng(0)
   model = ResNet(depth, width=16)
-  variables = random_variables(trace, model, rng)
+  variables = naive.random_variables(trace(model, image_size=64)[-1], rng)
   images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
   endpoints, updates = jax.jit(
     lambda variables, images: model.apply(
       variables, images, train=train, mutable=['batch_stats']
     )
   )(variables, images)
-  naive = NaiveResNet(variables, depth=depth, train=train)
-  for name, expected in naive(images.astype(np.float64)).items():
-    error = np.linalg.norm(endpoints[name] - expected)
-    assert error < tolerance * np.linalg.norm(expected), name
+  reference = NaiveResNet(variables, depth=depth, train=train)
+  for name, expected in reference(images.astype(np.float64)).items():
+    assert naive.relative_error(endpoints[name], expected) < tolerance, name
   new_stats = flatten_dict(updates['batch_stats'])
-  assert new_stats.keys() == naive.new_stats.keys()
-  for path, expected in naive.new_stats.items():
+  assert new_stats.keys() == reference.new_stats.keys()
+  for path, expected in reference.new_stats.items():
     np.testing.assert_allclose(
       new_stats[path], expected, rtol=1e-4, atol=1e-5, err_msg=str(path)
     )

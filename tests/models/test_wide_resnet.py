@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lossbench.models.wide_resnet import WideResNet
+from tests.models import naive
 
 
 def count_params(trace, model, *, num_classes):
@@ -63,39 +64,22 @@ def test_forward_agrees_with_the_authors_order_of_layers(trace, train):
   model = WideResNet(16, 1)
   rng = np.random.default_rng(0)
   images = rng.standard_normal((8, 8, 8, 3)).astype(np.float32)
-  _, _, shapes = trace(model, image_size=8)
-  variables = jax.tree.map(
-    lambda leaf: (
-      rng.uniform(0.2, 1.0, leaf.shape).astype(np.float32)
-      * (rng.choice([-1, 1], leaf.shape) if leaf.ndim == 4 else 1)
-    ),
-    shapes,
-  )
+  variables = naive.random_variables(trace(model, image_size=8)[-1], rng)
   endpoints, _ = jax.jit(
     functools.partial(model.apply, train=train, mutable=['batch_stats'])
   )(variables, images)
 
   def bn_relu(x, name):
-    affine = variables['params'][name]
     moments = variables['batch_stats'][name]
-    mean, var = moments['mean'], moments['var']
     if train:
-      mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
-    x = (x - mean) / np.sqrt(var + 1e-5)
-    return np.maximum(x * affine['scale'] + affine['bias'], 0)
+      moments = naive.batch_moments(x)
+    return np.maximum(
+      naive.batch_norm(x, variables['params'][name], moments), 0
+    )
 
   def conv(x, name, stride=1):
     kernel = variables['params'][name]['kernel']
-    pad = kernel.shape[0] // 2
-    return np.asarray(
-      jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        2 * ((pad, pad),),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      )
-    )
+    return naive.conv(x, kernel, stride=stride, pad=kernel.shape[0] // 2)
 
   def block(x, name, *, bn1, stride=1, projects=False):
     a = bn_relu(x, bn1)
@@ -117,12 +101,9 @@ def test_forward_agrees_with_the_authors_order_of_layers(trace, train):
     x = block(x, name, bn1=bn1, stride=stride, projects=stride == 2)
     bn1 = f'{name}_bn_out'
     expected = bn_relu(x, bn1)
-    np.testing.assert_allclose(
-      endpoints[name], expected, rtol=1e-4, atol=1e-4 * expected.max()
-    )
-  np.testing.assert_allclose(
-    endpoints['features'], expected.mean((1, 2)), rtol=1e-4, atol=1e-4
-  )
+    assert naive.relative_error(endpoints[name], expected) < 1e-5, name
+  features = expected.mean((1, 2))
+  assert naive.relative_error(endpoints['features'], features) < 1e-5
 
 
 def test_kernels_start_as_he_normal_by_fan_out():

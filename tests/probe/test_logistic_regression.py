@@ -209,7 +209,7 @@ def test_one_device_finds_the_same(root):
   program = """
 import jax
 from lossbench.probe import logistic_regression as regression
-from tests.test_logistic_regression import _examples
+from tests.probe.test_logistic_regression import _examples
 assert jax.local_device_count() == 1
 features, labels, k = _examples('separable')
 [fit] = regression.fit_path(
