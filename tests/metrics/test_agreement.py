@@ -131,6 +131,12 @@ def test_clustering_is_average_linkage():
   assert drawn['leaves'] == list(got.order)
 
 
+def test_models_with_nothing_in_common_are_as_far_as_can_be():
+  np.testing.assert_array_equal(
+    cluster_models(np.eye(3)).linkage[:, 2], [1.0, 1.0]
+  )
+
+
 def test_clustering_finds_families():
   predictions, labels = _predictions(500, 3)
   rng = np.random.default_rng(0)

@@ -86,6 +86,16 @@ def test_record_as_json():
   }
 
 
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_no_value_and_says_why(value):
+  record = create_record('nll', value, n=3)
+  assert record.value is None
+  assert record.note == f'not available: nll is {value}'
+  record = create_record('nll', value, n=3, note='one class only')
+  assert record.value is None
+  assert record.note == 'one class only'
+
+
 def test_unknown_metric_lists_the_known():
   with pytest.raises(ValueError, match="Unknown metric 'accuracy'") as error:
     create_record('accuracy', 0.5, n=1)
