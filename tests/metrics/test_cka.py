@@ -378,6 +378,14 @@ def test_refusals(function):
     function(x, y[:, :0])
 
 
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+def test_grams_that_are_not_finite(bad):
+  grams = np.random.default_rng(0).normal(size=(2, 12, 4))
+  grams[1, 5, 2] = bad
+  with pytest.raises(ValueError, match='NaN or infinity: did the run diverge'):
+    cka.cka_of_grams(list(grams), minibatch_size=4)
+
+
 def test_refusals_of_parameters():
   x, y = _pair()
   for bandwidth in (0.0, -1.0, np.inf, np.nan):

@@ -155,6 +155,16 @@ def test_length_does_not_matter(scale):
   assert _streamed(scaled, labels) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize('scale', [-1e250, 1e250, -1e-250])
+def test_squares_beyond_float64_do_not_matter(scale):
+  """Of features of one sign, whose largest or smallest alone shows the size."""
+  features, labels = _clusters(UNBALANCED)
+  features = np.abs(features).astype(np.float64)
+  expected = class_separation(features, labels)
+  got = class_separation(scale * features, labels)
+  assert got == pytest.approx(expected, rel=1e-10)
+
+
 def test_size_of_a_class_does_not_matter():
   features, labels = _clusters(UNBALANCED)
   expected = class_separation(features, labels)

@@ -91,9 +91,30 @@ def test_cosines_stay_in_range():
   cosines = cosine_similarities(features, features.T)
   assert np.max(cosines) <= 1
   np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-6)
-  assert cosine_similarities(
-    features.astype(jnp.bfloat16), features.T
-  ).dtype == (jnp.float32)
+
+
+def test_bfloat16_is_rounded_in_the_features_only():
+  features, _, kernel = _data()
+  rounded = features.astype(jnp.bfloat16)
+  cosines = cosine_similarities(rounded, kernel)
+  assert cosines.dtype == jnp.float32
+  expected = cosine_similarities(rounded.astype(np.float32), kernel)
+  np.testing.assert_allclose(cosines, expected, atol=1e-6)
+
+
+def test_one_feature_has_two_directions():
+  kernel = np.array([[2.0, -0.5]])
+  got = angular_visual_hardness(
+    np.array([[3.0], [3.0], [-1.0]]), np.array([0, 1, 1]), kernel=kernel
+  )
+  np.testing.assert_allclose(got, [0.0, 1.0, 0.0], atol=1e-12)
+
+
+def test_parallel_vectors_whose_cosine_rounds_above_one():
+  rng = np.random.default_rng(0)
+  kernel = rng.normal(size=(5, 400))
+  got = angular_visual_hardness(3 * kernel.T, np.arange(400), kernel=kernel)
+  np.testing.assert_allclose(got, 0, atol=1e-9)
 
 
 def test_mask_and_broken_rows():
