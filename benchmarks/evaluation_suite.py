@@ -21,6 +21,7 @@ import numpy as np
 from configs import imagenet_resnet50
 from lossbench import build
 from lossbench.data import datasets
+from lossbench.data.examples import Examples
 from lossbench.evaluation import scoring
 from lossbench.evaluation.collected import NOTHING, Collect
 from lossbench.evaluation.loop import Evaluator
@@ -58,7 +59,7 @@ def main():
 
   def create(suite, collect):
     return Evaluator(
-      config, builder, split=args.split, suite=suite, collect=collect
+      config, Examples(builder, args.split), suite=suite, collect=collect
     )
 
   evaluators = {

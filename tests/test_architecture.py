@@ -63,11 +63,11 @@ NOUNS = [
 # here may import all nouns. `report` reads what the others wrote.
 LAYERS = {
   'runtime': (),
-  'runs': ('data', 'runtime', 'train.state'),
+  'runs': ('runtime', 'train.state'),
   'objectives': CORE,
   'models': CORE,
   'metrics': CORE,
-  'data': ('runtime',),
+  'data': ('runs', 'runtime'),
   'report': ('cli', 'data.catalogue', 'metrics.density', 'runs', 'runtime'),
 }
 

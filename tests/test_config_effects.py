@@ -23,9 +23,9 @@ from flax import traverse_util
 from configs import default, digits_cnn
 from lossbench import build, models
 from lossbench.data import datasets, pipeline, preprocess
+from lossbench.data.examples import Examples, build_examples
 from lossbench.runs.checkpoints import BEST_METRIC, Checkpointer
 from lossbench.runs.directory import OPERATIONAL_FIELDS, RunDirectory
-from lossbench.runs.skipped_images import skipped_ids
 from lossbench.runtime import devices
 from lossbench.train import loop
 from lossbench.train.checks import check_config
@@ -252,7 +252,7 @@ class Observed:
     plan = build_plan(
       config, num_examples=datasets.num_examples(builder, train)
     )
-    inputs = build_train_inputs(config, builder, train)
+    inputs = build_train_inputs(config, Examples(builder, train))
     (batch,) = inputs.batches_fn(0, 1)
     self.hparams = loop.build_step_hparams(config)
     state = initial_state(config, self.hparams)
@@ -268,10 +268,9 @@ class Observed:
     )
     left_out = ()
     if 'damaged' in builder.info.splits:
-      left_out = skipped_ids(config, builder, split='damaged', run=run)
-    evaluated = pipeline.load_split(
-      builder,
-      split=holdout or 'train[-8:]',
+      left_out = build_examples(config, builder, 'damaged', run=run).bad_ids
+    evaluated = pipeline.load_examples(
+      Examples(builder, holdout or 'train[-8:]'),
       image_fn=preprocess.build_eval_image_fn(config),
     )
     self.parts = {

@@ -7,14 +7,15 @@ Every process reads its own shard.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lossbench.data.bad_images import damaged_files_named, first_bad_image
-from lossbench.data.datasets import label_feature, num_examples
+from lossbench.data.datasets import label_feature
+from lossbench.data.examples import Examples
 from lossbench.data.order import epoch_seed
 
 Batch = dict[str, np.ndarray]
@@ -62,20 +63,19 @@ def _without(records, bad_ids):
   return records.filter(lambda record: tf.reduce_all(record['tfds_id'] != bad))
 
 
-def _iterate(batches, *, builder, split, image_fn, records_fn):
+def _iterate(batches, examples, *, image_fn, records_fn):
   """Yields NumPy batches; a damaged record becomes one line that names it.
 
   Args:
     batches: to be iterated.
-    builder: for the message.
-    split: for the message.
+    examples: for the message.
     image_fn: encoded bytes -> image; fails on the damaged one.
     records_fn: number of batches already yielded -> records of the next one.
       As order is deterministic the culprit is among them, and a failure of
       another kind does not decode the rest of the epoch in search of one.
   """
   num_yielded = 0
-  with damaged_files_named(builder, split):
+  with damaged_files_named(examples.builder, examples.split):
     try:
       for batch in batches.as_numpy_iterator():
         yield batch
@@ -85,26 +85,21 @@ def _iterate(batches, *, builder, split, image_fn, records_fn):
       if found is None:
         raise
       raise ValueError(
-        f'Image {found[0]!r} of {builder.name!r} cannot be used: {found[1]} '
+        f'Image {found[0]!r} of {examples.builder.name!r} cannot be used: '
+        f'{found[1]} '
         'Repair the record, or train with --config.on_bad_image=skip, which '
         'leaves such images out.'
       ) from error
 
 
-def usable_examples(
-  builder: tfds.core.DatasetBuilder,
-  *,
-  split: str,
-  bad_ids: Sequence[str] = (),
-  process_count: int = 1,
-) -> int:
+def usable_examples(examples: Examples, *, process_count: int = 1) -> int:
   """Examples of a training split that an epoch can draw from.
 
   Every process must take the same number of steps, and all undecodable images
   may lie in the shard of one of them.
   """
-  usable = num_examples(builder, split) - process_count * len(bad_ids)
-  return max(0, usable)
+  num_bad = len(examples.bad_ids)
+  return max(0, examples.num_examples + num_bad - process_count * num_bad)
 
 
 def _shuffle_buffer(builder, split) -> int:
@@ -118,16 +113,14 @@ def _total(builder) -> int:
 
 
 def train_batches(
-  builder: tfds.core.DatasetBuilder,
+  examples: Examples,
   *,
-  split: str,
   batch_size: int,
   image_fn: TrainImageFn,
   seed: int,
   start_step: int,
   num_steps: int,
   check_image_fn: EvalImageFn = tf.io.decode_image,
-  bad_ids: Sequence[str] = (),
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -137,15 +130,13 @@ def train_batches(
   left out of that epoch.
 
   Args:
-    builder: of the data set, prepared.
-    split: e.g. 'train[:45000]'.
+    examples: to train on.
     batch_size: global, divisible by `process_count`.
     image_fn: (encoded bytes, stateless seed [2] int64) -> uint8 [H, W, C].
     seed: of order and augmentation.
     start_step: first step to yield.
     num_steps: of the whole run.
     check_image_fn: encoded bytes -> image; finds the culprit after a failure.
-    bad_ids: TFDS ids of images to leave out.
     process_index: of this process.
     process_count: of the run; another count is another, equally fixed, order.
 
@@ -155,13 +146,12 @@ def train_batches(
   Raises:
     ValueError: if the split cannot fill one batch, or a record is damaged.
   """
+  builder, split, bad_ids = examples.builder, examples.split, examples.bad_ids
   shard = tfds.even_splits(split, process_count, drop_remainder=True)[
     process_index
   ]
   local_size = batch_size // process_count
-  usable = usable_examples(
-    builder, split=split, bad_ids=bad_ids, process_count=process_count
-  )
+  usable = usable_examples(examples, process_count=process_count)
   steps_per_epoch = usable // batch_size
   if steps_per_epoch == 0:
     raise ValueError(
@@ -217,8 +207,7 @@ def train_batches(
 
     yield from _iterate(
       batches,
-      builder=builder,
-      split=split,
+      examples,
       image_fn=check_image_fn,
       records_fn=records_from,
     )
@@ -226,26 +215,21 @@ def train_batches(
 
 
 def num_eval_steps(
-  builder: tfds.core.DatasetBuilder,
-  *,
-  split: str,
-  batch_size: int,
-  process_count: int = 1,
+  examples: Examples, *, batch_size: int, process_count: int = 1
 ) -> int:
   """Batches that every process yields to cover the split exactly once."""
+  splits = examples.builder.info.splits
   local_size = batch_size // process_count
-  shards = tfds.even_splits(split, process_count, drop_remainder=False)
-  largest = max(builder.info.splits[shard].num_examples for shard in shards)
+  shards = tfds.even_splits(examples.split, process_count, drop_remainder=False)
+  largest = max(splits[shard].num_examples for shard in shards)
   return -(-largest // local_size)
 
 
 def eval_batches(
-  builder: tfds.core.DatasetBuilder,
+  examples: Examples,
   *,
-  split: str,
   batch_size: int,
   image_fn: EvalImageFn,
-  bad_ids: Sequence[str] = (),
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -255,11 +239,9 @@ def eval_batches(
   filled up with zero images whose mask is 0.
 
   Args:
-    builder: of the data set, prepared.
-    split: e.g. 'test' or 'train[45000:]'.
+    examples: to evaluate on.
     batch_size: global, divisible by `process_count`.
     image_fn: encoded bytes -> uint8 [H, W, C].
-    bad_ids: TFDS ids of images to leave out.
     process_index: of this process.
     process_count: of the run.
 
@@ -271,13 +253,14 @@ def eval_batches(
   Raises:
     ValueError: if a record is damaged; names it.
   """
+  builder, split = examples.builder, examples.split
   label = label_feature(builder)
   local_size = batch_size // process_count
   shard = tfds.even_splits(split, process_count, drop_remainder=False)[
     process_index
   ]
   if builder.info.splits[shard].num_examples > 0:
-    records = _without(_read(builder, shard, with_ids=True), bad_ids)
+    records = _without(_read(builder, shard, with_ids=True), examples.bad_ids)
   else:  # TFDS refuses to read nothing
     records = _read(builder, split, with_ids=True).take(0)
 
@@ -295,7 +278,7 @@ def eval_batches(
     .prefetch(tf.data.AUTOTUNE)
   )
   remaining = num_eval_steps(
-    builder, split=split, batch_size=batch_size, process_count=process_count
+    examples, batch_size=batch_size, process_count=process_count
   )
   shape, dtype = batches.element_spec['image'].shape[1:], np.uint8
 
@@ -304,8 +287,7 @@ def eval_batches(
 
   for batch in _iterate(
     batches,
-    builder=builder,
-    split=split,
+    examples,
     image_fn=image_fn,
     records_fn=records_of,
   ):
@@ -352,27 +334,15 @@ def check_labels(
     )
 
 
-def load_split(
-  builder: tfds.core.DatasetBuilder,
-  *,
-  split: str,
-  image_fn: EvalImageFn,
-  bad_ids: Sequence[str] = (),
+def load_examples(
+  examples: Examples, *, image_fn: EvalImageFn
 ) -> tuple[np.ndarray, np.ndarray]:
-  """A whole split in memory: images uint8 [N, H, W, C] and labels int32 [N].
+  """All of them in memory: images uint8 [N, H, W, C] and labels int32 [N].
 
   Ordered by example id, so that the order does not depend on how the files
-  were read. `bad_ids` are left out.
+  were read.
   """
-  batches = list(
-    eval_batches(
-      builder,
-      split=split,
-      batch_size=1024,
-      image_fn=image_fn,
-      bad_ids=bad_ids,
-    )
-  )
+  batches = list(eval_batches(examples, batch_size=1024, image_fn=image_fn))
   whole = {
     name: np.concatenate([batch[name] for batch in batches])
     for name in batches[0]

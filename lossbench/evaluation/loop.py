@@ -224,13 +224,11 @@ class Evaluator:
 
   Args:
     config: of the run.
-    builder: of the data set.
-    split: a TFDS split, e.g. 'test'.
+    examples: of the split, `lossbench.data.examples.Examples`.
     suite: of measurements; see `measurements`.
     collect: what to keep of examples.
     image_fn: encoded bytes -> uint8 [H, W, C]; None takes the run's own.
     batch_size: global; None takes the configuration's.
-    bad_ids: TFDS ids of images to leave out.
     own_labels: labels are the run's classes and are checked; False for data
       sets whose labels mean something else.
     sharded: processes share the examples out; else each sees them all, for
@@ -243,21 +241,19 @@ class Evaluator:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    builder,
+    examples,
     *,
-    split: str,
     suite: str = 'predictions',
     collect: Collect = NOTHING,
     image_fn: Callable | None = None,
     batch_size: int | None = None,
-    bad_ids: Sequence[str] = (),
     own_labels: bool = True,
     sharded: bool = True,
   ):
-    from lossbench.data import datasets, pipeline, preprocess
+    from lossbench.data import pipeline, preprocess
 
     self._objective = build.build_objective(config)
-    self.num_examples = datasets.num_examples(builder, split) - len(bad_ids)
+    self.num_examples = examples.num_examples
     self._batch_size = batch_size or config.eval_batch_size
     check_batch_size(self._batch_size, gram_size=collect.gram_size)
     self._eval_step, self._measurements = _compiled(
@@ -275,11 +271,9 @@ class Evaluator:
 
     def read():
       return pipeline.eval_batches(
-        builder,
-        split=split,
+        examples,
         batch_size=self._batch_size,
         image_fn=image_fn or preprocess.build_eval_image_fn(config),
-        bad_ids=bad_ids,
         process_index=share[0],
         process_count=share[1],
       )
@@ -289,10 +283,10 @@ class Evaluator:
     if config.data_on_device and image_fn is None:
       self._batches = _decoded.get(
         (
-          str(builder.data_path),
-          split,
+          str(examples.builder.data_path),
+          examples.split,
           self._batch_size,
-          tuple(bad_ids),
+          examples.bad_ids,
           share,
           build.pack_fields(config, _IMAGE_FIELDS),
         ),

@@ -33,7 +33,6 @@ from lossbench.objectives.losses import unit_norm
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.records import Record
-from lossbench.runs.skipped_images import skipped_ids
 from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere
@@ -210,6 +209,19 @@ class RunOutputs:
     datasets.num_examples(builder, split)
     return split
 
+  def _examples(self, dataset: str, split: str):
+    """What the run can use of a split, which may be 'holdout'."""
+    from lossbench.data.examples import build_examples
+
+    builder = self.open_dataset(dataset)
+    return build_examples(
+      self.config,
+      builder,
+      self.tfds_split(builder, split),
+      run=self.run,
+      dataset=dataset,
+    )
+
   def eval_path(self, dataset: str, split: str) -> storage.Path:
     """Where results on a split of a data set lie."""
     return self.run.eval_path(dataset, split)
@@ -242,12 +254,10 @@ class RunOutputs:
       The pass, with every example's 'logits' in `collected`, by id, and the
       features and logits of at most `num_sampled` examples in `sample`.
     """
-    builder = self.open_dataset(dataset)
-    tfds_split = self.tfds_split(builder, split)
+    examples = self._examples(dataset, split)
     result = self._pass(
       dataset,
-      builder,
-      tfds_split,
+      examples,
       suite=suite,
       collect=Collect(logits=True, num_sampled=num_sampled),
     )
@@ -256,12 +266,12 @@ class RunOutputs:
     self._store(
       directory / 'predictions.npz',
       result.collected,
-      self._source(dataset, builder, tfds_split),
+      self._source(dataset, examples),
     )
     self._store(
       directory / 'features.npz',
       result.sample,
-      self._source(dataset, builder, tfds_split, num_sampled=num_sampled),
+      self._source(dataset, examples, num_sampled=num_sampled),
     )
     return result
 
@@ -281,15 +291,13 @@ class RunOutputs:
       own_labels: its labels are the run's classes.
       quiet: do not report progress.
     """
-    builder = self.open_dataset(dataset)
-    tfds_split = self.tfds_split(builder, split)
+    examples = self._examples(dataset, split)
     return self._stored(
       self._cache_path(dataset, split, 'predictions'),
-      self._source(dataset, builder, tfds_split),
+      self._source(dataset, examples),
       lambda: self._pass(
         dataset,
-        builder,
-        tfds_split,
+        examples,
         collect=Collect(logits=True),
         own_labels=own_labels,
         quiet=quiet,
@@ -300,16 +308,14 @@ class RunOutputs:
     self, dataset: str, split: str, *, num_sampled: int = NUM_SAMPLED
   ) -> Collected:
     """'features' and 'logits' of a sample that is the same for every run."""
-    builder = self.open_dataset(dataset)
-    tfds_split = self.tfds_split(builder, split)
+    examples = self._examples(dataset, split)
     return self._stored(
       self._cache_path(dataset, split, 'features'),
-      self._source(dataset, builder, tfds_split, num_sampled=num_sampled),
+      self._source(dataset, examples, num_sampled=num_sampled),
       lambda: (
         self._pass(
           dataset,
-          builder,
-          tfds_split,
+          examples,
           collect=Collect(num_sampled=num_sampled),
         ).sample
       ),
@@ -331,17 +337,15 @@ class RunOutputs:
       image_fn: encoded bytes -> uint8 [H, W, C].
       preprocessing: what tells this `image_fn` from others, as JSON.
     """
-    builder = self.open_dataset(dataset)
-    tfds_split = self.tfds_split(builder, split)
+    examples = self._examples(dataset, split)
     name = self.eval_path(dataset, split).name
     path = self.run.path / 'eval' / f'transfer-{dataset}'
     return self._stored(
       path / f'features-{name}.npz',
-      self._source(dataset, builder, tfds_split, **preprocessing),
+      self._source(dataset, examples, **preprocessing),
       lambda: self._pass(
         dataset,
-        builder,
-        tfds_split,
+        examples,
         collect=Collect(features=True),
         image_fn=image_fn,
         own_labels=False,
@@ -394,22 +398,21 @@ class RunOutputs:
     Returns:
       'pooled/<endpoint>' [N, C] and 'gram/<endpoint>' [N, G].
     """
-    builder = self.open_dataset(dataset)
     read_split = self.layers_split(
       dataset,
       split,
       num_examples=num_examples,
       minibatch_size=minibatch_size,
     )
+    examples = self._examples(dataset, read_split)
     unit = minibatch_size * jax.device_count()
     return self._stored(
       self._cache_path(dataset, split, 'layers'),
-      self._source(dataset, builder, read_split, minibatch_size=minibatch_size),
+      self._source(dataset, examples, minibatch_size=minibatch_size),
       lambda: (
         self._pass(
           dataset,
-          builder,
-          read_split,
+          examples,
           collect=Collect(pooled=True, gram_size=minibatch_size),
           batch_size=max(unit, self._batch_size // unit * unit),
           # Minibatches are of consecutive examples, whoever computes them.
@@ -430,8 +433,7 @@ class RunOutputs:
   def _pass(
     self,
     dataset,
-    builder,
-    tfds_split,
+    examples,
     *,
     suite='nothing',
     collect=NOTHING,
@@ -443,15 +445,11 @@ class RunOutputs:
   ) -> Pass:
     evaluator = Evaluator(
       self._image_config(dataset),
-      builder,
-      split=tfds_split,
+      examples,
       suite=suite,
       collect=collect,
       image_fn=image_fn,
       batch_size=batch_size or self._batch_size,
-      bad_ids=skipped_ids(
-        self.config, builder, dataset=dataset, split=tfds_split, run=self.run
-      ),
       own_labels=own_labels,
       sharded=sharded,
     )
@@ -460,14 +458,11 @@ class RunOutputs:
     return evaluator.run(
       self._replicated,
       on_progress=create_printer(
-        f'{dataset} {tfds_split}', evaluator.num_examples
+        f'{dataset} {examples.split}', examples.num_examples
       ),
     )
 
-  def _source(self, dataset, builder, tfds_split, **more) -> str:
-    bad_ids = skipped_ids(
-      self.config, builder, dataset=dataset, split=tfds_split, run=self.run
-    )
+  def _source(self, dataset, examples, **more) -> str:
     own = self._image_config(dataset)
     config = ml_collections.ConfigDict(
       {name: own[name] for name in _IMAGE_FIELDS}
@@ -476,10 +471,10 @@ class RunOutputs:
       {
         'step': self.step,
         'checkpoint': self.fingerprint,
-        'dataset': builder.info.full_name,
-        'split': tfds_split,
-        'num_examples': builder.info.splits[tfds_split].num_examples,
-        'left_out': f'{zlib.crc32(repr(bad_ids).encode()):08x}',
+        'dataset': examples.builder.info.full_name,
+        'split': examples.split,
+        'num_examples': examples.num_examples + len(examples.bad_ids),
+        'left_out': f'{zlib.crc32(repr(examples.bad_ids).encode()):08x}',
         'images': json.loads(config.to_json()),
         **more,
       },

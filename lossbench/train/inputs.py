@@ -3,7 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -62,36 +62,28 @@ def build_input_fn(config: ml_collections.ConfigDict) -> InputFn:
 
 
 def build_train_inputs(
-  config: ml_collections.ConfigDict,
-  builder,
-  split: str,
-  *,
-  bad_ids: Sequence[str] = (),
+  config: ml_collections.ConfigDict, examples
 ) -> TrainInputs:
-  """Opens the training split in the way that the configuration asks for.
+  """Opens the training data in the way that the configuration asks for.
 
   Args:
     config: of the run.
-    builder: of the data set.
-    split: e.g. 'train[:45000]'.
-    bad_ids: TFDS ids of images to leave out.
+    examples: to train on, `lossbench.data.examples.Examples`.
   """
   if config.data_on_device:
-    return _resident_inputs(config, builder, split, bad_ids)
-  return _streamed_inputs(config, builder, split, bad_ids)
+    return _resident_inputs(config, examples)
+  return _streamed_inputs(config, examples)
 
 
-def _streamed_inputs(config, builder, split, bad_ids):
+def _streamed_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
   def batches_fn(start_step, num_steps):
     batches = pipeline.train_batches(
-      builder,
-      split=split,
+      examples,
       batch_size=config.batch_size,
       image_fn=preprocess.build_train_image_fn(config),
       check_image_fn=preprocess.build_eval_image_fn(config),
-      bad_ids=bad_ids,
       seed=config.seed,
       start_step=start_step,
       num_steps=num_steps,
@@ -104,24 +96,18 @@ def _streamed_inputs(config, builder, split, bad_ids):
 
   return TrainInputs(
     num_examples=pipeline.usable_examples(
-      builder,
-      split=split,
-      bad_ids=bad_ids,
-      process_count=jax.process_count(),
+      examples, process_count=jax.process_count()
     ),
     data=None,
     batches_fn=batches_fn,
   )
 
 
-def _resident_inputs(config, builder, split, bad_ids):
+def _resident_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
-  images, labels = pipeline.load_split(
-    builder,
-    split=split,
-    image_fn=preprocess.build_eval_image_fn(config),
-    bad_ids=bad_ids,
+  images, labels = pipeline.load_examples(
+    examples, image_fn=preprocess.build_eval_image_fn(config)
   )
   pipeline.check_labels({'label': labels}, num_classes=config.num_classes)
 

@@ -13,7 +13,6 @@ from lossbench.data import datasets
 from lossbench.evaluation.loop import Evaluator
 from lossbench.runs.checkpoints import Checkpointer
 from lossbench.runs.directory import RunDirectory, write_json
-from lossbench.runs.skipped_images import skipped_ids
 from lossbench.runtime import devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
@@ -195,9 +194,11 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
 
 def _train(config, hparams, run, builder, train_split, holdout, plan, source):
   """Trains into a directory that is ours."""
-  bad_ids = skipped_ids(config, builder, split=train_split, run=run)
-  inputs = build_train_inputs(config, builder, train_split, bad_ids=bad_ids)
-  if bad_ids:
+  from lossbench.data.examples import build_examples
+
+  examples = build_examples(config, builder, train_split, run=run)
+  inputs = build_train_inputs(config, examples)
+  if examples.bad_ids:
     plan = build_plan(config, num_examples=inputs.num_examples)
     run.claim(config, num_steps=plan.num_steps)
   state = initial_state(config, hparams)
@@ -228,10 +229,7 @@ def _train(config, hparams, run, builder, train_split, holdout, plan, source):
     evaluator = None
     if holdout:
       evaluator = Evaluator(
-        config,
-        builder,
-        split=holdout,
-        bad_ids=skipped_ids(config, builder, split=holdout, run=run),
+        config, build_examples(config, builder, holdout, run=run)
       )
     train_step = build_train_step(config, steps_per_epoch=plan.steps_per_epoch)
     log = TrainLog(

@@ -12,8 +12,8 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lossbench.data import bad_images, pipeline
+from lossbench.data.examples import Examples, build_examples
 from lossbench.runs.directory import RunDirectory
-from lossbench.runs.skipped_images import skipped_ids
 
 NUM_EXAMPLES, BATCH_SIZE = 40, 4
 TRUNCATED, TEXT = 7, 23  # their labels
@@ -76,11 +76,10 @@ def bad_ids(builder):
   )
 
 
-def _train(builder, start_step=0, **options):
+def _train(builder, start_step=0, bad_ids=(), **options):
   return list(
     pipeline.train_batches(
-      builder,
-      split='train',
+      Examples(builder, 'train', bad_ids),
       batch_size=BATCH_SIZE,
       image_fn=lambda image_bytes, seed: _decode(image_bytes),
       seed=0,
@@ -91,10 +90,10 @@ def _train(builder, start_step=0, **options):
   )
 
 
-def _evaluate(builder, **options):
+def _evaluate(builder, bad_ids=()):
   return list(
     pipeline.eval_batches(
-      builder, split='train', batch_size=7, image_fn=_decode, **options
+      Examples(builder, 'train', bad_ids), batch_size=7, image_fn=_decode
     )
   )
 
@@ -112,9 +111,9 @@ def test_all_bad_images_are_found_with_id_and_reason(builder):
   assert progress == [NUM_EXAMPLES]
 
 
-def _load(builder, **options):
-  return pipeline.load_split(
-    builder, split='train', image_fn=_decode, **options
+def _load(builder, bad_ids=()):
+  return pipeline.load_examples(
+    Examples(builder, 'train', bad_ids), image_fn=_decode
   )
 
 
@@ -151,11 +150,9 @@ def test_evaluation_covers_all_others_once(builder, bad_ids, process_count):
   for process_index in range(process_count):
     batches = list(
       pipeline.eval_batches(
-        builder,
-        split='train',
+        Examples(builder, 'train', bad_ids),
         batch_size=6,
         image_fn=_decode,
-        bad_ids=bad_ids,
         process_index=process_index,
         process_count=process_count,
       )
@@ -169,7 +166,7 @@ def test_evaluation_covers_all_others_once(builder, bad_ids, process_count):
 
 def test_every_process_can_take_all_steps(builder, bad_ids):
   usable = pipeline.usable_examples(
-    builder, split='train', bad_ids=bad_ids, process_count=2
+    Examples(builder, 'train', bad_ids), process_count=2
   )
   assert usable == NUM_EXAMPLES - 2 * 2
   for process_index in range(2):
@@ -187,31 +184,35 @@ def test_the_run_directory_remembers(builder, bad_ids, tmp_path, monkeypatch):
   config = ml_collections.ConfigDict(
     {
       'on_bad_image': 'skip',
+      'eval_crop': 'crop_then_resize',
       'dataset': 'damaged',
       'image_size': 16,
       'pixel_mean': (0.5, 0.5, 0.5),
       'resize_images': False,
     }
   )
-  assert skipped_ids(config, builder, split='train', run=run) == tuple(
-    sorted(bad_ids)
-  )
+  found = build_examples(config, builder, 'train', run=run)
+  assert found == Examples(builder, 'train', tuple(sorted(bad_ids)))
+  assert found.num_examples == NUM_EXAMPLES - 2
   known = json.loads((tmp_path / 'bad_images.json').read_text())
   assert set(known['damaged train']) == set(bad_ids)
   # Decoding everything again would be a waste of hours.
   monkeypatch.delattr(bad_images, 'find_bad_images')
-  assert len(skipped_ids(config, builder, split='train', run=run)) == 2
+  assert build_examples(config, builder, 'train', run=run) == found
   config.on_bad_image = 'raise'
-  assert skipped_ids(config, builder, split='train', run=run) == ()
+  found = build_examples(config, builder, 'train', run=run)
+  assert found == Examples(builder, 'train')
+  assert found.num_examples == NUM_EXAMPLES
 
 
-def test_old_runs_without_the_field_can_be_evaluated(tmp_path):
+def test_old_runs_without_the_field_can_be_evaluated(builder, tmp_path):
   config = ml_collections.ConfigDict({'dataset': 'damaged'})
   run = RunDirectory(tmp_path)
-  assert skipped_ids(config, None, split='train', run=run) == ()
+  found = build_examples(config, builder, 'train', run=run)
+  assert found.bad_ids == ()
 
 
-def test_load_split_leaves_them_out(builder, bad_ids):
+def test_loading_leaves_them_out(builder, bad_ids):
   _, labels = _load(builder, bad_ids=bad_ids)
   assert sorted(labels) == sorted(set(range(NUM_EXAMPLES)) - {TRUNCATED, TEXT})
 
@@ -250,14 +251,12 @@ def test_a_failure_of_another_kind_stays_what_it_is(
 
   monkeypatch.setattr(bad_images, 'decoding_error', counting)
   batches = pipeline.train_batches(
-    builder,
-    split='train',
+    Examples(builder, 'train', bad_ids),
     batch_size=BATCH_SIZE,
     image_fn=fail,
     seed=0,
     start_step=3,
     num_steps=9,
-    bad_ids=bad_ids,
   )
   with pytest.raises(tf.errors.InvalidArgumentError):
     next(batches)

@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 
 from lossbench.data import catalogue, datasets, pipeline, real_labels
 from lossbench.data.catalogue import DATASETS, OOD_SUITES
+from lossbench.data.examples import Examples
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,7 @@ def test_real_labels_are_joined_by_id(real_builder):
   ids, is_label = real_labels.read_real_labels(real_builder, 'validation')
   assert is_label.shape == (3, 1000)
   (batch,) = pipeline.eval_batches(
-    real_builder,
-    split='validation',
+    Examples(real_builder, 'validation'),
     batch_size=3,
     image_fn=lambda image_bytes: tf.ensure_shape(
       tf.io.decode_jpeg(image_bytes), (20, 30, 3)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from lossbench.data import datasets, pipeline
+from lossbench.data.examples import Examples
 
 NUM_TRAIN, NUM_TEST = 1442, 355
 
@@ -28,7 +29,7 @@ def _rows(images, labels):
 
 def _read(data_dir, split):
   builder = datasets.open_dataset('digits', data_dir=data_dir)
-  return pipeline.load_split(builder, split=split, image_fn=_decode)
+  return pipeline.load_examples(Examples(builder, split), image_fn=_decode)
 
 
 @pytest.fixture(scope='module')

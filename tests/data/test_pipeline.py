@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from lossbench.data import datasets, pipeline
+from lossbench.data.examples import Examples
 
 NUM_TRAIN, NUM_TEST = 50, 23
 BATCH_SIZE, STEPS_PER_EPOCH = 8, 6  # two examples are left over
@@ -63,16 +64,17 @@ def _decode(image_bytes):
   return tf.ensure_shape(tf.io.decode_png(image_bytes), (1, 1, 1))
 
 
-def _train(builder, **kwargs):
+def _train(builder, *, split='train', **kwargs):
   defaults = dict(
-    split='train',
     batch_size=BATCH_SIZE,
     image_fn=lambda image_bytes, seed: _decode(image_bytes),
     seed=0,
     start_step=0,
     num_steps=NUM_STEPS,
   )
-  return list(pipeline.train_batches(builder, **defaults | kwargs))
+  return list(
+    pipeline.train_batches(Examples(builder, split), **defaults | kwargs)
+  )
 
 
 def _labels(batches):
@@ -206,8 +208,7 @@ def _eval(builder, *, split='test', local_size=4, count=1):
   return [
     list(
       pipeline.eval_batches(
-        builder,
-        split=split,
+        Examples(builder, split),
         batch_size=local_size * count,
         image_fn=_decode,
         process_index=index,
@@ -228,8 +229,7 @@ def _eval(builder, *, split='test', local_size=4, count=1):
 def test_evaluation_covers_everything_once(builder, process_count, split, size):
   processes = _eval(builder, split=split, count=process_count)
   expected_steps = pipeline.num_eval_steps(
-    builder,
-    split=split,
+    Examples(builder, split),
     batch_size=4 * process_count,
     process_count=process_count,
   )
@@ -272,7 +272,9 @@ def test_the_largest_shard_sets_the_number_of_steps(
   builder, batch_size, process_count, steps
 ):
   assert steps == pipeline.num_eval_steps(
-    builder, split='test', batch_size=batch_size, process_count=process_count
+    Examples(builder, 'test'),
+    batch_size=batch_size,
+    process_count=process_count,
   )
 
 
@@ -289,8 +291,10 @@ def test_evaluation_ids_name_examples_whoever_reads(builder):
   assert ids(1) == ids(3)
 
 
-def test_load_split_does_not_depend_on_reading_order(builder, monkeypatch):
-  images, labels = pipeline.load_split(builder, split='train', image_fn=_decode)
+def test_loading_does_not_depend_on_reading_order(builder, monkeypatch):
+  images, labels = pipeline.load_examples(
+    Examples(builder, 'train'), image_fn=_decode
+  )
   assert images.shape == (NUM_TRAIN, 1, 1, 1)
   assert images.dtype == np.uint8
   assert labels.dtype == np.int32
@@ -303,7 +307,9 @@ def test_load_split_does_not_depend_on_reading_order(builder, monkeypatch):
     return forwards(builder, split, **kwargs).shuffle(100, seed=1)
 
   monkeypatch.setattr(pipeline, '_read', shuffled)
-  _, again = pipeline.load_split(builder, split='train', image_fn=_decode)
+  _, again = pipeline.load_examples(
+    Examples(builder, 'train'), image_fn=_decode
+  )
   np.testing.assert_array_equal(again, labels)
 
 

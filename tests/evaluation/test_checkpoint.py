@@ -14,6 +14,7 @@ from scipy import special
 from configs import digits_cnn
 from lossbench import build
 from lossbench.data import catalogue, datasets, pipeline, preprocess
+from lossbench.data.examples import Examples
 from lossbench.evaluate import print_ood_table
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
 from lossbench.metrics.class_separation import class_separation
@@ -95,8 +96,8 @@ def test_representations_follow_from_the_features(run, records, digits_dir):
   config = RunDirectory(run).read_config()
   checkpoint = load_checkpoint(RunDirectory(run), 'best')
   builder = datasets.open_dataset('digits', data_dir=digits_dir)
-  images, labels = pipeline.load_split(
-    builder, split='test', image_fn=preprocess.build_eval_image_fn(config)
+  images, labels = pipeline.load_examples(
+    Examples(builder, 'test'), image_fn=preprocess.build_eval_image_fn(config)
   )
   classifier = build.build_classifier(config, build.build_objective(config))
   endpoints = jax.jit(lambda v, x: classifier.apply(v, x, train=False))(

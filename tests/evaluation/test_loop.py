@@ -8,6 +8,7 @@ import pytest
 
 from lossbench import build
 from lossbench.data import datasets, pipeline, preprocess
+from lossbench.data.examples import Examples
 from lossbench.evaluation.collected import Collect
 from lossbench.evaluation.loop import Evaluator
 from lossbench.metrics import cka
@@ -35,7 +36,9 @@ def pass_fn(run, builder):
   variables = load_checkpoint(run, 'best').eval_variables
 
   def run_pass(**options):
-    evaluator = Evaluator(run.read_config(), builder, split=SPLIT, **options)
+    evaluator = Evaluator(
+      run.read_config(), Examples(builder, SPLIT), **options
+    )
     return evaluator.run(devices.replicate(variables))
 
   return run_pass
@@ -47,8 +50,7 @@ def endpoints(run, builder):
   config = run.read_config()
   batches = list(
     pipeline.eval_batches(
-      builder,
-      split=SPLIT,
+      Examples(builder, SPLIT),
       batch_size=N,
       image_fn=preprocess.build_eval_image_fn(config),
     )

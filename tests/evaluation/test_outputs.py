@@ -30,7 +30,7 @@ def num_passes(monkeypatch):
   create = outputs.Evaluator
 
   def counting(*args, **kwargs):
-    begun.append(kwargs['split'])
+    begun.append(args)
     return create(*args, **kwargs)
 
   monkeypatch.setattr(outputs, 'Evaluator', counting)

@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from configs import digits_cnn
 from lossbench import build
 from lossbench.data import datasets, pipeline, preprocess
+from lossbench.data.examples import Examples
 from lossbench.evaluation.collected import Collected
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe import protocol
@@ -55,8 +56,8 @@ def features(run, digits_dir):
   normalize_fn = build.build_normalize_fn(config)
   found = {}
   for split in ('train', 'test'):
-    images, labels = pipeline.load_split(
-      builder, split=split, image_fn=preprocess.build_eval_image_fn(config)
+    images, labels = pipeline.load_examples(
+      Examples(builder, split), image_fn=preprocess.build_eval_image_fn(config)
     )
     endpoints = jax.jit(lambda v, x: classifier.apply(v, x, train=False))(
       checkpoint.eval_variables, normalize_fn(images)

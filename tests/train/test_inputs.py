@@ -10,6 +10,7 @@ import pytest
 
 from configs import digits_cnn
 from lossbench.data import datasets
+from lossbench.data.examples import Examples
 from lossbench.train.inputs import (
   build_input_fn,
   build_train_inputs,
@@ -33,7 +34,7 @@ class _Inputs:
     config = digits_cnn.get_config()
     config.batch_size = BATCH_SIZE
     config.update(overrides)
-    inputs = build_train_inputs(config, builder, SPLIT)
+    inputs = build_train_inputs(config, Examples(builder, SPLIT))
     self.num_examples, self.data = inputs.num_examples, inputs.data
     self.batches_fn = inputs.batches_fn
     self.input_fn = build_input_fn(config)
