@@ -11,7 +11,12 @@ _VERSION = re.search(
 ).group(1)
 
 _REPORT = ['jinja2>=3.1', 'matplotlib>=3.9']
-_TUNE = ['matplotlib>=3.9', 'optuna>=4.5', 'sqlalchemy>=2.0']
+_TUNE = [
+  'matplotlib>=3.9',
+  'optuna>=4.5',
+  'psycopg[binary]>=3.2',  # --storage=postgresql://
+  'sqlalchemy>=2.0',
+]
 
 setuptools.setup(
   name='lossbench',

@@ -7,32 +7,22 @@ from typing import Any
 from configs import legal
 from lossbench.tuning import search
 
-_LEARNING_RATE = (-2.0, 0.5, 0.5)
-_WEIGHT_DECAY = (-4.5, -3.0, 0.5)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Range:
-  low: float
-  high: float
-  step: float
-  log: bool = True
-  maximum: float = float('inf')
-
-
-# Of an objective's own hyperparameters.
-_HPARAMS = {
-  'alpha': _Range(0.05, 0.2, 0.05, log=False, maximum=0.95),
-  'keep_prob': _Range(0.5, 0.9, 0.1, log=False, maximum=1.0),
-  'lambda_final': _Range(-4.0, -2.0, 0.5),
-  'beta': _Range(-4.0, -2.0, 0.5),
-  'temperature': _Range(-1.5, -0.5, 0.25),
-  'kappa': _Range(0.0, 1.0, 0.5),
-  'target_logit': _Range(0.0, 1.5, 0.5),
+# (low, high, step, log): appendix A.1's of learning rate and weight decay; of an
+# objective's own hyperparameters the paper gives none, these are ours.
+_DEFAULTS = {
+  'learning_rate': (-2.0, 0.5, 0.5, True),
+  'weight_decay': (-4.5, -3.0, 0.5, True),
+  'alpha': (0.05, 0.2, 0.05, False),
+  'keep_prob': (0.5, 0.9, 0.1, False),
+  'lambda_final': (-4.0, -2.0, 0.5, True),
+  'beta': (-4.0, -2.0, 0.5, True),
+  'temperature': (-1.5, -0.5, 0.25, True),
+  'kappa': (0.0, 1.0, 0.5, True),
+  'target_logit': (0.0, 1.5, 0.5, True),
   'scale': None,  # a convention of the loss, held at the recipe's value
-  'gamma': _Range(1.0, 3.0, 1.0, log=False),
-  'epsilon': _Range(1.0, 3.0, 1.0, log=False),
-  'margin': _Range(0.1, 0.5, 0.1, log=False, maximum=1.5),
+  'gamma': (1.0, 3.0, 1.0, False),
+  'epsilon': (1.0, 3.0, 1.0, False),
+  'margin': (0.1, 0.5, 0.1, False),
 }
 
 
@@ -51,8 +41,7 @@ def parse_range(text: str, *, log: bool) -> search.Dimension:
       f'{flag}={text} is not FIELD=LOW:HIGH:STEP, e.g. learning_rate=-2:0.5:0.5'
       ' in powers of ten.'
     ) from error
-  maximum = getattr(_HPARAMS.get(field.split('.')[-1]), 'maximum', float('inf'))
-  return search.Dimension(field, low, high, step, log=log, maximum=maximum)
+  return search.Dimension(field, low, high, step, log)
 
 
 def build_dimensions(
@@ -65,24 +54,41 @@ def build_dimensions(
     ranges: replace the default of their fields, or come on top.
 
   Raises:
-    ValueError: if a field is not a number of the configuration.
+    ValueError: if a field is not a number of the configuration or is named
+      twice, or a range has illegal values.
   """
-  found = {
-    'learning_rate': search.Dimension('learning_rate', *_LEARNING_RATE),
-    'weight_decay': search.Dimension('weight_decay', *_WEIGHT_DECAY),
-  }
+  fields = {'learning_rate': 0.0, 'weight_decay': 0.0}
   for part, hparams in config.objective.items():
-    if part == 'name':
-      continue
-    for name in hparams:
-      field, default = f'objective.{part}.{name}', _HPARAMS[name]
-      if default is None:
-        default = _Range(hparams[name], hparams[name], 1.0, log=False)
-      found[field] = search.Dimension(field, **dataclasses.asdict(default))
+    if part != 'name':
+      for name, value in hparams.items():
+        fields[f'objective.{part}.{name}'] = value
+  found = {}
+  for field, value in fields.items():
+    name = field.rpartition('.')[2]
+    default = _DEFAULTS.get(name) or (value, value, 1.0, False)
+    found[field] = search.Dimension(field, *default)
+  given = [dimension.field for dimension in ranges]
   for dimension in ranges:
     _check_number(config, dimension.field)
+    if given.count(dimension.field) > 1:
+      raise ValueError(
+        f'--search gives {dimension.field!r} two ranges. Leave one out.'
+      )
     found[dimension.field] = dimension
-  return tuple(found.values())
+  for field in found:
+    if field.rpartition('.')[2] not in _DEFAULTS and field not in given:
+      raise ValueError(
+        f'{field!r} has no range of its own. Give --search or --search_linear.'
+      )
+  return tuple(_within_legal(config, dimension) for dimension in found.values())
+
+
+def _within_legal(config, dimension: search.Dimension) -> search.Dimension:
+  """The dimension, which knows by now what its field may be."""
+  field = legal.get_field(config, dimension.field)
+  for coordinate in (0, dimension.coarse()[-1]):
+    legal.check_value(field, dimension.value(coordinate), flag='--search ')
+  return dataclasses.replace(dimension, legal=field.legal)
 
 
 def _check_number(config, field: str):
@@ -94,18 +100,6 @@ def _check_number(config, field: str):
       f'--search: {field!r} is not a field of this configuration that holds a '
       'fraction. Hyperparameters are called objective.<part>.<name>.'
     )
-
-
-def check_ranges(config, dimensions: Sequence[search.Dimension]):
-  """Refuses ranges with values that the configuration may not have.
-
-  Raises:
-    ValueError: naming the field, the value and the remedy.
-  """
-  for dimension in dimensions:
-    field = legal.get_field(config, dimension.field)
-    for coordinate in (0, dimension.coarse()[-1]):
-      legal.check_value(field, dimension.value(coordinate), flag='--search ')
 
 
 def override_line(values: dict[str, float]) -> str:

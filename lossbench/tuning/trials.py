@@ -2,20 +2,36 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import socket
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from lossbench.runtime.console import LOGGER
 from lossbench.tuning import search
+from lossbench.tuning.database import Database
 
-_BEAT_SECS = 10  # between the signs of life of a worker
-_GRACE_SECS = 60  # without one its trial is another's
-_NUM_ATTEMPTS = 4  # at opening the database
-POLL_SECS = 1
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+  """How workers that share a tuning wait for one another.
+
+  Attributes:
+    beat_secs: between the signs of life of a worker.
+    grace_secs: without one its trial is another's.
+    patience_secs: how long the server of the database may be away.
+    poll_secs: between looks at what others do.
+  """
+
+  beat_secs: float = 10
+  grace_secs: float = 60
+  patience_secs: float = 300
+  poll_secs: float = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,83 +40,88 @@ class Trial:
 
   Attributes:
     point: its coordinates.
-    accuracy: mean over seeds on the holdout; 0 if it failed.
-    standard_error: of the mean; None of one seed or a failure.
-    error: why it failed, or ''.
+    accuracy: mean over seeds on the holdout; None if a seed diverged.
+    standard_error: of the mean; None of one seed or if one diverged.
+    divergence: how it diverged, or ''.
   """
 
   point: search.Point
-  accuracy: float
+  accuracy: float | None
   standard_error: float | None
-  error: str
+  divergence: str
+
+  @property
+  def score(self) -> float:
+    """What is maximised; to diverge is worse than any accuracy."""
+    return -math.inf if self.accuracy is None else self.accuracy
 
 
 class TrialStore:
   """The trials of one tuning, shared by all of its workers.
 
   A point is claimed by starting a trial for it; of several trials of one point
-  the first keeps it. A worker gives signs of life; trials of the dead are given
-  up, and their points tried again, which continues their runs.
+  the first keeps it. A worker gives signs of life; trials of those that give
+  none are given up, and their points tried again, which continues their runs. A
+  worker that was only suspended learns from `finish` that its trial is gone.
 
   Args:
-    url: of a database, as Optuna takes it.
+    url: of a database, as SQLAlchemy takes it.
     name: of the study in it.
     protocol: what must be the same for all workers, as JSON.
+    timing: of signs of life.
 
   Raises:
     ValueError: if the database cannot be opened, or the study in it has another
       protocol.
   """
 
-  def __init__(self, url: str, *, name: str, protocol: dict[str, Any]):
+  # All methods raise OSError if the database does not answer.
+
+  def __init__(
+    self,
+    url: str,
+    *,
+    name: str,
+    protocol: dict[str, Any],
+    timing: Timing = Timing(),
+  ):
     import optuna
-    import sqlalchemy.exc
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # What it calls experimental is pinned and tested here.
     warnings.filterwarnings('ignore', module='optuna')
-    warnings.filterwarnings(
-      'ignore', category=optuna.exceptions.ExperimentalWarning
-    )
     self._optuna = optuna
-    self._worker = f'{socket.gethostname()}:{os.getpid()}'
-    for attempts_left in reversed(range(_NUM_ATTEMPTS)):
-      try:
-        self._storage, self._study = self._open(url, name)
-        break
-      except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        # Workers that start at once get in one another's way at the first.
-        if not attempts_left:
-          reason = str(error).splitlines()[0]
-          raise ValueError(
-            f'--storage={url} cannot be opened: {reason}'
-          ) from error
-        time.sleep(POLL_SECS)
-    self._nameless: dict[int, float] = {}
+    self._states = optuna.trial.TrialState
+    self._timing = timing
+    self._worker = f'{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}'
+    self._database = Database(
+      url, patience_secs=timing.patience_secs, poll_secs=timing.poll_secs
+    )
+    self._storage, self._study, self._study_id = self._database.open(
+      lambda: self._open(name)
+    )
+    self._claimed: int | None = None  # number of our trial
+    self._looked = -math.inf
+    # (number, beats) of a running trial -> since when we have seen just that.
+    self._unchanged: dict[tuple[int, int], float] = {}
     self._check_protocol(protocol)
 
-  def _open(self, url: str, name: str):
-    optuna = self._optuna
-    storage = optuna.storages.RDBStorage(
-      url,
-      heartbeat_interval=_BEAT_SECS,
-      grace_period=_GRACE_SECS,
-      # Several workers may write at once; SQLite makes the others wait.
-      engine_kwargs=(
-        {'connect_args': {'timeout': 60}} if url.startswith('sqlite') else {}
-      ),
+  def _open(self, name: str):
+    storage = self._optuna.storages.RDBStorage(
+      self._database.url, engine_kwargs=self._database.engine_options()
     )
-    return storage, optuna.create_study(
+    study = self._optuna.create_study(
       storage=storage,
       study_name=name,
       direction='maximize',
       load_if_exists=True,
     )
+    return storage, study, storage.get_study_id_from_name(name)
 
   def _check_protocol(self, protocol):
-    found = self._study.user_attrs.get('protocol')
+    found = self._database.call(lambda: self._study.user_attrs).get('protocol')
     if found is None:
-      self._study.set_user_attr('protocol', protocol)
+      self._database.call(self._study.set_user_attr, 'protocol', protocol)
     elif found != protocol:
       differing = sorted(
         name
@@ -112,107 +133,99 @@ class TrialStore:
         'another --workdir (and --storage), or the same command to continue.'
       )
 
-  def _trials(self):
-    return self._study.get_trials(deepcopy=False)
-
-  @staticmethod
-  def _point(trial) -> search.Point | None:
-    found = trial.user_attrs.get('point')
-    return None if found is None else tuple(found)
+  def _trials(self, *states):
+    trials = self._database.call(self._study.get_trials, deepcopy=False)
+    return [trial for trial in trials if trial.state in states]
 
   def finished(self) -> list[Trial]:
     """All trials with a result, in order."""
-    states = self._optuna.trial.TrialState
-    trials = [t for t in self._trials() if t.state == states.COMPLETE]
     return [
       Trial(
-        self._point(trial),
-        trial.value,
-        trial.user_attrs.get('standard_error'),
-        trial.user_attrs.get('error', ''),
+        _point(trial),
+        # Optuna's value is a number in any case.
+        None if trial.user_attrs['divergence'] else trial.value,
+        trial.user_attrs['standard_error'],
+        trial.user_attrs['divergence'],
       )
-      for trial in trials
+      for trial in self._trials(self._states.COMPLETE)
     ]
 
   def running(self) -> set[search.Point]:
     """Points that are being tried by living workers."""
-    states = self._optuna.trial.TrialState
-    return {
-      self._point(trial)
-      for trial in self._trials()
-      if trial.state == states.RUNNING and self._point(trial) is not None
-    }
+    return {_point(trial) for trial in self._trials(self._states.RUNNING)}
 
   def give_up_dead_trials(self):
     """Frees the points of workers that have died."""
-    self._optuna.storages.fail_stale_trials(self._study)
-    host = socket.gethostname()
-    states = self._optuna.trial.TrialState
-    for trial in self._trials():
-      if trial.state == states.RUNNING and self._is_abandoned(trial):
-        self._fail(trial)
-      name, _, pid = trial.user_attrs.get('worker', '').partition(':')
-      if trial.state != states.RUNNING or name != host or not pid:
-        continue
-      if not _is_alive(int(pid)):
-        self._fail(trial)
+    running = self._trials(self._states.RUNNING)
+    now = time.monotonic()
+    if now - self._looked > self._timing.grace_secs / 2:
+      # We were busy, suspended, or without the database, and so perhaps were
+      # they: nobody is judged by what we have not watched.
+      self._unchanged = {}
+    self._looked = now
+    unchanged = {}
+    for trial in running:
+      key = trial.number, trial.user_attrs['beats']
+      unchanged[key] = self._unchanged.get(key, now)
+      silent_secs = now - unchanged[key]
+      if silent_secs > self._timing.grace_secs or self._is_gone(trial):
+        self._end(trial.number, self._states.FAIL)
+    self._unchanged = unchanged
 
-  def _fail(self, trial):
-    with contextlib.suppress(self._optuna.exceptions.UpdateFinishedTrialError):
-      self._storage.set_trial_state_values(
-        trial._trial_id, state=self._optuna.trial.TrialState.FAIL
-      )
+  def _is_gone(self, trial) -> bool:
+    """Whether we know, without waiting, that nobody works on it."""
+    worker = trial.user_attrs['worker']
+    if worker == self._worker:
+      # Else a claim that was written although the database said nothing.
+      return trial.number != self._claimed
+    host, pid, _ = worker.rsplit(':', maxsplit=2)
+    return host == socket.gethostname() and not _is_alive(int(pid))
 
-  def _is_abandoned(self, trial) -> bool:
-    """Whether its worker died before it could say which point it took."""
-    if self._point(trial) is not None:
-      return False
-    # By our own clock, for hosts may disagree on the time.
-    seen = self._nameless.setdefault(trial.number, time.monotonic())
-    return time.monotonic() - seen > _GRACE_SECS
-
-  def claim(self, point: search.Point, values: dict[str, float]):
-    """Starts a trial of a point; None if another worker has it."""
-    optuna = self._optuna
-    self._study.sampler = optuna.samplers.PartialFixedSampler(
-      values, optuna.samplers.RandomSampler()
-    )
-    trial = self._study.ask(
-      {
-        name: optuna.distributions.FloatDistribution(
-          min(0.0, value), max(1.0, 2 * value)
-        )
+  def claim(self, point: search.Point, values: dict[str, float]) -> int | None:
+    """The number of a trial of a point; None if another worker has it."""
+    distribution = self._optuna.distributions.FloatDistribution
+    # Whole at once, so that no worker can die between its parts.
+    template = self._optuna.trial.create_trial(
+      state=self._states.RUNNING,
+      params=values,
+      distributions={
+        name: distribution(min(0.0, value), max(1.0, 2 * value))
         for name, value in values.items()
-      }
+      },
+      user_attrs={'point': list(point), 'worker': self._worker, 'beats': 0},
     )
-    trial.set_user_attr('worker', self._worker)
-    trial.set_user_attr('point', list(point))
-    states = optuna.trial.TrialState
-    while True:
-      earlier = [
-        t
-        for t in self._trials()
-        if t.number < trial.number
-        and t.state in (states.RUNNING, states.COMPLETE)
-      ]
-      if any(self._point(t) == point for t in earlier):
-        self._study.tell(trial, state=states.FAIL)
-        return None
-      if all(self._point(t) is not None for t in earlier):
-        return trial
-      # Another is about to say which point it has taken, or is dead.
-      time.sleep(0.05)
-      self.give_up_dead_trials()
+    trial_id = self._database.call(
+      self._storage.create_new_trial, self._study_id, template
+    )
+    number = self._database.call(
+      self._storage.get_trial_number_from_id, trial_id
+    )
+    self._claimed = number
+    if any(
+      trial.number < number and _point(trial) == point
+      for trial in self._trials(self._states.RUNNING, self._states.COMPLETE)
+    ):
+      self.give_up(number)
+      return None
+    return number
 
   @contextlib.contextmanager
-  def alive(self, trial) -> Iterator[None]:
+  def alive(self, number: int) -> Iterator[None]:
     """Gives signs of life of a trial."""
     stop = threading.Event()
+    trial_id = self._id(number)
 
     def beat():
-      while not stop.is_set():
-        self._storage.record_heartbeat(trial._trial_id)
-        stop.wait(_BEAT_SECS)
+      beats = 0
+      while not stop.wait(self._timing.beat_secs):
+        beats += 1
+        try:
+          self._storage.set_trial_user_attr(trial_id, 'beats', beats)
+        except self._optuna.exceptions.UpdateFinishedTrialError:
+          return  # given up by others; `finish` says so
+        except Exception as error:
+          # The next may come through; the main thread decides when to end.
+          LOGGER.debug('No sign of life: %s', error)
 
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
@@ -222,15 +235,64 @@ class TrialStore:
       stop.set()
       thread.join()
 
-  def finish(self, trial, accuracy: float, **attributes):
-    """Records a trial's result."""
-    for name, value in attributes.items():
-      trial.set_user_attr(name, value)
-    self._study.tell(trial, accuracy)
+  def finish(
+    self,
+    number: int,
+    *,
+    accuracy: float | None,
+    standard_error: float | None = None,
+    divergence: str = '',
+  ) -> bool:
+    """Records a trial's result; see `Trial`.
 
-  def give_up(self, trial):
-    """Frees the point of a trial of ours."""
-    self._study.tell(trial, state=self._optuna.trial.TrialState.FAIL)
+    Returns:
+      False if the trial had been given up meanwhile: its point is another's.
+    """
+    trial_id = self._id(number)
+    attributes = {'standard_error': standard_error, 'divergence': divergence}
+    try:
+      for name, value in attributes.items():
+        self._database.call(
+          self._storage.set_trial_user_attr, trial_id, name, value
+        )
+    except self._optuna.exceptions.UpdateFinishedTrialError:
+      return False
+    return self._end(
+      number, self._states.COMPLETE, 0.0 if accuracy is None else accuracy
+    )
+
+  def give_up(self, number: int, *, patient: bool = True):
+    """Frees the point of a trial of ours; see `Database.call` of `patient`."""
+    self._end(number, self._states.FAIL, patient=patient)
+
+  def _id(self, number: int) -> int:
+    return self._database.call(
+      self._storage.get_trial_id_from_study_id_trial_number,
+      self._study_id,
+      number,
+    )
+
+  def _end(self, number: int, state, *values: float, patient: bool = True):
+    """Whether the trial has come to a state; it may have had another before."""
+    trial_id = self._id(number)
+    try:
+      self._database.call(
+        self._storage.set_trial_state_values,
+        trial_id,
+        state,
+        values or None,
+        patient=patient,
+      )
+    except self._optuna.exceptions.UpdateFinishedTrialError:
+      # By ourselves, if the database went away with the answer.
+      return self._database.call(self._storage.get_trial, trial_id).state == (
+        state
+      )
+    return True
+
+
+def _point(trial) -> search.Point:
+  return tuple(trial.user_attrs['point'])
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,50 +1,63 @@
-"""One worker of a tuning: claims points, trains their runs, books results."""
+"""One of the workers of a tuning: tries points until the search is done."""
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-from configs import legal
+import ml_collections
+
 from lossbench.runs.directory import (
   RunDirectory,
   differing_fields,
+  read_json,
   what_decides_numbers,
   write_json,
 )
-from lossbench.runs.history import best_epoch, read_history
+from lossbench.runs.history import BestEpoch, best_epoch, read_history
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import format_duration
 from lossbench.runtime.storage import is_remote
 from lossbench.tuning import search
 from lossbench.tuning.ranges import override_line
-from lossbench.tuning.trials import POLL_SECS, Trial, TrialStore
+from lossbench.tuning.trials import Timing, Trial, TrialStore
 
-_WORST = 0.0  # accuracy of trials that failed or diverged
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+  """A search that is done.
+
+  Attributes:
+    trials: best first.
+    edges: of what was tried, beyond which better values may lie.
+    num_ties: other points of the fine grid that are as good as the best.
+  """
+
+  trials: tuple[Trial, ...]
+  edges: tuple[search.Edge, ...]
+  num_ties: int
 
 
 def with_values(config, values: dict[str, float], *, seed: int):
-  """The configuration of one run of a trial.
-
-  Raises:
-    ValueError: if a value is not legal, as may be at the end of an extension.
-  """
+  """The configuration of one run of a point."""
   changed = config.copy_and_resolve_references()
   changed.update_from_flattened_dict(values)
   changed.seed = seed
-  legal.check_config(changed)
   return changed
 
 
-def run_trial(
+def train_point(
   config, values: dict[str, float], *, num_seeds: int, directory: pathlib.Path
-):
-  """Trains all seeds of a point; returns the last evaluation's mean over seeds.
+) -> BestEpoch:
+  """Trains all seeds of a point; the last evaluation's mean over seeds.
 
   Raises:
     FloatingPointError: if a run diverges.
+    ValueError, OSError, Preempted: see `train.loop.train`.
   """
   from lossbench.train import loop
 
@@ -57,9 +70,8 @@ def run_trial(
   return best_epoch([history[-1:] for history in histories])
 
 
-def point_name(dimensions, point: search.Point) -> str:
+def point_name(values: dict[str, float]) -> str:
   """A directory's name."""
-  values = search.values(dimensions, point)
   return ','.join(f'{k.split(".")[-1]}={v:g}' for k, v in values.items())
 
 
@@ -70,8 +82,15 @@ def tune(
   dimensions: Sequence[search.Dimension],
   num_seeds: int,
   storage: str = '',
-) -> list[Trial]:
+  timing: Timing = Timing(),  # noqa: B008, it is frozen
+  train_point_fn: Callable[..., BestEpoch] = train_point,
+) -> Tuning:
   """Runs the protocol to its end, together with whoever else does.
+
+  A loss that is not finite is the worst result. No other failure says anything
+  of the hyperparameters, whose values are legal: data that are missing or
+  damaged, a full disk, a package that is not installed, a fault of the program.
+  It ends this worker, and leaves the point to others and to the next call.
 
   Args:
     config: of the recipe and objective.
@@ -79,14 +98,67 @@ def tune(
     dimensions: from `build_dimensions`.
     num_seeds: runs of every point.
     storage: URL of a database; '' for SQLite in the workdir.
-
-  Returns:
-    All trials, best first.
+    timing: of workers that share the trials.
+    train_point_fn: called like `train_point`.
 
   Raises:
     ValueError: if the configuration keeps no holdout or is refused, or the
-      tuning in this place is another one.
+      tuning in this place is another one, or all points diverge.
+    OSError: if the workdir cannot be written to, or the database is away.
   """
+  root = _claim_directory(config, workdir)
+  store = TrialStore(
+    storage or f'sqlite:///{root.absolute()}/tuning.db',
+    name=root.name,
+    protocol=_protocol(config, dimensions, num_seeds),
+    timing=timing,
+  )
+  began, num_done = time.monotonic(), 0
+  in_use: dict[search.Point, float] = {}  # point -> when to look again
+  while True:
+    store.give_up_dead_trials()
+    trials = store.finished()
+    progress = _progress(dimensions, trials)
+    if progress.stage == 'done':
+      break
+    running = store.running()
+    left = [point for point in progress.pending if point not in running]
+    free = [p for p in left if in_use.get(p, 0) < time.monotonic()]
+    if not free:
+      time.sleep(timing.poll_secs)
+      continue
+    values = search.values(dimensions, free[0])
+    number = store.claim(free[0], values)
+    if number is None:
+      continue
+    LOGGER.info(
+      '%s grid: %s (%d points left in it, ETA %s)',
+      progress.stage,
+      override_line(values),
+      len(left),
+      _remaining(began, num_done, len(left)),
+    )
+    train_fn = functools.partial(
+      train_point_fn,
+      config,
+      values,
+      num_seeds=num_seeds,
+      directory=root / 'runs' / point_name(values),
+    )
+    try:
+      _try_point(store, number, train_fn)
+    except BlockingIOError as error:
+      # Its worker was given up, but is only suspended.
+      LOGGER.info('%s', error)
+      in_use[free[0]] = time.monotonic() + timing.grace_secs
+    else:
+      num_done += 1
+  trials.sort(key=lambda t: (t.point != progress.best, -t.score, t.point))
+  return Tuning(tuple(trials), progress.edges, progress.num_ties)
+
+
+def _claim_directory(config, workdir: str | pathlib.Path) -> pathlib.Path:
+  """Makes the directory of the tuning of a configuration, for all workers."""
   from lossbench.train.checks import check_config
 
   check_config(config)
@@ -102,86 +174,77 @@ def tune(
     )
   root = pathlib.Path(workdir).expanduser()
   root.mkdir(parents=True, exist_ok=True)
-  protocol = {
-    'dimensions': [dataclasses.asdict(d) for d in dimensions],
+  path = root / 'config.json'
+  if not path.exists():
+    write_json(path, json.loads(config.to_json()))
+    return root
+  old = ml_collections.ConfigDict(read_json(path))
+  names = [name for name, *_ in differing_fields(old, config)]
+  if names:
+    raise ValueError(
+      f'{root} holds the tuning of a configuration that differs in '
+      f'{", ".join(names)}. Choose another --workdir.'
+    )
+  return root
+
+
+def _protocol(config, dimensions, num_seeds: int) -> dict[str, Any]:
+  """What must be the same for all workers, as JSON."""
+  return {
+    'dimensions': [[d.field, d.low, d.high, d.step, d.log] for d in dimensions],
     'num_seeds': num_seeds,
     # A database may hold the tunings of many directories of one name.
     'config': what_decides_numbers(config),
   }
-  for dimension in protocol['dimensions']:
-    dimension['maximum'] = str(dimension['maximum'])  # JSON has no infinity
-  _check_config_file(root / 'config.json', config)
-  store = TrialStore(
-    storage or f'sqlite:///{root.absolute()}/tuning.db',
-    name=root.name,
-    protocol=protocol,
-  )
-  began, num_done = time.monotonic(), 0
-  while True:
-    store.give_up_dead_trials()
-    results = {trial.point: trial.accuracy for trial in store.finished()}
-    progress = search.pending_points(dimensions, results)
-    if progress.stage == 'done':
-      break
-    if progress.stage != 'coarse' and all(t.error for t in store.finished()):
-      break  # extending a grid of failures finds nothing
-    running = store.running()
-    free = [point for point in progress.pending if point not in running]
-    if not free:
-      time.sleep(POLL_SECS)
-      continue
-    point = free[0]
-    values = search.values(dimensions, point)
-    trial = store.claim(point, values)
-    if trial is None:
-      continue
-    left = '?'
-    if num_done:
-      secs = (time.monotonic() - began) / num_done
-      left = format_duration(secs * len(free))
-    LOGGER.info(
-      '%s grid: %s (%d points left in it, ETA %s)',
-      progress.stage,
-      override_line(values),
-      len(free),
-      left,
-    )
-    directory = root / 'runs' / point_name(dimensions, point)
-    _do_trial(store, trial, config, values, num_seeds, directory)
-    num_done += 1
-  finished = store.finished()
-  best = progress.best
-  # The winner is the fine grid's; the coarse grid's best is one of its points.
-  return sorted(finished, key=lambda t: (t.point != best, -t.accuracy, t.point))
 
 
-def _do_trial(store, trial, config, values, num_seeds, directory):
-  """One trial; whatever goes wrong in training counts as the worst result.
+def _progress(dimensions, trials: Sequence[Trial]) -> search.Progress:
+  """Where the search stands.
 
   Raises:
-    OSError: if data are missing or the disk is full, which says nothing of the
-      hyperparameters; the trial's point is free again.
+    ValueError: if the whole coarse grid diverged.
+  """
+  results = {trial.point: trial.score for trial in trials}
+  progress = search.pending_points(dimensions, results)
+  if progress.stage != 'coarse' and all(t.divergence for t in trials):
+    raise ValueError(
+      f'All of the {len(trials)} points diverged, so there is no best one. The '
+      f'first: {trials[0].divergence} Search other values (--search) in another '
+      '--workdir.'
+    )
+  return progress
+
+
+def _remaining(began: float, num_done: int, num_left: int) -> str:
+  if not num_done:
+    return '?'
+  return format_duration((time.monotonic() - began) / num_done * num_left)
+
+
+def _try_point(
+  store: TrialStore, number: int, train_fn: Callable[[], BestEpoch]
+):
+  """Runs a trial to its end; whatever ends it early gives its point back.
+
+  Raises:
+    BaseException: whatever `train_fn` does, but FloatingPointError.
   """
   try:
-    with store.alive(trial), _quiet():
-      result = run_trial(
-        config, values, num_seeds=num_seeds, directory=directory
-      )
-  except BlockingIOError:
-    # Its run directory is in use: a worker that was thought dead is alive.
-    store.give_up(trial)
-    time.sleep(POLL_SECS)
-    return
-  except OSError:
-    store.give_up(trial)
+    with store.alive(number), _quiet():
+      found = train_fn()
+    result = {'accuracy': found.mean, 'standard_error': found.standard_error}
+    LOGGER.info('holdout accuracy %.4f', found.mean)
+  except FloatingPointError as error:
+    result = {'accuracy': None, 'divergence': ' '.join(str(error).split())}
+    LOGGER.warning('diverged, counts as the worst: %s', error)
+  except BaseException:
+    # Whoever asks us to stop does not wait for a database.
+    with contextlib.suppress(OSError):
+      store.give_up(number, patient=False)
     raise
-  except Exception as error:
-    message = ' '.join(str(error).split()) or type(error).__name__
-    LOGGER.warning('failed, counts as the worst: %s', message)
-    store.finish(trial, _WORST, error=message)
-    return
-  LOGGER.info('holdout accuracy %.4f', result.mean)
-  store.finish(trial, result.mean, standard_error=result.standard_error)
+  if not store.finish(number, **result):
+    # Its runs are there, and continued by whoever tries the point next.
+    LOGGER.warning('Suspended for too long: the point was given to others.')
 
 
 @contextlib.contextmanager
@@ -193,29 +256,3 @@ def _quiet() -> Iterator[None]:
     yield
   finally:
     LOGGER.setLevel(level)
-
-
-def _check_config_file(path: pathlib.Path, config):
-  """The configuration that all trials change: one for all workers."""
-  import ml_collections
-
-  from lossbench.runs.directory import read_json
-
-  if path.exists():
-    old = ml_collections.ConfigDict(read_json(path))
-    names = [name for name, *_ in differing_fields(old, config)]
-    if names:
-      raise ValueError(
-        f'{path.parent} holds the tuning of a configuration that differs in '
-        f'{", ".join(names)}. Choose another --workdir.'
-      )
-    return
-  write_json(path, json.loads(config.to_json()))
-
-
-def check_any_success(trials: Sequence[Trial]):
-  if all(trial.error for trial in trials):
-    raise ValueError(
-      f'All of the {len(trials)} trials failed, so there is no best one. The '
-      f'first: {trials[0].error} Correct it, and tune in another --workdir.'
-    )

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from lossbench.objectives import Interval
 from lossbench.tuning import search
 from lossbench.tuning.search import Dimension
 
@@ -81,13 +82,69 @@ def test_edges_move_until_the_best_is_inside():
   assert math.log10(WEIGHT_DECAY.value(best[1])) == pytest.approx(-5.25)
 
 
-def test_an_optimum_at_infinity_ends():
-  _, stages, _ = _run((LEARNING_RATE,), _landscape(1000.0))
-  assert len(stages) <= 13
+def test_an_optimum_at_infinity_ends_and_is_said_to():
+  results, stages, best = _run((LEARNING_RATE,), _landscape(1000.0))
+  assert [stage for stage, _ in stages] == [
+    'coarse',
+    *['extended'] * search.MAX_EXTENSIONS,
+    'fine',
+  ]
+  # The last of the coarse grid, and the two half steps beyond.
+  highest = 0.5 + 0.5 * search.MAX_EXTENSIONS + 0.5
+  assert math.log10(LEARNING_RATE.value(best[0])) == pytest.approx(highest)
+  [edge] = search.pending_points((LEARNING_RATE,), results).edges
+  assert (edge.field, edge.end, edge.reason) == (
+    'learning_rate',
+    'highest',
+    search.LIMIT,
+  )
+  assert edge.value == pytest.approx(10**highest)
+
+
+def test_the_limit_is_said_also_where_the_fine_grid_finds_a_peak():
+  """Beyond the last extension results fall, but the coarse grid saw no fall."""
+  last = 0.5 + 0.5 * search.MAX_EXTENSIONS
+  results, _, best = _run((LEARNING_RATE,), _landscape(last + 0.01))
+  assert math.log10(LEARNING_RATE.value(best[0])) == pytest.approx(last)
+  [edge] = search.pending_points((LEARNING_RATE,), results).edges
+  assert edge.reason == search.LIMIT
+
+
+def test_a_best_inside_is_on_no_edge():
+  results, _, _ = _run(BOTH, _landscape(-1.1, -3.8))
+  progress = search.pending_points(BOTH, results)
+  assert progress.edges == ()
+  assert progress.num_ties == 0
+
+
+def test_the_end_of_the_fine_grid_is_an_edge():
+  """The coarse grid's best is inside; only the fine grid has a ridge."""
+  ridge = {(2 * 2 + 2, 2 * 1 + 1): 2.0}  # a corner of the fine grid
+
+  def accuracy(dimensions, point):
+    return ridge.get(point, _landscape(-1.0, -4.0)(dimensions, point))
+
+  results, _, best = _run(BOTH, accuracy)
+  assert best in ridge
+  # Learning rates beyond were tried; they are in the coarse grid.
+  assert search.pending_points(BOTH, results).edges == ()
+  narrow = (Dimension('learning_rate', -1.5, -0.5, 0.5), WEIGHT_DECAY)
+  results, _, best = _run(
+    narrow,
+    lambda dimensions, point: (
+      2.0 if point == (4, 3) else _landscape(-1.0, -4.0)(dimensions, point)
+    ),
+  )
+  assert best == (4, 3)
+  [edge] = search.pending_points(narrow, results).edges
+  assert (edge.field, edge.end) == ('learning_rate', 'highest')
+  assert edge.reason == search.FINE
 
 
 def test_values_stay_legal_and_fixed_fields_fixed():
-  keep_prob = Dimension('keep_prob', 0.5, 0.9, 0.1, log=False, maximum=1.0)
+  keep_prob = Dimension(
+    'keep_prob', 0.5, 0.9, 0.1, log=False, legal=Interval('(0, 1]')
+  )
   fixed = Dimension('scale', 1.0, 1.0, 1.0)
 
   def accuracy(dimensions, point):
@@ -97,13 +154,50 @@ def test_values_stay_legal_and_fixed_fields_fixed():
   assert keep_prob.value(best[0]) == 1.0
   assert max(keep_prob.value(p[0]) for p in results) == 1.0
   assert {p[1] for p in results} == {0}
+  [edge] = search.pending_points((keep_prob, fixed), results).edges
+  assert edge == search.Edge('keep_prob', 'highest', 1.0, search.ILLEGAL)
 
 
-def test_ties_go_to_the_first():
-  inside = Dimension('x', 0.0, 1.0, 0.5)
-  results = {(c,): 0.5 for c in range(-20, 5)} | {(2,): 0.9, (1,): 0.9}
-  progress = search.pending_points((inside,), results)
-  assert progress == search.Progress('done', (), (1,))
+@pytest.mark.parametrize('result', [0.5, -math.inf])
+def test_where_all_are_equal_the_centre_wins(result):
+  results, stages, best = _run(BOTH, lambda *_: result)
+  assert [stage for stage, _ in stages] == ['coarse', 'fine']
+  # Of 6 x 4 values; of the four at the centre the first.
+  assert math.log10(LEARNING_RATE.value(best[0])) == pytest.approx(-1.0)
+  assert math.log10(WEIGHT_DECAY.value(best[1])) == pytest.approx(-4.0)
+  progress = search.pending_points(BOTH, results)
+  assert progress.num_ties == 24
+  assert progress.edges == ()
+
+
+def test_an_edge_that_only_ties_is_not_extended():
+  """The lowest rate is as good as a central one, at another weight decay."""
+
+  def accuracy(dimensions, point):
+    return 1.0 if point in {(0, 4), (6, 0)} else 0.5
+
+  _, stages, best = _run(BOTH, accuracy)
+  assert [stage for stage, _ in stages] == ['coarse', 'fine']
+  assert best == (6, 0)  # nearer the centre of both, (5, 3)
+
+
+def test_an_edge_on_which_all_ties_lie_is_extended():
+  def accuracy(dimensions, point):
+    return 1.0 if point[0] == 0 else 0.5
+
+  _, stages, _ = _run(BOTH, accuracy)
+  assert stages[1][0] == 'extended'
+  assert {point[0] for point in stages[1][1]} == {-2}
+  assert [stage for stage, _ in stages] == ['coarse', 'extended', 'fine']
+
+
+def test_means_that_differ_in_the_last_bit_are_equal():
+  results = {(c,): 0.5 for c in (0, 2, 4)}
+  results[0,] = 0.1 + 0.2 + 0.3  # 0.6000000000000001
+  results[2,] = 0.6
+  progress = search.pending_points((Dimension('x', 0.0, 1.0, 0.5),), results)
+  assert progress.stage == 'fine'
+  assert progress.best == (2,)
 
 
 @pytest.mark.parametrize(
@@ -119,10 +213,6 @@ def test_empty_ranges_are_refused(arguments, message):
     Dimension(*arguments)
 
 
-def test_illegal_ranges_are_refused():
-  with pytest.raises(ValueError, match='at most 1; the range goes from'):
-    Dimension('keep_prob', 0.5, 1.5, 0.5, log=False, maximum=1.0)
-  with pytest.raises(ValueError, match='above 0'):
-    Dimension('alpha', 0.0, 0.5, 0.1, log=False)
+def test_a_search_of_nothing_is_refused():
   with pytest.raises(ValueError, match='nothing to search'):
     search.pending_points((), {})
