@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from lossbench.runtime.console import LOGGER
 
 EXIT_STATUS = 75  # EX_TEMPFAIL: run the same command again
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOPPED = 'Asked to stop. Run the same command again to continue.'
 
 
 class Stopped(SystemExit):
@@ -25,26 +25,32 @@ class Stopped(SystemExit):
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals(
+  *signals: signal.Signals,
+) -> Iterator[None]:
   """Raises `Stopped` in the main thread at the first SIGTERM or Ctrl-C.
 
   Further ones are ignored, so that cleaning up is not interrupted. Says in one
   line that the same command continues.
+
+  Args:
+    *signals: in place of these two.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
 
   def stop(*_):
-    for number in _SIGNALS:
+    for number in signals:
       signal.signal(number, signal.SIG_IGN)
     raise Stopped
 
-  old = {number: signal.signal(number, stop) for number in _SIGNALS}
+  signals = signals or (signal.SIGTERM, signal.SIGINT)
+  old = {number: signal.signal(number, stop) for number in signals}
   try:
     yield
   except Stopped:
-    LOGGER.warning('Asked to stop. Run the same command again to continue.')
+    LOGGER.warning(STOPPED)
     raise
   finally:
     for number, handler in old.items():

@@ -8,12 +8,18 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from lossbench.runtime.console import LOGGER
+from lossbench.runtime.stopping import STOPPED, Stopped, stop_on_signals
 from lossbench.study import stages
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
+
+_STOP_SECS = 12  # for workers to save; checkpoints are whole or not there
 
 
 class Event(NamedTuple):
@@ -54,7 +60,14 @@ def do_here(
     def on_status(stage, text, task=task):
       on_event(Event(0, task.name, stage, text))
 
-    on_event(Event(0, task.name, '', _do(study, task, on_status)))
+    try:
+      error = _do(study, task, on_status)
+    except Stopped:
+      raise  # which has been said
+    except SystemExit:
+      LOGGER.warning(STOPPED)  # training said so in the run's log.txt only
+      raise
+    on_event(Event(0, task.name, '', error))
 
 
 def do_in_workers(
@@ -67,7 +80,8 @@ def do_in_workers(
   """Does tasks in processes of their own, which live as long as there are any.
 
   A worker that dies (out of memory, a crash of a library) costs the task at
-  hand, which is reported, and is replaced.
+  hand, which is reported, and is replaced. Whatever ends this function ends the
+  workers, and is waited for: runs that are being trained save.
 
   Args:
     study: of the tasks.
@@ -91,12 +105,11 @@ def do_in_workers(
         if task is None:
           continue
         if not worker.alive:
-          worker.close()
+          _close([worker])
           workers[worker.number] = _Worker(study, worker.number, num_workers)
         workers[worker.number].start(task)
   finally:
-    for worker in workers.values():
-      worker.close()
+    _close(workers.values())
 
 
 class _Queue:
@@ -169,10 +182,28 @@ class _Worker:
         'same command again to continue.',
       )
 
-  def close(self):
+  def tell_to_stop(self):
+    """An idle one ends by itself, a busy one is asked to save."""
+    if self.task is not None:
+      self._process.terminate()
     self._connection.close()
-    self._process.terminate()
-    self._process.join()
+
+  def join(self, deadline: float):
+    """Waits for its end; one that does not come is killed."""
+    self._process.join(max(0, deadline - time.monotonic()))
+    if self._process.is_alive():
+      self._process.kill()
+      self._process.join()
+
+
+def _close(workers: Iterable[_Worker]):
+  """Ends all workers within `_STOP_SECS`."""
+  workers = list(workers)
+  deadline = time.monotonic() + _STOP_SECS
+  for worker in workers:
+    worker.tell_to_stop()
+  for worker in workers:
+    worker.join(deadline)
 
 
 def _ready(workers) -> list[_Worker]:
@@ -189,21 +220,29 @@ def _work(connection, study: Study, number: int, num_workers: int):
   for stream in (sys.stdout, sys.stderr):
     stream.flush()
     os.dup2(file, stream.fileno())
+  # A terminal's Ctrl-C goes to the study too, which then tells the workers.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
   configure_devices(num_workers)
-  try:
-    while True:
+  with stop_on_signals(signal.SIGTERM):
+    _do_tasks(connection, study, number)
+
+
+def _do_tasks(connection, study: Study, number: int):
+  """Does what is sent until the study is over."""
+  while True:
+    try:
       task = connection.recv()
+    except (EOFError, OSError):
+      return
 
-      def on_status(stage, text, task=task):
-        try:
-          connection.send((number, task.name, stage, text))
-        except OSError:
-          sys.exit()  # the study was killed; that is no failure of the run
+    def send(stage, text, task=task):
+      try:
+        connection.send((number, task.name, stage, text))
+      except OSError:
+        # The study was killed; that is no failure of the run, which saves.
+        signal.raise_signal(signal.SIGTERM)
 
-      error = _do(study, task, on_status)
-      connection.send((number, task.name, '', error))
-  except (EOFError, BrokenPipeError, KeyboardInterrupt):
-    return  # the study is over
+    send('', _do(study, task, send))
 
 
 def configure_devices(num_workers: int):

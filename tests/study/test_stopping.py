@@ -1,0 +1,97 @@
+"""A study that is asked to stop: all of its runs save, and none has failed."""
+
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lossbench.runs.directory import RunDirectory
+from lossbench.runtime.stopping import EXIT_STATUS, STOPPED
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture
+def start(tiny_study_file, tmp_path):
+  """Starts a study whose runs take long; ends what is left of it."""
+  text = tiny_study_file.read_text()
+  file = tmp_path / 'long.py'
+  file.write_text(text.replace('num_epochs=2', 'num_epochs=2000'))
+  processes = []
+
+  def started(*more):
+    process = subprocess.Popen(
+      [
+        sys.executable,
+        '-m',
+        'lossbench.study',
+        f'--config={file}',
+        f'--workdir={tmp_path / "s"}',
+        *more,
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+    processes.append(process)
+    return process
+
+  yield started
+  for process in processes:
+    process.kill()
+    process.communicate()
+
+
+def _wait_for(condition, process):
+  deadline = time.monotonic() + 120
+  while not condition():
+    assert process.poll() is None, process.communicate()
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_sigterm_saves_what_is_trained_and_a_second_call_continues(
+  start, tmp_path, num_workers
+):
+  runs = tmp_path / 's' / 'runs' / 'tiny'
+  num_runs = num_workers or 1
+
+  def said(pattern):
+    logs = [path.read_text() for path in runs.glob('*/seed*/log.txt')]
+    return [found for log in logs for found in re.findall(pattern, log)]
+
+  process = start(f'--num_workers={num_workers}')
+  _wait_for(lambda: len(said('holdout accuracy')) >= num_runs, process)
+  for _ in range(2):
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=30)
+    assert time.monotonic() - began < 15
+    assert process.returncode == EXIT_STATUS, output
+    assert output.count(STOPPED) == 1
+    assert 'Traceback' not in output
+    assert not list(runs.rglob('error.json'))
+    saved = [int(step) for step in said(r'saved step (\d+) of')][-num_runs:]
+    assert len(saved) == num_runs
+    assert sorted(saved) == sorted(
+      RunDirectory(path).last_step
+      for path in runs.glob('*/seed*')
+      if RunDirectory(path).last_step
+    )
+    if said('Resuming at step'):
+      return
+    process = start(f'--num_workers={num_workers}')
+    _wait_for(lambda: len(said('Resuming at step')) >= num_runs, process)
+    # Its runs take steps, so that there is something to save.
+    expected = len(said('holdout accuracy')) + 2
+    _wait_for(
+      lambda expected=expected: len(said('holdout accuracy')) > expected,
+      process,
+    )
