@@ -25,7 +25,8 @@ def check_configs(study: plan.Study):
       raise ValueError(f'Run {run.name!r}: {error}') from error
 
 
-def _write_study(study):
+def write_study(study: plan.Study):
+  """Writes study.json: what is wanted, as far as it is known."""
   plan.write_study(
     study, states.final_configs(study), states.wanted_checkpoints(study)
   )

@@ -78,12 +78,12 @@ def test_sigterm_saves_what_is_trained_and_a_second_call_continues(
     assert output.count(STOPPED) == 1
     assert 'Traceback' not in output
     assert not list(runs.rglob('error.json'))
-    saved = [int(step) for step in said(r'saved step (\d+) of')][-num_runs:]
+    logs = [path.read_text() for path in runs.glob('*/seed*/log.txt')]
+    saved = [re.findall(r'saved step (\d+) of', log)[-1] for log in logs]
     assert len(saved) == num_runs
-    assert sorted(saved) == sorted(
-      RunDirectory(path).last_step
-      for path in runs.glob('*/seed*')
-      if RunDirectory(path).last_step
+    assert sorted(map(int, saved)) == sorted(
+      RunDirectory(path.parent).last_step
+      for path in runs.glob('*/seed*/log.txt')
     )
     if said('Resuming at step'):
       return
