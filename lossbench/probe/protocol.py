@@ -46,9 +46,103 @@ def mean_class_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
   )
 
 
-def best_l2(l2_values: Sequence[float], accuracies: Sequence[float]) -> float:
-  """The L2 value of highest accuracy; of equals the largest, the smoothest."""
-  return max(zip(accuracies, l2_values, strict=True))[1]
+def best_l2(
+  l2_values: Sequence[float],
+  accuracies: Sequence[float],
+  cross_entropies: Sequence[float],
+) -> tuple[float, int]:
+  """The L2 value of highest accuracy; of equals that of lowest cross-entropy.
+
+  On a small holdout many values predict the same classes, and which of them is
+  taken decides the test accuracy. (If those tie too, the largest, the smoothest.)
+  The paper does not say how it breaks ties.
+
+  Returns:
+    The value, and how many have its accuracy.
+  """
+  best = max(accuracies)
+  equals = [
+    (-cross_entropy, l2)
+    for l2, accuracy, cross_entropy in zip(
+      l2_values, accuracies, cross_entropies, strict=True
+    )
+    if accuracy == best
+  ]
+  return max(equals)[1], len(equals)
+
+
+def _fit_holdout_path(
+  features: np.ndarray,
+  labels: np.ndarray,
+  held: np.ndarray,
+  *,
+  num_classes: int,
+  l2_values: Sequence[float],
+  tolerance: float,
+) -> tuple[list[regression.Fit], list[dict[str, float]]]:
+  """A fit per L2 value without the held out, ascending, and what it is worth."""
+  on_progress = create_printer('L2 values', len(l2_values))
+  path = []
+
+  def on_fit(fit: regression.Fit):
+    predicted, cross_entropy = regression.score(
+      fit, features[held], labels[held]
+    )
+    path.append(
+      {
+        'l2': fit.l2,
+        'holdout_accuracy': float(np.mean(predicted == labels[held])),
+        'holdout_nll': cross_entropy,
+        'objective': fit.objective,
+        'gradient_norm': fit.gradient_norm,
+        'gap_bound': fit.gap_bound,
+        'relative_gap_bound': fit.relative_gap_bound,
+        'newton_steps': fit.num_steps,
+        'hessian_products': fit.num_products,
+      }
+    )
+    on_progress(len(path))
+
+  fits = regression.fit_path(
+    features[~held],
+    labels[~held],
+    num_classes=num_classes,
+    l2_values=sorted(l2_values),
+    tolerance=tolerance,
+    on_fit=on_fit,
+  )
+  return fits, sorted(path, key=lambda entry: entry['l2'])
+
+
+def _choice_records(path, l2, num_equal, *, n: int) -> list[Record]:
+  """The chosen L2 value and how clear the choice was, on n held-out examples."""
+  edge = equal = ''
+  if len(path) > 1 and l2 in (path[0]['l2'], path[-1]['l2']):
+    edge = 'at the edge of the L2 values: a better one may lie beyond'
+  if num_equal > 1:
+    equal = (
+      f'{num_equal} of {len(path)} L2 values have the highest holdout accuracy; '
+      'the one of lowest cross-entropy is taken'
+    )
+  accuracy = max(entry['holdout_accuracy'] for entry in path)
+  return [
+    create_record('l2', l2, n=n, note=edge),
+    create_record('num_equal_l2', num_equal, n=n, note=equal),
+    create_record('holdout_accuracy', accuracy, n=n),
+  ]
+
+
+def _test_records(predicted, labels, *, num_classes: int) -> list[Record]:
+  n, num_missing = len(labels), num_classes - len(np.unique(labels))
+  return [
+    create_record('top1_accuracy', np.mean(predicted == labels), n=n),
+    create_record(
+      'mean_class_accuracy',
+      mean_class_accuracy(predicted, labels),
+      n=n,
+      note=f'{num_missing} classes have no test example' if num_missing else '',
+    ),
+  ]
 
 
 def fit_and_test(
@@ -67,8 +161,7 @@ def fit_and_test(
     test: 'features' of the test data.
     num_classes: K.
     main_metric: 'top1_accuracy' or 'mean_class_accuracy', listed first.
-    l2_values: to choose from, by top-1 accuracy on the holdout; of equals the
-      largest.
+    l2_values: to choose from, by top-1 accuracy on the holdout; see `best_l2`.
     tolerance: certified relative suboptimality of every fit; of the final one
       at most 1e-9.
 
@@ -89,40 +182,20 @@ def fit_and_test(
     test_features, test.labels, num_classes=num_classes, all_classes=False
   )
   held = holdout_mask(train.labels)
-  num_held = int(held.sum())
-  on_progress = create_printer('L2 values', len(l2_values))
-  path = []
-
-  def on_fit(fit: regression.Fit):
-    predicted = regression.predict(fit, train_features[held])
-    path.append(
-      {
-        'l2': fit.l2,
-        'holdout_accuracy': float(np.mean(predicted == train.labels[held])),
-        'objective': fit.objective,
-        'gradient_norm': fit.gradient_norm,
-        'gap_bound': fit.gap_bound,
-        'relative_gap_bound': fit.relative_gap_bound,
-        'newton_steps': fit.num_steps,
-        'hessian_products': fit.num_products,
-      }
-    )
-    on_progress(len(path))
-
-  fits = regression.fit_path(
-    train_features[~held],
-    train.labels[~held],
+  fits, path = _fit_holdout_path(
+    train_features,
+    train.labels,
+    held,
     num_classes=num_classes,
     l2_values=l2_values,
     tolerance=tolerance,
-    on_fit=on_fit,
   )
-  path.sort(key=lambda entry: entry['l2'])
-  accuracies = [entry['holdout_accuracy'] for entry in path]
-  l2 = best_l2([entry['l2'] for entry in path], accuracies)
-  note = ''
-  if len(l2_values) > 1 and l2 in (min(l2_values), max(l2_values)):
-    note = 'at the edge of the L2 values: a better one may lie beyond'
+  l2, num_equal = best_l2(
+    *(
+      [entry[name] for entry in path]
+      for name in ('l2', 'holdout_accuracy', 'holdout_nll')
+    )
+  )
   [final] = regression.fit_path(
     train_features,
     train.labels,
@@ -132,25 +205,17 @@ def fit_and_test(
     tolerance=min(tolerance, _FINAL_TOLERANCE),
     start=next(fit for fit in fits if fit.l2 == l2),
   )
-  predicted = regression.predict(final, test_features)
-  fitted = regression.predict(final, train_features)
-  accuracy = create_record(
-    'top1_accuracy', np.mean(predicted == test.labels), n=len(test)
+  measured = _test_records(
+    regression.predict(final, test_features),
+    test.labels,
+    num_classes=num_classes,
   )
-  num_missing = num_classes - len(np.unique(test.labels))
-  mean = create_record(
-    'mean_class_accuracy',
-    mean_class_accuracy(predicted, test.labels),
-    n=len(test),
-    note=f'{num_missing} classes have no test example' if num_missing else '',
-  )
-  measured = [accuracy, mean]
   measured.sort(key=lambda record: record.name != main_metric)
+  fitted = regression.predict(final, train_features)
   n = len(train)
   records = [
     *measured,
-    create_record('l2', l2, n=num_held, note=note),
-    create_record('holdout_accuracy', max(accuracies), n=num_held),
+    *_choice_records(path, l2, num_equal, n=int(held.sum())),
     create_record('train_accuracy', np.mean(fitted == train.labels), n=n),
     create_record('train_objective', final.objective, n=n),
     create_record('gradient_norm', final.gradient_norm, n=n),

@@ -29,6 +29,7 @@ _KNOWN = {
   'holdout_accuracy': ('fraction', HIGHER),
   'train_accuracy': ('fraction', NEUTRAL),
   'l2': ('on the sum of losses', NEUTRAL),
+  'num_equal_l2': ('L2 values', NEUTRAL),
   'train_objective': ('nats, summed', LOWER),
   'gradient_norm': ('nats, summed', LOWER),
   'relative_gap_bound': ('fraction', LOWER),

@@ -345,3 +345,29 @@ def test_the_paths_values():
   assert len(values) == 45
   np.testing.assert_allclose(values[[0, -1]], [1e-6, 1e5])
   np.testing.assert_allclose(values[1:] / values[:-1], 10**0.25)
+
+
+def test_scores_are_float64_where_almost_nothing_is_wrong():
+  """Losses of 1e-12 and ids of 5,000 examples, more than one chunk."""
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 3, 5000)
+  features = 30.0 * np.eye(3)[labels] + rng.normal(size=(5000, 3))
+  fit = regression.Fit(
+    l2=1.0,
+    weights=np.eye(3),
+    bias=np.array([0.1, -0.2, 0.1]),
+    objective=0.0,
+    gradient_norm=0.0,
+    gap_bound=0.0,
+    num_steps=0,
+    num_products=0,
+  )
+  predicted, cross_entropy = regression.score(fit, features, labels)
+  np.testing.assert_array_equal(predicted, labels)
+  np.testing.assert_array_equal(regression.predict(fit, features), labels)
+  naive = naive_objective(fit.weights, fit.bias, features, labels, 0.0)
+  assert 0 < cross_entropy < 1e-9
+  assert cross_entropy == pytest.approx(naive / 5000, rel=1e-9)
+  with pytest.raises(ValueError, match='labels of 5000 examples'):
+    regression.score(fit, features, labels[:10])
+  assert regression.predict(fit, features[:0]).shape == (0,)

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 from scipy import special
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from configs import digits_cnn
 from lossbench import build
@@ -92,9 +93,10 @@ def test_l2_is_chosen_on_the_holdout_only(run, records, features):
   assert all(entry['relative_gap_bound'] <= 1e-6 for entry in path)
   assert all(np.isfinite(entry['gradient_norm']) for entry in path)
   accuracies = np.array([entry['holdout_accuracy'] for entry in path])
-  # Ties go to the largest.
-  best = np.flatnonzero(accuracies == accuracies.max())[-1]
+  equal = np.flatnonzero(accuracies == accuracies.max())
+  best = min(equal, key=lambda i: path[i]['holdout_nll'])
   assert records['l2'].value == path[best]['l2']
+  assert records['num_equal_l2'].value == len(equal)
   assert records['holdout_accuracy'].value == accuracies.max()
   for index in (10, best):
     with warnings.catch_warnings():
@@ -286,8 +288,51 @@ def test_holdout_has_the_same_share_of_every_class():
     protocol.holdout_mask(np.arange(4))
 
 
-def test_ties_go_to_the_largest_l2():
-  assert protocol.best_l2([1e-3, 1.0, 10.0], [0.5, 0.9, 0.9]) == 10.0
+def test_equal_accuracies_go_to_the_lowest_cross_entropy():
+  values, accuracies = [1e-3, 0.1, 1.0, 10.0], [0.5, 0.9, 0.9, 0.9]
+  assert protocol.best_l2(values, accuracies, [0.1, 0.3, 0.2, 0.4]) == (1.0, 3)
+  # The largest only where that is equal too.
+  assert protocol.best_l2(values, accuracies, [0.1, 0.2, 0.2, 0.4]) == (1.0, 3)
+  assert protocol.best_l2(values, [0.5, 0.6, 0.7, 0.9], [1, 1, 1, 9]) == (10, 1)
+
+
+def test_l2_of_a_small_holdout_against_scikit_learn():
+  """Many values are equal by accuracy; the cross-entropy decides."""
+  rng = np.random.default_rng(4)
+  labels = np.repeat([0, 1, 2], 20).astype(np.int32)
+  features = (rng.normal(size=(60, 4)) + 3.5 * np.eye(3, 4)[labels]).astype(
+    np.float32
+  )
+  examples = Collected(
+    ids=np.arange(60), labels=labels, arrays={'features': features}
+  )
+  values = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+  records, path, _ = protocol.fit_and_test(
+    examples,
+    examples,
+    num_classes=3,
+    main_metric='top1_accuracy',
+    l2_values=values,
+    tolerance=1e-10,
+  )
+  held = protocol.holdout_mask(labels)
+  scores = []
+  for entry in path:
+    theirs = LogisticRegression(C=1 / entry['l2'], tol=1e-10, max_iter=10_000)
+    theirs.fit(features[~held].astype(np.float64), labels[~held])
+    probs = theirs.predict_proba(features[held])
+    nll = log_loss(labels[held], probs)
+    assert entry['holdout_nll'] == pytest.approx(nll, rel=1e-4)
+    scores.append((theirs.score(features[held], labels[held]), -nll))
+  by_name = {record.name: record.value for record in records}
+  [note] = [record.note for record in records if record.name == 'num_equal_l2']
+  assert note.startswith(f'{by_name["num_equal_l2"]} of 5 L2 values have')
+  assert by_name['l2'] == path[max(range(5), key=scores.__getitem__)]['l2']
+  best = max(scores)[0]
+  assert by_name['num_equal_l2'] == sum(s[0] == best for s in scores) > 1
+  assert by_name['l2'] < max(
+    value for value, s in zip(values, scores, strict=True) if s[0] == best
+  )
 
 
 def test_mean_class_accuracy_weighs_classes_alike():
