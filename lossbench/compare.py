@@ -9,8 +9,8 @@ run directories; what is not stored yet is computed by one forward pass a run
 and kept there. Writes <output>/comparison.json and prints tables.
 
 Memory on the host, for A runs, O objectives, N examples, K classes and layers of
-C channels: up to 12 N K O bytes for ensembles (8 N K O where every objective has
-an even number of seeds) and 28 N K for the run at hand; 8 N A for classes; for
+C channels: up to 16 N K O bytes for ensembles (8 N K O where every objective has
+an even number of seeds) and 36 N K for the run at hand; 8 N A for classes; for
 CKA on n examples 4 n A (G + C) bytes, one layer of all runs at a time, and 8 r^2
 bytes a run for Gaussian kernels of r = 2,000 examples. On a device 24 C^2 bytes
 for one pair of layers.

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics import agreement
 from lossbench.metrics.accuracy import top1_accuracy
-from lossbench.metrics.calibration import negative_log_likelihood
 from lossbench.runs.directory import differing_fields
 from lossbench.runtime.console import LOGGER
 
@@ -87,6 +86,33 @@ def _shares(size: int) -> list[tuple[int, int]]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ensemble:
+  """What an ensemble predicts.
+
+  Its logits would be those of no member: the prediction is the class of highest
+  mean probability, in float64, of members' probabilities that are float64 too.
+  Those of saturated sigmoids, which float32 rounds to ties, are told apart up to
+  logits of about 36; what ties beyond that goes to the lower class id.
+
+  Attributes:
+    top1: [N] predicted classes.
+    accuracy: a fraction.
+    nll: nats.
+  """
+
+  top1: np.ndarray
+  accuracy: float
+  nll: float
+
+  @classmethod
+  def create(cls, log_probs: np.ndarray, labels: np.ndarray) -> Self:
+    """Of float64 log-probabilities [N, K] and labels [N]."""
+    top1 = log_probs.argmax(axis=1)
+    nll = -float(np.mean(log_probs[np.arange(len(labels)), labels]))
+    return cls(top1, float(np.mean(top1 == labels)), nll)
+
+
+@dataclasses.dataclass(frozen=True)
 class Predictions:
   """What is kept of the logits of A runs; one run's are in memory at a time.
 
@@ -94,14 +120,16 @@ class Predictions:
     labels: [N] int32.
     top1: [N, A] predicted classes.
     top1_accuracy: [A], fractions.
-    ensembles: for each group, number of its first seeds -> float32 [N, K]
-      log-probabilities of their ensemble.
+    whole: for each group, the ensemble of all its seeds.
+    parts: for each group, number of its first seeds -> float64 [N, K]
+      log-probabilities of their ensemble, for mixtures of two groups.
   """
 
   labels: np.ndarray
   top1: np.ndarray
   top1_accuracy: np.ndarray
-  ensembles: list[dict[int, np.ndarray]]
+  whole: list[Ensemble]
+  parts: list[dict[int, np.ndarray]]
 
 
 def read_predictions(
@@ -137,19 +165,23 @@ def read_predictions(
       )
       logits = predictions.arrays['logits']
       read[index] = logits.argmax(axis=1), float(top1_accuracy(logits, labels))
-      yield scoring.log_probs_of(run.objective, logits)
+      yield scoring.log_probs_of(run.objective, logits, exact=True)
 
-  ensembles = []
+  whole, parts = [], []
   for group in groups:
     size = len(group.indices)
-    sizes = {size}
+    sizes = set()
     for other in groups:
       if other is not group:
         shares = _shares(min(size, len(other.indices)))
         sizes |= {share for pair in shares for share in pair}
-    ensembles.append(agreement.nested_ensembles(log_probs(group), sizes))
+    found = agreement.nested_ensembles(log_probs(group), {size, *sizes})
+    whole.append(Ensemble.create(found[size], labels))
+    parts.append({number: found[number] for number in sizes})
   top1, accuracies = zip(*(read[i] for i in range(len(runs))), strict=True)
-  return Predictions(labels, np.stack(top1, 1), np.array(accuracies), ensembles)
+  return Predictions(
+    labels, np.stack(top1, 1), np.array(accuracies), whole, parts
+  )
 
 
 def compare_ensembles(
@@ -169,33 +201,25 @@ def compare_ensembles(
     two objectives or more.
   """
   labels, num_groups = predictions.labels, len(groups)
-  whole = [
-    predictions.ensembles[i][len(group.indices)]
-    for i, group in enumerate(groups)
-  ]
   accuracy, nll = np.zeros((2, num_groups, num_groups))
   for i in range(num_groups):
     for j in range(i, num_groups):
-      mixtures = [whole[i]]
+      mixtures = [predictions.whole[i]]
       if i != j:
         size = min(len(groups[i].indices), len(groups[j].indices))
         mixtures = [
-          agreement.ensemble_log_probs(
-            [predictions.ensembles[i][a]] * a
-            + [predictions.ensembles[j][b]] * b
+          Ensemble.create(
+            agreement.ensemble_log_probs(
+              [predictions.parts[i][a]] * a + [predictions.parts[j][b]] * b
+            ),
+            labels,
           )
           for a, b in _shares(size)
         ]
-      found = [
-        (
-          float(top1_accuracy(mixture, labels)),
-          float(negative_log_likelihood(mixture, labels)),
-        )
-        for mixture in mixtures
-      ]
-      accuracy[i, j], nll[i, j] = np.mean(found, axis=0)
+      accuracy[i, j] = np.mean([mixture.accuracy for mixture in mixtures])
+      nll[i, j] = np.mean([mixture.nll for mixture in mixtures])
       accuracy[j, i], nll[j, i] = accuracy[i, j], nll[i, j]
-  top1 = np.stack([log_probs.argmax(axis=1) for log_probs in whole], 1)
+  top1 = np.stack([ensemble.top1 for ensemble in predictions.whole], 1)
   same = agreement.pairwise_agreement(top1, labels).same_top1
   result = {
     'objectives': [group.name for group in groups],

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossbench.metrics import ood
-from lossbench.metrics.accuracy import Accuracy
+from lossbench.metrics.accuracy import Accuracy, top_k_correct
 from lossbench.metrics.brier import BrierScore
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
@@ -52,9 +52,24 @@ def _log_probs(objective: Objective, logits):
   return objective.log_probs(logits)
 
 
-def log_probs_of(objective: Objective, logits: np.ndarray) -> np.ndarray:
-  """The objective's log-probabilities of stored logits [N, K], on the host."""
-  log_probs, first = np.empty(logits.shape, np.float32), 0
+def log_probs_of(
+  objective: Objective, logits: np.ndarray, *, exact: bool = False
+) -> np.ndarray:
+  """The objective's log-probabilities of stored logits [N, K], on the host.
+
+  Args:
+    objective: whose map is meant.
+    logits: [N, K].
+    exact: in float64 instead of float32.
+  """
+  if exact:
+    with jax.enable_x64(True):
+      return _log_probs_of(objective, logits.astype(np.float64))
+  return _log_probs_of(objective, logits.astype(np.float32))
+
+
+def _log_probs_of(objective, logits):
+  log_probs, first = np.empty(logits.shape, logits.dtype), 0
   for rows, mask in _chunks(logits):
     real = np.asarray(_log_probs(objective, rows))[mask]
     log_probs[first : first + len(real)] = real
@@ -80,11 +95,15 @@ def _empty(num_classes: int):
 
 @functools.partial(jax.jit, donate_argnums=0)
 def _update(accumulators, logits, log_probs, labels, mask):
-  # Accuracy ranks the logits: where sigmoids saturate, distinct logits get the
-  # same probability.
+  # The logits tell what is predicted: where sigmoids saturate, distinct logits
+  # get the same probability.
+  more = {'ece': {'correct': top_k_correct(logits, labels, k=1)}}
   return {
     name: accumulator.update(
-      logits if name.endswith('accuracy') else log_probs, labels, mask
+      logits if name.endswith('accuracy') else log_probs,
+      labels,
+      mask,
+      **more.get(name, {}),
     )
     for name, accumulator in accumulators.items()
   }
@@ -139,29 +158,28 @@ def prediction_records(
   log_probs = log_probs_of(objective, logits)
   accumulators = _fill(logits, log_probs, labels)
   records = accumulator_records(accumulators, n=n)
-  records += _adaptive_records(log_probs, labels)
-  records += _temperature_records(log_probs, labels)
+  correct = logits.argmax(axis=1) == labels
+  records += _adaptive_records(log_probs, correct)
+  records += _temperature_records(log_probs, labels, correct)
   try:
     return records, accumulators['ece'].reliability()
   except ValueError:
     return records, None
 
 
-def _adaptive_records(log_probs, labels) -> list[Record]:
-  n = len(labels)
+def _adaptive_records(log_probs, correct) -> list[Record]:
+  n = len(correct)
   if n < _NUM_BINS or np.isnan(log_probs).any():
     note = 'not available: NaN predictions'
     if n < _NUM_BINS:
       note = f'not available: {n} examples for {_NUM_BINS} bins'
     return [create_record('adaptive_ece', None, n=n, note=note)]
   confidence = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
-  error = equal_mass_error(
-    confidence, log_probs.argmax(axis=1) == labels, num_bins=_NUM_BINS
-  )
+  error = equal_mass_error(confidence, correct, num_bins=_NUM_BINS)
   return [create_record('adaptive_ece', error, n=n)]
 
 
-def _temperature_records(log_probs, labels) -> list[Record]:
+def _temperature_records(log_probs, labels, correct) -> list[Record]:
   n = len(labels)
   names = ('temperature', 'tempered_nll', 'tempered_ece')
   try:
@@ -181,9 +199,11 @@ def _temperature_records(log_probs, labels) -> list[Record]:
     )
   bins = ExpectedCalibrationError.empty(num_bins=_NUM_BINS)
   nll_sum = 0.0
-  for rows, row_labels, mask in _chunks(log_probs, labels):
+  for rows, row_labels, row_correct, mask in _chunks(
+    log_probs, labels, correct
+  ):
     tempered = temper(rows, jnp.float32(temperature))
-    bins = bins.update(tempered, row_labels, mask)
+    bins = bins.update(tempered, row_labels, mask, correct=row_correct)
     nll = negative_log_likelihood(tempered, row_labels, mask=mask)
     nll_sum += float(nll) * int(mask.sum())
   return [

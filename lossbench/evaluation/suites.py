@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from lossbench.metrics.accumulators import Accumulator
-from lossbench.metrics.accuracy import Accuracy
+from lossbench.metrics.accuracy import Accuracy, top_k_correct
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
   NegativeLogLikelihood,
@@ -92,14 +92,14 @@ def _prediction_measurements(endpoint_sizes, num_classes) -> Measurements:
     return accumulators
 
   def update_fn(accumulators, outputs):
-    # Accuracy ranks the logits: where sigmoids saturate, distinct logits get
-    # the same probability.
+    # The logits tell what is predicted: where sigmoids saturate, distinct
+    # logits get the same probability.
+    logits, labels = outputs.endpoints['logits'], outputs.labels
     scores = {'nll': outputs.log_probs, 'ece': outputs.log_probs}
+    more = {'ece': {'correct': top_k_correct(logits, labels, k=1)}}
     return {
       name: accumulator.update(
-        scores.get(name, outputs.endpoints['logits']),
-        outputs.labels,
-        outputs.mask,
+        scores.get(name, logits), labels, outputs.mask, **more.get(name, {})
       )
       for name, accumulator in accumulators.items()
     }

@@ -255,13 +255,14 @@ def nested_ensembles(
     sizes: numbers of members, each at least 1 and at most how many there are.
 
   Returns:
-    size -> float32 [N, K] log-probabilities, half the memory of exact ones.
+    size -> float64 [N, K] log-probabilities. (float32 would tie classes that
+    share almost all the probability, and so change predictions.)
 
   Raises:
     ValueError: as `ensemble_log_probs`.
   """
   return {
-    num_members: (total - np.log(num_members)).astype(np.float32)
+    num_members: total - np.log(num_members)
     for num_members, total in _running_sums(members)
     if num_members in sizes
   }

@@ -54,6 +54,7 @@ def expected_calibration_error(
   labels: ArrayLike,
   *,
   mask: ArrayLike | None = None,
+  correct: ArrayLike | None = None,
   num_bins: int = 15,
 ) -> jax.Array:
   r"""Expected calibration error of the top-1 prediction; lower is better.
@@ -65,10 +66,16 @@ def expected_calibration_error(
   platform, whatever its exp rounds to. Confidence 1 is in the last bin; the
   first also takes in 0. Ties for the top 1 go to the lower class id.
 
+  Rounding makes ties: of two saturated sigmoids, or of logits that differ in
+  their last digits, tempered. Who has the logits says what is `correct` by them,
+  so that calibration and accuracy are of the same predictions.
+
   Args:
     log_probs: [N, K] log-probabilities, not probabilities.
     labels: [N] int class ids in [0, K).
     mask: [N], 1 = real, 0 = padding; None counts every row.
+    correct: [N], 1 = the prediction is right, by `accuracy.top_k_correct` of
+      the raw logits; None: by the log-probabilities.
     num_bins: M; static under jit.
 
   Returns:
@@ -80,7 +87,7 @@ def expected_calibration_error(
     ValueError: if shapes disagree, labels are not integers or num_bins < 1.
   """
   bins = ExpectedCalibrationError.empty(num_bins=num_bins)
-  bins = bins.update(log_probs, labels, mask)
+  bins = bins.update(log_probs, labels, mask, correct=correct)
   gaps = jnp.abs(bins.num_correct - bins.confidence_sum.on_device())
   error = jnp.sum(gaps) / jnp.sum(bins.num_examples)
   return jnp.where(bins.num_unscorable > 0, jnp.nan, error)
@@ -93,7 +100,8 @@ def temper(log_probs: ArrayLike, temperature: ArrayLike) -> jax.Array:
   temperature scaling of Guo et al. 2017. For any other probability map (the
   normalised sigmoid) it tempers the normalised distribution, and not the
   logits before the map: one definition for all objectives (Table B.3).
-  Accuracy is unchanged: the order of the classes is.
+  Accuracy is unchanged, for the order of the classes is, but for ties that
+  rounding makes: take it from the logits.
 
   Args:
     log_probs: [N, K] log-probabilities; logits of a softmax will do too. -inf
@@ -300,15 +308,38 @@ class ExpectedCalibrationError(accumulators.Accumulator):
     )
 
   def update(
-    self, log_probs: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
+    self,
+    log_probs: ArrayLike,
+    labels: ArrayLike,
+    mask: ArrayLike | None,
+    *,
+    correct: ArrayLike | None = None,
   ) -> Self:
-    """Counts log_probs [B, K], labels [B] where mask [B] is not 0."""
+    """Counts log_probs [B, K], labels [B] where mask [B] is not 0.
+
+    Args:
+      log_probs: [B, K].
+      labels: [B].
+      mask: [B].
+      correct: [B], see `expected_calibration_error`.
+
+    Raises:
+      ValueError: if shapes disagree or labels are not integers.
+    """
     scorable = _scorable(log_probs, labels)
     log_probs = jnp.asarray(log_probs, jnp.float32)
     labels = jnp.asarray(labels).astype(jnp.int32)
     real = accumulators.real_rows(mask, labels.shape[0])
     log_confidence = jnp.max(log_probs, axis=1)
-    correct = jnp.argmax(log_probs, axis=1) == labels
+    if correct is None:
+      correct = jnp.argmax(log_probs, axis=1) == labels
+    elif np.shape(correct) != labels.shape:
+      raise ValueError(
+        f'correct must be [{len(labels)}], one value per example; got '
+        f'{np.shape(correct)}.'
+      )
+    # NaN, of a label that is no class, is in no bin.
+    correct = jnp.asarray(correct) == 1
     in_bin = _in_bin(log_confidence, num_bins=self.num_examples.shape[0])
     counted = in_bin & (real & scorable)[:, None]  # [B, M]
     # A confidence a rounding error above 1 is 1.

@@ -161,7 +161,11 @@ class ClasswiseCalibrationError(accumulators.Accumulator):
 
 
 def adaptive_calibration_error(
-  log_probs: ArrayLike, labels: ArrayLike, *, num_bins: int = 15
+  log_probs: ArrayLike,
+  labels: ArrayLike,
+  *,
+  correct: ArrayLike | None = None,
+  num_bins: int = 15,
 ) -> float:
   """ECE of the top-1 prediction with bins of equal mass; lower is better.
 
@@ -173,6 +177,7 @@ def adaptive_calibration_error(
   Args:
     log_probs: [N, K] log-probabilities, not probabilities.
     labels: [N] int class ids in [0, K).
+    correct: [N], as in `calibration.expected_calibration_error`.
     num_bins: at most N.
 
   Returns:
@@ -185,7 +190,8 @@ def adaptive_calibration_error(
   log_probs, labels = _check(log_probs, labels, num_bins=num_bins)
   if np.isnan(log_probs).any():
     return float('nan')
-  correct = log_probs.argmax(axis=1) == labels
+  if correct is None:
+    correct = log_probs.argmax(axis=1) == labels
   confidence = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
   return equal_mass_error(confidence, correct, num_bins=num_bins)
 

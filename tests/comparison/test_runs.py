@@ -12,15 +12,17 @@ from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
 from lossbench.comparison.ensembles import (
+  Ensemble,
   Group,
   Predictions,
   _shares,
   compare_ensembles,
 )
 from lossbench.comparison.runs import compare_runs
-from lossbench.evaluation import outputs
+from lossbench.evaluation import outputs, scoring
 from lossbench.metrics import cka
-from lossbench.metrics.agreement import nested_ensembles
+from lossbench.metrics.agreement import ensemble_log_probs, nested_ensembles
+from lossbench.objectives import create_objective
 
 NAMES = ('sigmoid_0', 'sigmoid_1', 'cosine_softmax_0')
 
@@ -168,7 +170,8 @@ def test_mixtures_have_the_size_of_the_smaller_group():
     labels=labels,
     top1=members.reshape(6, 20, 4).argmax(-1).T,
     top1_accuracy=np.zeros(6),
-    ensembles=[nested_ensembles(m, {1, 2, 3}) for m in members],
+    whole=[Ensemble.create(ensemble_log_probs(m), labels) for m in members],
+    parts=[nested_ensembles(m, {1, 2, 3}) for m in members],
   )
   found = compare_ensembles(groups, predictions)
   a, b = np.exp(members)
@@ -179,6 +182,31 @@ def test_mixtures_have_the_size_of_the_smaller_group():
   assert found['nll'][0, 1] == pytest.approx(np.mean(nlls), rel=1e-5)
   alone = -np.log(a.mean(0)[np.arange(20), labels]).mean()
   assert found['nll'][0, 0] == pytest.approx(alone, rel=1e-5)
+
+
+def test_ensembles_of_saturated_sigmoids_tell_classes_apart():
+  """In float32 two of the classes tie, and the lower would always win."""
+  rng = np.random.default_rng(0)
+  labels = rng.integers(0, 3, 200).astype(np.int32)
+  members = rng.uniform(-25, -20, size=(2, 200, 3))
+  members[:, np.arange(200), labels] = rng.uniform(22, 25, size=(2, 200))
+  other = (labels + rng.integers(1, 3, 200)) % 3
+  members[:, np.arange(200), other] = rng.uniform(16, 19, size=(2, 200))
+  members = members.astype(np.float32)
+  sigmoid = create_objective('sigmoid')
+  rounded = [scoring.log_probs_of(sigmoid, logits) for logits in members]
+  assert np.mean(np.mean(rounded, axis=0).argmax(1) == labels) < 0.8
+  exact = [
+    scoring.log_probs_of(sigmoid, logits, exact=True) for logits in members
+  ]
+  probs = special.expit(members.astype(np.float64))
+  probs /= probs.sum(axis=2, keepdims=True)
+  np.testing.assert_allclose(exact, np.log(probs), rtol=1e-12, atol=1e-15)
+  ensemble = Ensemble.create(ensemble_log_probs(exact), labels)
+  assert ensemble.accuracy == np.mean(probs.mean(0).argmax(1) == labels) == 1.0
+  found = nested_ensembles(exact, {1, 2})
+  for size in (1, 2):
+    assert np.mean(found[size].argmax(1) == labels) == 1.0
 
 
 def test_splits_of_any_kind_have_first_examples(runs, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from scipy import special
 from sklearn import metrics as sklearn_metrics
 
-from lossbench.evaluation import scoring
+from lossbench.evaluation import scoring, suites
 from lossbench.objectives import create_objective
 
 N, K = 101, 7
@@ -176,3 +176,85 @@ def test_detection_against_scikit_learn(objective, logits):
   assert found['max_probability_auroc'] == pytest.approx(
     auroc(lambda x: _naive_probs(objective.name, x).max(1)), abs=1e-3
   )
+
+
+def _saturated():
+  """Two sigmoids at 1 in every row: their float32 probabilities tie."""
+  rng = np.random.default_rng(2)
+  labels = rng.integers(0, K, 300).astype(np.int32)
+  logits = rng.uniform(-30, -25, size=(300, K))
+  second = (labels + rng.integers(1, K, 300)) % K
+  rows = np.arange(300)
+  logits[rows, labels] = rng.uniform(20, 24, 300)
+  logits[rows, second] = rng.uniform(18, 19.5, 300)
+  # A tenth are wrong.
+  logits[rows[::10], second[::10]] = 24.5
+  return logits.astype(np.float32), labels
+
+
+def _close():
+  """Logits that differ by less than the log of a probability can tell."""
+  rng = np.random.default_rng(3)
+  labels = rng.integers(0, K, 300).astype(np.int32)
+  logits = np.zeros((300, K))
+  logits[np.arange(300), labels] = rng.uniform(1e-9, 2e-8, 300)
+  return logits.astype(np.float32), labels
+
+
+def _naive_ece(probs, correct):
+  confidence = probs.max(axis=1)
+  index = np.clip(np.ceil(confidence * 15).astype(int) - 1, 0, 14)
+  gaps = [abs(np.sum((confidence - correct)[index == b])) for b in range(15)]
+  return sum(gaps) / len(correct)
+
+
+@pytest.mark.parametrize(
+  ('name', 'data_fn'), [('sigmoid', _saturated), ('softmax', _close)]
+)
+def test_ties_made_by_rounding_are_no_ties(name, data_fn):
+  """Correct is what the raw logits say; the oracle is float64."""
+  logits, labels = data_fn()
+  objective = create_objective(name)
+  rounded = scoring.log_probs_of(objective, logits)
+  correct = logits.astype(np.float64).argmax(axis=1) == labels
+  assert np.mean(rounded.argmax(axis=1) == labels) < correct.mean() - 0.2
+  records, _ = scoring.prediction_records(objective, logits, labels)
+  found = _values(records)
+  probs = _naive_probs(name, logits)
+  assert found['top1_accuracy'] == pytest.approx(correct.mean())
+  assert found['ece'] == pytest.approx(_naive_ece(probs, correct), abs=1e-6)
+  starts = [i * 300 // 15 for i in range(16)]
+  confidence = np.exp(np.minimum(rounded.max(axis=1), 0.0))
+  order = np.argsort(confidence, kind='stable')
+  adaptive = sum(
+    abs(np.sum((confidence - correct)[order[a:b]]))
+    for a, b in itertools.pairwise(starts)
+  )
+  assert found['adaptive_ece'] == pytest.approx(adaptive / 300, abs=1e-6)
+  # The note has it where it is at the end of its search.
+  [note] = [r.note for r in records if r.name == 'tempered_ece']
+  temperature = found['temperature'] or float(note.split()[-1])
+  tempered = special.softmax(np.log(probs) / temperature, axis=1)
+  assert found['tempered_ece'] == pytest.approx(
+    _naive_ece(tempered, correct), abs=1e-5
+  )
+
+
+def test_the_suite_of_training_takes_correct_from_the_logits():
+  logits, labels = _saturated()
+  objective = create_objective('sigmoid')
+  suite = suites.create_measurements('predictions', {}, num_classes=K)
+  filled = suite.update_fn(
+    suite.empty_fn(),
+    suites.ModelOutputs(
+      endpoints={'logits': logits},
+      log_probs=objective.log_probs(logits),
+      labels=labels,
+      mask=np.ones(300),
+      kernel=np.zeros((1, K)),
+    ),
+  )
+  correct = logits.argmax(axis=1) == labels
+  expected = _naive_ece(_naive_probs('sigmoid', logits), correct)
+  assert filled['ece'].compute() == pytest.approx(expected, abs=1e-6)
+  assert int(filled['ece'].num_correct.sum()) == correct.sum()
