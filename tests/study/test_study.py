@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import ml_collections
 import numpy as np
 import pytest
 import rich.console
+from absl import flags
+from ml_collections import config_flags
 
 from lossbench.comparison import runs as comparison_runs
 from lossbench.evaluation import checkpoint as evaluation
@@ -79,14 +82,21 @@ def test_everything_is_there_and_nothing_is_done_twice(finished):
 
 
 def test_runs_are_those_of_main(finished):
-  """The configuration is what the printed command would have made."""
-  run = finished.runs[3]
-  command = finished.commands(run)['train']
-  config = json.loads((finished.path(run) / 'config.json').read_text())
-  assert f'--config={run.recipe}:sigmoid' in command
-  assert config['seed'] == 1
-  assert config['num_epochs'] == 2.0
-  assert config['objective']['name'] == 'sigmoid'
+  """The configuration is what the printed command makes, field by field."""
+  for run in finished.runs:
+    program, script, *arguments = shlex.split(finished.commands(run)['train'])
+    assert (program, script) == ('python', 'main.py')
+    # As main.py defines them.
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+      'config', flag_values=values, sys_argv=[script, *arguments]
+    )
+    flags.DEFINE_string('workdir', None, 'Run.', flag_values=values)
+    assert values([script, *arguments]) == [script]
+    workdir = finished.path(run)
+    assert pathlib.Path(values.workdir) == workdir
+    trained = json.loads((workdir / 'config.json').read_text())
+    assert trained == json.loads(values.config.to_json())
 
 
 def test_seeds_share_programs(finished):

@@ -1,5 +1,6 @@
 """Fine-tuning: what a run takes from another, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -61,6 +62,14 @@ def test_the_backbone_is_the_sources_and_the_output_layer_new(
   assert state.params['output_layer']['kernel'].shape == (16, 5)
   assert state.step == 0
   assert not any(np.any(leaf) for leaf in jax.tree.leaves(state.opt_state))
+
+
+def test_parameters_of_other_shapes_are_refused(config, tmp_path):
+  source = initialization.load_source(config, RunDirectory(tmp_path / 'new'))
+  fresh = initialization.initial_state(config, loop.build_step_hparams(config))
+  wider = jax.tree.map(lambda x: np.stack([x, x]), source.arrays)
+  with pytest.raises(ValueError, match='have other shapes than those of this'):
+    initialization.start_from(fresh, dataclasses.replace(source, arrays=wider))
 
 
 def test_without_averages_of_its_own(config, tmp_path):
