@@ -224,3 +224,10 @@ def test_profile_writes_a_trace(digits_dir, tmp_path):
   config.num_epochs = 0.8
   loop.train(config, workdir=str(tmp_path / 'run'))
   assert glob.glob(f'{tmp_path}/run/**/*.xplane.pb', recursive=True)
+
+
+def test_the_learning_rate_scales_with_the_batch():
+  config = digits_cnn.get_config()
+  config.learning_rate, config.batch_size = 0.8, 64
+  config.learning_rate_batch_size = 256
+  assert loop.build_step_hparams(config).learning_rate == pytest.approx(0.2)

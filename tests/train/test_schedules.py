@@ -40,6 +40,8 @@ def test_cosine_falls_from_one_to_zero():
   np.testing.assert_allclose(factors[200], 0.5, atol=1e-6)
   np.testing.assert_allclose(factors[400], 0, atol=1e-7)
   assert (np.diff(factors) <= 0).all()
+  beyond = _factors('cosine', np.arange(401, 900))
+  np.testing.assert_allclose(beyond, 0, atol=1e-7)
 
 
 def test_cosine_starts_after_warmup_and_ends_with_the_run():
