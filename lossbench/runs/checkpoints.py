@@ -1,8 +1,11 @@
 """Checkpoints that survive kills, full disks and flipped bits.
 
 On top of Orbax's `CheckpointManager`: the last N, the best by holdout accuracy
-and, if asked, those at fixed intervals are kept, and every array's CRC-32 is
-stored and verified, since Orbax restores altered bytes without a word.
+and, if asked, those at fixed intervals are kept. Every array's CRC-32 is stored
+and verified, since Orbax restores altered bytes without a word, and so is one of
+the record beside them: step, history and checksums. Which checkpoint is the best
+follows from that history; Orbax's own file of metrics, of version 0.1, has no
+checksum and is not read.
 """
 
 import contextlib
@@ -11,7 +14,7 @@ import errno
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import flax.serialization
@@ -21,13 +24,20 @@ import orbax.checkpoint as ocp
 from flax import jax_utils
 
 from lossbench.runs.directory import RunDirectory
-from lossbench.runs.stored import BEST_METRIC, fingerprint_of
+from lossbench.runs.stored import (
+  best_step,
+  fingerprint_of,
+  read_record,
+  record_checksum,
+)
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere, first_says
 from lossbench.train.state import TrainState
 
 PyTree = Any
+
+History = list[dict[str, float]]
 
 # Longer than any disk takes; then many processes stop waiting for a save.
 _SAVE_SECS = 300
@@ -47,7 +57,7 @@ class Checkpoint:
 
   step: int
   arrays: dict[str, PyTree]
-  history: list[dict[str, float]]
+  history: History
 
   def restore_into(self, state: TrainState) -> TrainState:
     """A state like `state` with this checkpoint's values, on the host."""
@@ -65,6 +75,18 @@ def _checksums(arrays: PyTree) -> dict[str, int]:
     jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(value))
     for path, value in jax.tree_util.tree_leaves_with_path(arrays)
   }
+
+
+class _KeepBest(ocp.checkpoint_managers.PreservationPolicy):
+  """Keeps the best of the checkpoints by a history that is set from outside."""
+
+  def __init__(self):
+    self.history: History = []
+
+  def should_preserve(self, checkpoints, *, context):
+    del context
+    best = best_step([info.step for info in checkpoints], self.history)
+    return [info.step == best for info in checkpoints]
 
 
 class Checkpointer:
@@ -89,15 +111,8 @@ class Checkpointer:
   ):
     managers = ocp.checkpoint_managers
 
-    def best_fn(metrics: Mapping[str, float]) -> float:
-      return metrics[BEST_METRIC]
-
-    policies = [
-      managers.LatestN(keep_last),
-      managers.BestN(
-        get_metric_fn=best_fn, n=1, keep_checkpoints_without_metrics=False
-      ),
-    ]
+    self._keep_best = _KeepBest()
+    policies = [managers.LatestN(keep_last), self._keep_best]
     if keep_every_steps:
       policies.append(managers.EveryNSteps(keep_every_steps))
     self._directory = directory
@@ -109,13 +124,11 @@ class Checkpointer:
         'meta': ocp.JsonCheckpointHandler(),
       },
       options=ocp.CheckpointManagerOptions(
-        # Both best_fn and BestN are needed: without best_fn the metrics never
-        # reach the disk and the best is forgotten at a restart.
-        best_fn=best_fn,
-        best_mode='max',
         preservation_policy=managers.AnyPreservationPolicy(policies),
         step_format_fixed_length=9,
         cleanup_tmp_directories=not read_only,
+        # Not the files of metrics that version 0.1 wrote.
+        lightweight_initialize=True,
         read_only=read_only,
         create=not read_only,
         async_options=ocp.AsyncOptions(timeout_secs=_SAVE_SECS),
@@ -143,39 +156,52 @@ class Checkpointer:
 
   @property
   def best_step(self) -> int | None:
-    """The step of highest holdout accuracy, None without any evaluation."""
-    return self._manager.best_step()
+    """The step of highest holdout accuracy, None without any evaluation.
 
-  def save(
-    self,
-    state: TrainState,
-    *,
-    history: list[dict[str, float]],
-    metrics: Mapping[str, float] | None,
-  ) -> int:
+    By the newest history that is not damaged; those that are, are reported.
+
+    Raises:
+      ValueError: if there are checkpoints but all their histories are damaged.
+    """
+    steps = self.steps
+    damaged = []
+    for step in reversed(steps):
+      try:
+        history = self._read_record(step)['history']
+      except ValueError as error:
+        LOGGER.error('%s. Its evaluation does not count.', error)
+        damaged.append(step)
+        continue
+      return best_step([s for s in steps if s not in damaged], history)
+    if damaged:
+      raise self._all_damaged(damaged)
+    return None
+
+  def save(self, state: TrainState, *, history: History) -> int:
     """Starts saving a replicated state; returns its step.
 
     Args:
       state: with a leading device axis, as the train step returns it.
-      history: stored beside it.
-      metrics: of the holdout at this step, None where it was not evaluated.
+      history: one record per evaluation on the holdout so far: step, epoch and
+        metrics. Stored beside the state; says which checkpoint is the best.
     """
     host_state = jax.tree.map(
       np.array, jax.device_get(jax_utils.unreplicate(state))
     )
     arrays = flax.serialization.to_state_dict(host_state)
     step = int(host_state.step)
+    history = list(history)  # written later, when the caller's may be longer
+    record = {'step': step, 'history': history, 'crc32': _checksums(arrays)}
+    record['record_crc32'] = record_checksum(record)
+    self._keep_best.history = history
     with self._saving():
       self._check_space(arrays)
       self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(arrays),
-          meta=ocp.args.JsonSave(
-            {'step': step, 'history': history, 'crc32': _checksums(arrays)}
-          ),
+          meta=ocp.args.JsonSave(record),
         ),
-        metrics=metrics,
       )
     return step
 
@@ -231,12 +257,13 @@ class Checkpointer:
     if step == 'last':
       return steps[-1]
     if step == 'best':
-      if self.best_step is None:
+      best_step = self.best_step
+      if best_step is None:
         raise ValueError(
           f'{run} has no best checkpoint, for it was trained without a '
           'holdout. Use --step=last.'
         )
-      return self.best_step
+      return best_step
     if not step.isdigit():
       raise ValueError(
         f"--step must be 'best', 'last' or a number; got {step!r}."
@@ -257,16 +284,20 @@ class Checkpointer:
       FileNotFoundError: if it was deleted since it was listed.
       ValueError: if the checkpoint's metadata cannot be read.
     """
+    return fingerprint_of(self._read_record(step)['crc32'])
+
+  def _read_record(self, step: int) -> dict[str, Any]:
+    """As `stored.read_record`; what is damaged and what was deleted is named."""
     try:
-      checksums = self._manager.restore(
-        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-      ).meta['crc32']
-    except Exception as error:  # see `restore`
+      return read_record(self._path(step))
+    except (OSError, ValueError) as error:
       raise self._unreadable(step, error) from error
-    return fingerprint_of(checksums)
+
+  def _path(self, step: int) -> storage.Path:
+    return self._directory / f'{step:09d}'
 
   def _unreadable(self, step: int, error: Exception) -> Exception:
-    path = self._directory / f'{step:09d}'
+    path = self._path(step)
     if not path.exists():
       return FileNotFoundError(
         f'Checkpoint {path} was deleted while it was read, for the run is still '
@@ -283,10 +314,9 @@ class Checkpointer:
       FileNotFoundError: if it was deleted since it was listed.
       ValueError: if it is damaged in any way; says how.
     """
+    record = self._read_record(step)
+    expected = record['crc32']
     try:
-      meta = self._manager.restore(
-        step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-      ).meta
       tree = self._manager.item_metadata(step).state
       tree = getattr(tree, 'tree', tree)
       arrays = self._manager.restore(
@@ -302,7 +332,7 @@ class Checkpointer:
           )
         ),
       ).state
-      found, expected = _checksums(arrays), meta['crc32']
+      found = _checksums(arrays)
     except Exception as error:
       # Orbax raises bare Exception, ValueError, KeyError or JSONDecodeError
       # for truncated or missing files, so nothing narrower will do.
@@ -310,11 +340,11 @@ class Checkpointer:
     altered = [name for name, crc in expected.items() if found.get(name) != crc]
     if altered or len(found) != len(expected):
       raise ValueError(
-        f'checkpoint {self._directory / f"{step:09d}"} is damaged: the bytes '
+        f'checkpoint {self._path(step)} is damaged: the bytes '
         f'of {(altered or ["some arrays"])[0]} are not those that were saved '
         '(CRC-32 differs)'
       )
-    return Checkpoint(step=step, arrays=arrays, history=meta['history'])
+    return Checkpoint(step=step, arrays=arrays, history=record['history'])
 
   def restore_last(self) -> Checkpoint | None:
     """The newest undamaged checkpoint, or None if there is no checkpoint.
@@ -343,11 +373,14 @@ class Checkpointer:
         self._manager.delete(bad_step)
       return checkpoint
     if damaged:
-      raise ValueError(
-        f'All checkpoints in {self._directory} are damaged (steps {damaged}). '
-        'Remove the directory to train from the start.'
-      )
+      raise self._all_damaged(damaged)
     return None
+
+  def _all_damaged(self, steps: Sequence[int]) -> ValueError:
+    return ValueError(
+      f'All checkpoints in {self._directory} are damaged (steps {list(steps)}). '
+      'Remove the directory to train from the start.'
+    )
 
 
 def open_checkpoints(run: RunDirectory) -> Checkpointer:

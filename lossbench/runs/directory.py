@@ -120,35 +120,72 @@ class RunDirectory:
       return self.path / 'eval' / f'transfer-{dataset}'
     return self.eval_path(f'transfer-{dataset}', split)
 
+  @property
+  def committed_steps(self) -> list[int]:
+    """Steps that have a whole checkpoint, ascending; their bytes not verified.
+
+    A save that was cut off does not count. On a disk it bears another name; in
+    a bucket, which renames nothing, it lacks the file that Orbax writes last.
+    """
+    # Not above: Orbax brings JAX along.
+    from orbax.checkpoint.path import step
+
+    return sorted(step.checkpoint_steps(self.checkpoints_path))
+
   def has_checkpoints(self) -> bool:
-    """Whether a whole checkpoint is there; one being written is none."""
-    if not self.checkpoints_path.is_dir():
-      return False
-    return any(path.name.isdigit() for path in self.checkpoints_path.iterdir())
+    """Whether a whole checkpoint is there."""
+    return bool(self.committed_steps)
+
+  @property
+  def last_step(self) -> int:
+    """Of the newest whole checkpoint, 0 without one."""
+    return max(self.committed_steps, default=0)
 
   def read_config(self) -> ml_collections.ConfigDict:
     """The run's configuration, also of a run from before a field was added.
 
     Raises:
       FileNotFoundError: if this is not a run directory.
+      ValueError: if config.json is damaged.
     """
     if not self.config_path.exists():
       raise FileNotFoundError(
         f'{self.path} is not a run directory: it has no config.json. Give the '
         '--workdir of a training run.'
       )
-    return ml_collections.ConfigDict(
-      {**_BEFORE_FIELDS, **read_json(self.config_path)}
+    remedy = (
+      'Put it back from a copy; or make it anew by the command in run.json with '
+      'another --workdir, which may be stopped at its first step.'
     )
+    try:
+      fields = read_json(self.config_path)
+    except ValueError as error:
+      if not self.config_path.stat().st_size:
+        raise ValueError(f'{self.config_path} is empty. {remedy}') from error
+      raise ValueError(f'{error}. {remedy}') from error
+    if not isinstance(fields, dict):
+      raise ValueError(f'{self.config_path} holds no configuration. {remedy}')
+    return ml_collections.ConfigDict({**_BEFORE_FIELDS, **fields})
+
+  def is_bare_claim(self) -> bool:
+    """Whether nothing came of the run that claimed this directory."""
+    evaluated = (self.path / 'eval').exists()
+    return not evaluated and not self.has_checkpoints()
 
   def check_compatible(self, config: ml_collections.ConfigDict):
-    """Raises ValueError if the directory holds a run of another config."""
+    """Raises ValueError if the directory holds a run of another config.
+
+    A claim alone, without a checkpoint, binds nobody: what stopped that run may
+    have been its configuration.
+    """
     if not self.config_path.exists():
       if self.checkpoints_path.exists():
         raise ValueError(
           f'{self.path} has checkpoints but no config.json, so they cannot be '
           'trusted. Choose another --workdir.'
         )
+      return
+    if self.is_bare_claim():
       return
     differing = [
       f'{name}: {old!r} there, {new!r} now'
@@ -166,18 +203,6 @@ class RunDirectory:
     """Steps that the run takes; None before training has begun."""
     path = self.path / 'run.json'
     return read_json(path).get('num_steps') if path.exists() else None
-
-  @property
-  def last_step(self) -> int:
-    """Of the newest whole checkpoint, 0 without one."""
-    if not self.checkpoints_path.is_dir():
-      return 0
-    steps = [
-      int(path.name)
-      for path in self.checkpoints_path.iterdir()
-      if path.name.isdigit()
-    ]
-    return max(steps, default=0)
 
   @contextlib.contextmanager
   def locked(self):
@@ -220,6 +245,8 @@ class RunDirectory:
   def claim(self, config: ml_collections.ConfigDict, *, num_steps: int):
     """Makes this the directory of the run that `config` describes.
 
+    What a run that left no checkpoint wrote of its holdout goes.
+
     Args:
       config: resolved.
       num_steps: that the run takes.
@@ -235,6 +262,8 @@ class RunDirectory:
     if jax.process_index() > 0:
       return
     self._make()
+    if self.is_bare_claim():
+      self.history_path.unlink(missing_ok=True)
     write_json(self.config_path, _plain(config))
     write_json(
       self.path / 'run.json',

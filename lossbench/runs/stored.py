@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lossbench.runs.directory import RunDirectory, read_json
+from lossbench.runtime import storage
 
 # The measure of the best checkpoint.
 BEST_METRIC = 'top1_accuracy'
+_CHECKSUM = 'record_crc32'  # of a record's other entries
 
 
 class StoredCheckpoint(NamedTuple):
@@ -41,47 +43,85 @@ def find_checkpoint(run: RunDirectory, step: str) -> StoredCheckpoint | None:
     run: the run directory.
     step: 'best' by holdout accuracy, of equals the latest; 'last'; or a number.
   """
-  steps = _steps(run)
+  steps = run.committed_steps
   if step == 'best':
-    number = _best_step(run, steps)
+    number = _best_stored_step(run, steps)
   elif step == 'last':
     number = max(steps, default=None)
   else:
     number = int(step) if step.isdigit() else None
-  meta = None if number is None else _read_meta(run, number)
-  if meta is None:
+  record = None if number is None else _whole_record(run, number)
+  if record is None:
     return None
-  return StoredCheckpoint(number, fingerprint_of(meta['crc32']))
+  return StoredCheckpoint(number, fingerprint_of(record['crc32']))
 
 
-def _steps(run: RunDirectory) -> list[int]:
-  if not run.checkpoints_path.is_dir():
-    return []
-  names = [path.name for path in run.checkpoints_path.iterdir()]
-  return sorted(int(name) for name in names if name.isdigit())
+def record_checksum(record: Mapping[str, Any]) -> int:
+  """CRC-32 of a checkpoint's record, its own entry left out."""
+  rest = {name: value for name, value in record.items() if name != _CHECKSUM}
+  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
-def _read_meta(run: RunDirectory, step: int) -> dict[str, Any] | None:
-  """What is stored beside the arrays; None where it is damaged."""
-  path = run.checkpoints_path / f'{step:09d}' / 'meta' / 'metadata'
-  try:
-    meta = read_json(path)
-  except (OSError, ValueError):
-    return None
+def read_record(path: storage.Path) -> dict[str, Any]:
+  """What lies beside a checkpoint's arrays, verified.
+
+  Args:
+    path: of the checkpoint.
+
+  Returns:
+    'history', one record per evaluation on the holdout so far; 'crc32', the
+    checksum of every array; 'step'.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is not what was saved.
+  """
+  record = read_json(path / 'meta' / 'metadata')
   kinds = {'crc32': dict, 'history': list}
-  whole = isinstance(meta, dict) and all(
-    isinstance(meta.get(name), kind) for name, kind in kinds.items()
-  )
-  return meta if whole else None
+  if not isinstance(record, dict) or not all(
+    isinstance(record.get(name), kind) for name, kind in kinds.items()
+  ):
+    raise ValueError('it has no history or no checksums')
+  # Version 0.1 stored no checksum of the record.
+  if record.get(_CHECKSUM, record_checksum(record)) != record_checksum(record):
+    raise ValueError(
+      'its step, history or checksums are not those that were saved (CRC-32 '
+      'differs)'
+    )
+  return record
 
 
-def _best_step(run: RunDirectory, steps: Sequence[int]) -> int | None:
-  # The newest checkpoint knows the evaluations of all before it.
-  metas = (_read_meta(run, step) for step in reversed(steps))
-  newest = next(filter(None, metas), {'history': []})
+def best_step(
+  steps: Sequence[int], history: Sequence[Mapping[str, float]]
+) -> int | None:
+  """The step of highest holdout accuracy, of equals the latest; or None.
+
+  Args:
+    steps: to choose from.
+    history: one record per evaluation.
+  """
   scores = {
     record['step']: record[BEST_METRIC]
-    for record in newest['history']
+    for record in history
     if record['step'] in steps and math.isfinite(record[BEST_METRIC])
   }
   return max(scores, key=lambda step: (scores[step], step), default=None)
+
+
+def _whole_record(run: RunDirectory, step: int) -> dict[str, Any] | None:
+  """The record of a checkpoint; None where it is damaged."""
+  try:
+    return read_record(run.checkpoints_path / f'{step:09d}')
+  except (OSError, ValueError):
+    return None
+
+
+def _best_stored_step(run: RunDirectory, steps: Sequence[int]) -> int | None:
+  # The newest checkpoint knows the evaluations of all before it; a damaged one
+  # is none to choose.
+  while steps:
+    record = _whole_record(run, steps[-1])
+    if record is not None:
+      return best_step(steps, record['history'])
+    steps = steps[:-1]
+  return None

@@ -27,8 +27,14 @@ def as_path(path: str | os.PathLike, *, check: bool = True) -> Path:
     check: that a bucket answers.
 
   Raises:
+    ValueError: if it is empty, which would be the current directory.
     OSError: if it lies in a bucket that cannot be reached.
   """
+  if not os.fspath(path):
+    raise ValueError(
+      "A directory is '' (--workdir= or --output=, a shell variable that is not "
+      "set?). Give its path, '.' for the current one."
+    )
   if not is_remote(path):
     return pathlib.Path(path).expanduser()
   from etils import epath
@@ -61,6 +67,9 @@ def absolute(path: Path) -> Path:
 def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
   """Writes a file so that a reader sees the old one or the whole new one.
 
+  Also one who reads after the power failed: the bytes are on the disk before
+  the file gets its name, and the name before this returns.
+
   Args:
     path: of the file; its directory is made.
     write_fn: writes into a binary file.
@@ -76,6 +85,17 @@ def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
   try:
     with temporary.open('wb') as file:
       write_fn(file)
+      file.flush()
+      os.fsync(file.fileno())
     os.replace(temporary, path)
+    _sync_directory(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path):
+  directory = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(directory)
+  finally:
+    os.close(directory)

@@ -131,7 +131,7 @@ def check_runs(study: Study):
   for run in study.runs:
     directory = RunDirectory(study.path(run))
     stored = _read(directory.config_path)
-    if not stored:
+    if not stored or directory.is_bare_claim():
       continue
     differing = [
       f'{name}: {old!r} there, {new!r} in the study'

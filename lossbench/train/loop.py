@@ -241,13 +241,12 @@ def _train(config, hparams, run, builder, train_split, holdout, plan, source):
 
     def save(step):
       log.check_finite()
-      metrics = None
       if evaluator and plan.should_evaluate(step):
         metrics = evaluator.scalars(state)
         epoch = step / plan.steps_per_epoch
         history.append({'step': step, 'epoch': epoch, **metrics})
         _report_holdout(history, writer, run)
-      checkpointer.save(state, history=history, metrics=metrics)
+      checkpointer.save(state, history=history)
 
     batches = prefetch_to_devices(inputs.batches_fn(start_step, plan.num_steps))
     with PreemptionNotice() as notice, Watchdog(config.stall_secs) as watchdog:

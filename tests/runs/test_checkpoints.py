@@ -32,15 +32,23 @@ def _state(step: int) -> TrainState:
 
 
 def _save(directory, accuracies: dict[int, float | None], **options):
-  """Saves the steps in turn, each with its holdout accuracy or None."""
+  """Saves the steps in turn, each with its holdout accuracy or None.
+
+  Goes on from what is there, as a run does.
+  """
   with Checkpointer(directory, **options) as checkpointer:
+    last = checkpointer.restore_last()
+    history = last.history if last else []
     for step, accuracy in accuracies.items():
-      metrics = None if accuracy is None else {'top1_accuracy': accuracy}
-      checkpointer.save(
-        devices.replicate(_state(step)),
-        history=[{'step': step}],
-        metrics=metrics,
-      )
+      if accuracy is not None:
+        history.append({'step': step, 'top1_accuracy': accuracy})
+      checkpointer.save(devices.replicate(_state(step)), history=history)
+
+
+def _change_a_digit(path: pathlib.Path, digits: bytes, others: bytes):
+  content = path.read_bytes()
+  assert content.count(digits) == 1
+  path.write_bytes(content.replace(digits, others))
 
 
 def _data_files(directory: pathlib.Path, step: int) -> list[pathlib.Path]:
@@ -75,7 +83,7 @@ def test_restores_exactly_what_was_saved(tmp_path):
   restored = checkpoint.restore_into(_state(0))
   jax.tree.map(np.testing.assert_array_equal, restored, _state(3))
   assert checkpoint.step == 3
-  assert checkpoint.history == [{'step': 3}]
+  assert checkpoint.history == [{'step': 3, 'top1_accuracy': 0.5}]
   assert set(checkpoint.eval_variables) == {'params', 'batch_stats'}
   # The moving averages are what evaluation uses, where they are kept.
   np.testing.assert_array_equal(
@@ -158,7 +166,7 @@ def test_damaged_newest_is_reported_and_the_one_before_used(
     )
     assert 'Using step 1 instead of the damaged step 2' in caplog.text
     # Its step can be saved again.
-    checkpointer.save(devices.replicate(_state(2)), history=[], metrics=None)
+    checkpointer.save(devices.replicate(_state(2)), history=[])
     checkpointer.wait()
     assert checkpointer.restore(2).step == 2
 
@@ -179,6 +187,63 @@ def test_flipped_bit_in_the_checksums_or_a_missing_item_is_damage(tmp_path):
   shutil.rmtree(meta.parent)
   with Checkpointer(directory, read_only=True) as checkpointer:
     assert checkpointer.restore_last().step == 1
+
+
+def test_a_changed_digit_in_the_history_is_damage(tmp_path):
+  """It would move the best step, and be carried on by the run."""
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.75, 2: 0.5, 3: 0.25}, keep_last=3)
+  with Checkpointer(directory, read_only=True) as checkpointer:
+    assert checkpointer.best_step == 1
+    fingerprint = checkpointer.fingerprint(2)
+  _change_a_digit(directory / '000000003/meta/metadata', b'0.25', b'0.85')
+  with Checkpointer(directory, read_only=True) as checkpointer:
+    for read in (checkpointer.restore, checkpointer.fingerprint):
+      with pytest.raises(ValueError, match=r'000000003 is damaged: its .*hist'):
+        read(3)
+    assert checkpointer.best_step == 1
+    assert checkpointer.fingerprint(2) == fingerprint
+    assert checkpointer.restore_last().step == 2
+  for step in (1, 2):
+    _truncate(directory / f'{step:09d}' / 'meta' / 'metadata')
+  with (
+    Checkpointer(directory, read_only=True) as checkpointer,
+    pytest.raises(ValueError, match=r'All checkpoints in .* \[3, 2, 1\]'),
+  ):
+    checkpointer.resolve('best')
+
+
+def test_checkpoints_of_version_01_stay_readable(tmp_path, caplog):
+  """They have a file of metrics and no checksum of their history."""
+  directory = tmp_path / 'c'
+  _save(directory, {1: 0.75, 2: 0.5, 3: 0.25}, keep_last=3)
+  for step, accuracy in {1: 0.75, 2: 0.5, 3: 0.25}.items():
+    meta = directory / f'{step:09d}' / 'meta' / 'metadata'
+    record = json.loads(meta.read_text())
+    del record['record_crc32']
+    meta.write_text(json.dumps(record))
+    metrics = directory / f'{step:09d}' / 'metrics' / 'metrics'
+    metrics.parent.mkdir()
+    metrics.write_text(json.dumps({'top1_accuracy': accuracy}))
+    item = directory / f'{step:09d}' / '_CHECKPOINT_METADATA'
+    about = json.loads(item.read_text())
+    about['item_handlers']['metrics'] = about['item_handlers']['meta']
+    item.write_text(json.dumps(about))
+  (directory / '000000001/metrics/metrics').write_text('{"')
+  with Checkpointer(directory, read_only=True) as checkpointer:
+    assert checkpointer.steps == [1, 2, 3]
+    assert checkpointer.best_step == 1
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      checkpointer.restore_last().restore_into(_state(0)),
+      _state(3),
+    )
+    with pytest.raises(ValueError, match='000000001 is damaged'):
+      checkpointer.restore(1)
+  # A run goes on from them, with the best kept.
+  _save(directory, {4: 0.5, 5: 0.25}, keep_last=1)
+  with Checkpointer(directory, read_only=True) as checkpointer:
+    assert checkpointer.steps == [1, 5]
 
 
 def test_all_damaged_is_an_error_and_deletes_nothing(tmp_path):

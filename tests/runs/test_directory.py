@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import stat
 import subprocess
 import sys
 
@@ -24,6 +25,11 @@ def config():
 @pytest.fixture
 def run(tmp_path):
   return RunDirectory(tmp_path / 'runs' / 'one')
+
+
+def _save_step(run, step):
+  """What Orbax leaves of a whole save, on a disk."""
+  (run.checkpoints_path / f'{step:09d}').mkdir(parents=True)
 
 
 def _files(run):
@@ -67,6 +73,7 @@ def test_runs_from_before_a_field_did_what_was_done_then(run, config):
   assert found.resize_antialias is False
   assert found.eval_crop == 'crop_then_resize'
   config.ema_ramp = False
+  _save_step(run, 10)
   run.check_compatible(config)
   config.resize_method = 'bicubic_tf1'
   with pytest.raises(ValueError, match="'bilinear' there, 'bicubic_tf1' now"):
@@ -82,6 +89,8 @@ def test_the_last_step_is_that_of_a_whole_checkpoint(run):
   for name in ('000000010', '000000020', '000000030.orbax-checkpoint-tmp'):
     (run.checkpoints_path / name).mkdir(parents=True)
   assert run.last_step == 20
+  assert run.committed_steps == [10, 20]
+  assert run.has_checkpoints()
 
 
 def test_a_directory_in_use_is_refused_and_a_dead_lock_is_not(run):
@@ -133,7 +142,8 @@ def test_operational_fields_exist(config):
 
 def test_another_config_is_refused_field_by_field(run, config):
   run.claim(config, num_steps=26)
-  before = {p: p.read_bytes() for p in run.path.iterdir()}
+  _save_step(run, 10)
+  before = {p: p.read_bytes() for p in run.path.glob('*.json')}
   other = digits_cnn.get_config('sigmoid+dropout')
   other.learning_rate = 0.25
   other.model.width = 8
@@ -154,12 +164,13 @@ def test_another_config_is_refused_field_by_field(run, config):
   assert 'data_dir' not in text
   assert 'seed' not in text
   assert 'Choose another --workdir' in text
-  assert {p: p.read_bytes() for p in run.path.iterdir()} == before
+  assert {p: p.read_bytes() for p in run.path.glob('*.json')} == before
 
 
 def test_fields_that_one_side_lacks_are_differences(run, config):
   """As between versions, or between objectives."""
   run.claim(config, num_steps=26)
+  _save_step(run, 10)
   other = digits_cnn.get_config('label_smoothing')
   with pytest.raises(ValueError) as error:
     run.check_compatible(other)
@@ -168,16 +179,52 @@ def test_fields_that_one_side_lacks_are_differences(run, config):
   assert "objective.label_smoothing.alpha: 'absent' there" in str(error.value)
 
 
-def test_damaged_config_is_named(run, config):
+def test_a_claim_without_checkpoints_may_be_replaced(run, config):
+  """What stopped that run may have been its configuration."""
+  run.claim(config, num_steps=26)
+  write_json(run.history_path, [{'step': 5, 'epoch': 1.0}])
+  (run.checkpoints_path / '000000030.orbax-checkpoint-tmp').mkdir(parents=True)
+  other = digits_cnn.get_config('label_smoothing')
+  other.learning_rate = 0.25
+  run.check_compatible(other)
+  run.claim(other, num_steps=13)
+  assert run.read_config().learning_rate == 0.25
+  assert run.num_steps == 13
+  assert not run.history_path.exists()
+
+
+def test_a_claim_with_evaluations_may_not(run, config):
+  """As of a run whose checkpoints were deleted to save space."""
+  run.claim(config, num_steps=26)
+  (run.path / 'eval').mkdir()
+  with pytest.raises(ValueError, match='holds another run'):
+    run.claim(digits_cnn.get_config('label_smoothing'), num_steps=26)
+
+
+def test_damaged_config_is_named_with_the_remedy(run, config):
   run.claim(config, num_steps=26)
   whole = run.config_path.read_bytes()
-  for damaged in (b'', whole[: len(whole) // 2], b'\xff\xfe\x00'):
+  _save_step(run, 10)
+  for damaged, text in [
+    (b'', 'is empty'),
+    (whole[: len(whole) // 2], 'not valid JSON'),
+    (b'\xff\xfe\x00', 'not valid JSON'),
+    (b'[]', 'holds no configuration'),
+  ]:
     run.config_path.write_bytes(damaged)
     for use in (run.read_config, lambda: run.claim(config, num_steps=26)):
-      with pytest.raises(ValueError, match='not valid JSON') as error:
+      with pytest.raises(ValueError, match=text) as error:
         use()
       assert str(run.config_path) in str(error.value)
+      assert 'make it anew by the command in run.json' in str(error.value)
     assert run.config_path.read_bytes() == damaged  # nothing overwritten
+
+
+def test_damaged_claim_without_checkpoints_is_made_anew(run, config):
+  run.claim(config, num_steps=26)
+  run.config_path.write_bytes(b'')
+  run.claim(config, num_steps=26)
+  assert run.read_config().to_dict() == json.loads(config.to_json())
 
 
 def test_checkpoints_without_a_config_are_refused(run, config):
@@ -222,6 +269,12 @@ def test_not_a_run_directory(tmp_path):
     RunDirectory(tmp_path).read_config()
   assert str(tmp_path) in str(error.value)
   assert '--workdir' in str(error.value)
+
+
+def test_an_empty_path_is_refused():
+  """Not taken for the current directory."""
+  with pytest.raises(ValueError, match=r"--workdir=.*'\.' for the current"):
+    RunDirectory('')
 
 
 def test_home_is_expanded(monkeypatch):
@@ -281,6 +334,25 @@ def test_old_json_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):
   write_json(path, {'new': 2})
   assert seen == [({'old': 1}, {'new': 2})]
   assert read_json(path) == {'new': 2}
+
+
+def test_files_are_on_the_disk_before_they_get_their_name(
+  tmp_path, monkeypatch
+):
+  """By the order of what the system is asked for."""
+  calls, fsync, replace = [], os.fsync, os.replace
+
+  def is_directory(descriptor):
+    return stat.S_ISDIR(os.fstat(descriptor).st_mode)
+
+  monkeypatch.setattr(
+    os, 'fsync', lambda fd: (calls.append(is_directory(fd)), fsync(fd))
+  )
+  monkeypatch.setattr(
+    os, 'replace', lambda *a: (calls.append('replace'), replace(*a))
+  )
+  write_json(tmp_path / 'x.json', {'new': 2})
+  assert calls == [False, 'replace', True]
 
 
 def test_value_that_is_not_json_leaves_the_old_file(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory
-from lossbench.runs.stored import find_checkpoint
+from lossbench.runs.stored import find_checkpoint, record_checksum
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_the_best_is_the_latest_of_equals(run, scores, best):
     meta = json.loads(path.read_text())
     for record, score in zip(meta['history'], scores, strict=False):
       record['top1_accuracy'] = score
+    meta['record_crc32'] = record_checksum(meta)
     path.write_text(json.dumps(meta))
   assert find_checkpoint(run, 'best').step == best
   shutil.rmtree(run.checkpoints_path / f'{best:09d}')
@@ -46,6 +47,7 @@ def test_the_best_is_the_latest_of_equals(run, scores, best):
 @pytest.mark.parametrize('text', ['', '{', '[]', '{"history": []}'])
 def test_a_damaged_checkpoint_is_none(run, text):
   _meta_path(run, 40).write_text(text)
+  assert find_checkpoint(run, 'best').step == 20
   assert find_checkpoint(run, 'last') is None
   assert find_checkpoint(run, '20').step == 20
   assert find_checkpoint(run, '30') is None

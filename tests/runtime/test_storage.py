@@ -64,7 +64,13 @@ def test_a_run_directory_in_a_bucket(bucket):
   assert run.num_steps == 7
   assert run.last_step == 0
   assert not run.has_checkpoints()
-  (bucket / 'runs/one/checkpoints/000000004').mkdir(parents=True)
+  # Orbax writes a step in its place and commits it last.
+  for step in (4, 8):
+    (bucket / f'runs/one/checkpoints/00000000{step}/state').mkdir(parents=True)
+    assert not run.has_checkpoints()
+    assert run.last_step == 0
+  (bucket / 'runs/one/checkpoints/000000004/commit_success.txt').touch()
+  assert run.has_checkpoints()
   assert run.last_step == 4
   assert run.read_config().to_dict()['seed'] == 0
   other = digits_cnn.get_config('sigmoid')

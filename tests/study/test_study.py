@@ -309,6 +309,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tiny_study_file, tmp_path):
   bad = study.path(study.runs[0])
   bad.mkdir(parents=True)
   (bad / 'config.json').write_text('{')
+  (bad / 'checkpoints' / '000000001').mkdir(parents=True)
   errors = _run(study)
   assert list(errors) == ['tiny/softmax/seed0']
   assert 'not valid JSON' in errors['tiny/softmax/seed0']
@@ -316,7 +317,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tiny_study_file, tmp_path):
   assert state.describe().startswith('failed: train: ')
   assert states.read_state(study, study.runs[1]).done
   # Mended, it is tried again.
-  (bad / 'config.json').unlink()
+  shutil.rmtree(bad)
   assert _run(study) == {}
   assert not states.error_path(bad).exists()
 
