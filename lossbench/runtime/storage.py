@@ -19,6 +19,15 @@ def is_remote(path: str | os.PathLike) -> bool:
   return '://' in str(os.fspath(path))
 
 
+def check_named(path: str | os.PathLike):
+  """Raises ValueError for an empty path, which is the current directory."""
+  if not os.fspath(path):
+    raise ValueError(
+      "A directory is '' (--workdir= or --output=, a shell variable that is not "
+      "set?). Give its path, '.' for the current one."
+    )
+
+
 def as_path(path: str | os.PathLike, *, check: bool = True) -> Path:
   """A path of the right kind.
 
@@ -30,11 +39,7 @@ def as_path(path: str | os.PathLike, *, check: bool = True) -> Path:
     ValueError: if it is empty, which would be the current directory.
     OSError: if it lies in a bucket that cannot be reached.
   """
-  if not os.fspath(path):
-    raise ValueError(
-      "A directory is '' (--workdir= or --output=, a shell variable that is not "
-      "set?). Give its path, '.' for the current one."
-    )
+  check_named(path)
   if not is_remote(path):
     return pathlib.Path(path).expanduser()
   from etils import epath

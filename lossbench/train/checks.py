@@ -42,6 +42,7 @@ def check_relations(config: ml_collections.ConfigDict):
       f'{config.num_epochs}], up to --config.num_epochs.'
     )
   _check_images(config)
+  _check_idle(config)
   # These refuse what they cannot build.
   build.build_objective(config)
   build.build_backbone(config)
@@ -70,6 +71,51 @@ def _check_images(config):
       f'--config.image_size={config.image_size}: crops may show nothing of the '
       'image. Give for example an eighth of image_size.'
     )
+
+
+# Fields that others make idle: (field, the value of who does not ask for it,
+# whether it is idle, what to do). Whatever else it is would be ignored.
+_IDLE = (
+  (
+    'decay_per_epoch',
+    1.0,
+    lambda config: config.schedule != 'exponential',
+    'set --config.schedule=exponential',
+  ),
+  (
+    'ema_ramp',
+    True,
+    lambda config: not config.ema_decay,
+    'set --config.ema_decay',
+  ),
+  (
+    'init_step',
+    'best',
+    lambda config: not config.init_from,
+    'set --config.init_from',
+  ),
+  (
+    'crop_padding',
+    0,
+    lambda config: config.resize_images,
+    'set --config.resize_images=False',
+  ),
+  (
+    'resize_ratio',
+    256 / 224,
+    lambda config: not config.resize_images,
+    'set --config.resize_images=True',
+  ),
+)
+
+
+def _check_idle(config):
+  for name, neutral, is_idle, remedy in _IDLE:
+    if config[name] != neutral and is_idle(config):
+      raise ValueError(
+        f'--config.{name}={config[name]} would be ignored. Leave it at '
+        f'{neutral}, or {remedy}.'
+      )
 
 
 def _check_batches(config):

@@ -25,12 +25,14 @@ class TrainInputs:
   Attributes:
     num_examples: in the training split.
     data: resident on every device with a leading device axis, or None.
+    batch_shapes: of this process's batches.
     batches_fn: (start_step, num_steps) -> this process's batches from there
       on, [process batch, ...].
   """
 
   num_examples: int
   data: Any
+  batch_shapes: dict[str, jax.ShapeDtypeStruct]
   batches_fn: Callable[[int, int], Iterator[dict[str, np.ndarray]]]
 
 
@@ -75,6 +77,11 @@ def build_train_inputs(
   return _streamed_inputs(config, examples)
 
 
+def _rows(config, shape, dtype) -> jax.ShapeDtypeStruct:
+  local_size = config.batch_size // jax.process_count()
+  return jax.ShapeDtypeStruct((local_size, *shape), dtype)
+
+
 def _streamed_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
@@ -99,6 +106,10 @@ def _streamed_inputs(config, examples):
       examples, process_count=jax.process_count()
     ),
     data=None,
+    batch_shapes={
+      'image': _rows(config, build.image_shape(config), np.uint8),
+      'label': _rows(config, (), np.int32),
+    },
     batches_fn=batches_fn,
   )
 
@@ -125,6 +136,7 @@ def _resident_inputs(config, examples):
   return TrainInputs(
     num_examples=len(labels),
     data=devices.replicate({'image': images, 'label': labels}),
+    batch_shapes={'index': _rows(config, (), np.int32)},
     batches_fn=batches_fn,
   )
 

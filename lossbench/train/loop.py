@@ -1,7 +1,7 @@
 """The training run: from a configuration and a directory to checkpoints."""
 
+import dataclasses
 import functools
-from typing import Any
 
 import jax
 import ml_collections
@@ -11,7 +11,7 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from lossbench import build
 from lossbench.data import datasets
 from lossbench.evaluation.loop import Evaluator
-from lossbench.runs.checkpoints import Checkpointer
+from lossbench.runs.checkpoints import Checkpoint, Checkpointer
 from lossbench.runs.directory import RunDirectory, write_json
 from lossbench.runtime import devices
 from lossbench.runtime.console import LOGGER
@@ -23,19 +23,18 @@ from lossbench.train.initialization import (
   start_from,
 )
 from lossbench.train.inputs import (
+  TrainInputs,
   build_input_fn,
   build_train_inputs,
   prefetch_to_devices,
 )
 from lossbench.train.log import TrainLog
-from lossbench.train.plan import build_plan
+from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
 from lossbench.train.schedules import create_schedule
-from lossbench.train.state import StepHparams
+from lossbench.train.state import StepHparams, TrainState
 from lossbench.train.step import TrainStep, create_train_step
 from lossbench.train.watchdog import Watchdog
-
-_FIRST_PROFILED_STEP = 10
 
 # What the compiled step depends on, besides the structure of its arguments.
 _STEP_FIELDS = (
@@ -109,7 +108,156 @@ def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
   )
 
 
-def _report_start(config, plan, inputs, state, holdout):
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """All that a run is made of, built and in order.
+
+  Attributes:
+    config: of the run.
+    directory: where it writes.
+    plan: what it does at which step.
+    inputs: its batches.
+    evaluator: on the holdout; None without one.
+    hparams: of the step.
+    train_step: compiled at its first call.
+    state: before the first step, on the host.
+    source: what it is fine-tuned from; None without one.
+  """
+
+  config: ml_collections.ConfigDict
+  directory: RunDirectory
+  plan: Plan
+  inputs: TrainInputs
+  evaluator: Evaluator | None
+  hparams: StepHparams
+  train_step: TrainStep
+  state: TrainState
+  source: Checkpoint | None
+
+
+def train(config: ml_collections.ConfigDict, *, workdir: str):
+  """Trains one model, or continues where an earlier call was stopped.
+
+  Everything is built, and its shapes are checked, before anything of the run is
+  written: a mistake that is found then leaves the directory as it was.
+
+  Args:
+    config: all fields of configs/default.py.
+    workdir: the run directory; see `lossbench.runs.directory`.
+
+  Raises:
+    ValueError: if the configuration is refused, the directory holds another
+      run, its checkpoints are all damaged, or an image or a label is.
+    FileNotFoundError: if the data set, or the run that config.init_from names,
+      is not there.
+    OSError: if the directory cannot be written to, or another process trains
+      into it.
+    FloatingPointError: if the loss stops being finite; checkpoints made before
+      are kept.
+    Preempted: a SystemExit, if the run was asked to stop and has saved.
+  """
+  check_config(config)
+  directory = RunDirectory(workdir)
+  directory.check_compatible(config)
+  run = _build_run(config, directory)
+  _check_shapes(run)
+  with directory.locked():
+    directory.claim(config, num_steps=run.plan.num_steps)
+    _train(run)
+
+
+def _build_run(config, directory: RunDirectory) -> _Run:
+  from lossbench.data.examples import build_examples
+
+  hparams = build_step_hparams(config)
+  builder = datasets.open_dataset(
+    config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
+  )
+  datasets.check_image_shape(
+    builder, build.image_shape(config), resized=config.resize_images
+  )
+  train_split, holdout = datasets.holdout_splits(
+    builder, num_holdout=config.num_holdout
+  )
+  # A run that has begun no longer needs what it started from.
+  begun = directory.has_checkpoints()
+  source = None if begun else load_source(config, directory)
+  inputs = build_train_inputs(
+    config, build_examples(config, builder, train_split, run=directory)
+  )
+  plan = build_plan(config, num_examples=inputs.num_examples)
+  evaluator = None
+  if holdout:
+    evaluator = Evaluator(
+      config, build_examples(config, builder, holdout, run=directory)
+    )
+  return _Run(
+    config=config,
+    directory=directory,
+    plan=plan,
+    inputs=inputs,
+    evaluator=evaluator,
+    hparams=hparams,
+    train_step=build_train_step(config, steps_per_epoch=plan.steps_per_epoch),
+    state=initial_state(config, hparams),
+    source=source,
+  )
+
+
+def _check_shapes(run: _Run):
+  """Traces the step and compiles nothing; raises what compilation would."""
+  num_devices = jax.local_device_count()
+
+  def on_devices(leaf):
+    return jax.ShapeDtypeStruct((num_devices, *np.shape(leaf)), leaf.dtype)
+
+  def split(leaf):
+    rows = leaf.shape[0] // num_devices
+    return jax.ShapeDtypeStruct(
+      (num_devices, rows, *leaf.shape[1:]), leaf.dtype
+    )
+
+  jax.eval_shape(
+    run.train_step,
+    jax.tree.map(on_devices, run.state),
+    jax.tree.map(split, run.inputs.batch_shapes),
+    run.inputs.data,
+    run.hparams,
+  )
+
+
+def _train(run: _Run):
+  """Trains into a directory that is ours."""
+  writer = metric_writers.create_default_writer(
+    run.directory.path, just_logging=jax.process_index() > 0
+  )
+  with (
+    metric_writers.ensure_flushes(writer),
+    Checkpointer(
+      run.directory.checkpoints_path,
+      keep_last=run.config.keep_checkpoints,
+      keep_every_steps=run.plan.keep_every,
+    ) as checkpointer,
+  ):
+    _report_start(run)
+    state, history = _first_state(run, checkpointer)
+    if state.step >= run.plan.num_steps:
+      LOGGER.info(
+        'Already trained to step %d: %s', state.step, run.directory.path
+      )
+      return
+    _take_steps(run, state, history, writer, checkpointer)
+    checkpointer.wait()
+  LOGGER.info(
+    'Trained to step %d. Evaluate with: python -m lossbench.evaluate '
+    '--workdir=%s',
+    run.plan.num_steps,
+    run.directory.path,
+  )
+
+
+def _report_start(run: _Run):
+  config, plan = run.config, run.plan
   LOGGER.info(
     'Devices: %d x %s in %d process(es). Global batch %d, %d per device.',
     jax.device_count(),
@@ -121,8 +269,8 @@ def _report_start(config, plan, inputs, state, holdout):
   LOGGER.info(
     'Data: %s, %d training images, holdout %s. %d steps = %g epochs of %d.',
     config.dataset,
-    inputs.num_examples,
-    holdout or 'none',
+    run.inputs.num_examples,
+    run.evaluator.num_examples if run.evaluator else 'none',
     plan.num_steps,
     config.stop_epoch or config.num_epochs,
     plan.steps_per_epoch,
@@ -132,15 +280,79 @@ def _report_start(config, plan, inputs, state, holdout):
     config.objective.name,
     config.model.name,
     parameter_overview.get_parameter_overview(
-      state.params, include_stats=False
+      run.state.params, include_stats=False
     ),
   )
 
 
-def _report_holdout(history, writer, run):
-  """Writes the newest record of the history to all who want to see it."""
-  step = history[-1]['step']
-  metrics = {k: v for k, v in history[-1].items() if k not in ('step', 'epoch')}
+def _first_state(run: _Run, checkpointer: Checkpointer):
+  """(state, history) to go on from: of a checkpoint, the source or the seed."""
+  checkpoint = checkpointer.restore_last()
+  if checkpoint is not None:
+    LOGGER.info(
+      'Resuming at step %d of %d.', checkpoint.step, run.plan.num_steps
+    )
+    if checkpoint.history and jax.process_index() == 0:
+      write_json(run.directory.history_path, checkpoint.history)
+    return checkpoint.restore_into(run.state), checkpoint.history
+  source = run.source
+  if source is None:  # another process may have seen a checkpoint
+    source = load_source(run.config, run.directory)
+  state = run.state if source is None else start_from(run.state, source)
+  return state, []
+
+
+def _take_steps(run: _Run, state, history, writer, checkpointer):
+  """The loop: from a state on the host to the last step, or until preempted."""
+  plan, start_step = run.plan, int(state.step)
+  progress = Progress(start_step, plan.num_steps)
+  log = TrainLog(writer, progress, config=run.config, plan=plan)
+  profile = _create_profile(run, start_step)
+  state = devices.replicate(state)
+  batches = prefetch_to_devices(
+    run.inputs.batches_fn(start_step, plan.num_steps)
+  )
+  LOGGER.info('Compiling...')
+  with (
+    PreemptionNotice() as notice,
+    Watchdog(run.config.stall_secs) as watchdog,
+  ):
+    for step in range(start_step + 1, plan.num_steps + 1):
+      with watchdog.waiting_for('the input pipeline'):
+        batch = next(batches)
+      state, metrics = run.train_step(
+        state, batch, run.inputs.data, run.hparams
+      )
+      log.append(step, metrics)
+      if profile:
+        profile(step)
+      if plan.should_log(step):
+        with watchdog.waiting_for('the devices'):
+          log.flush()
+      preempted = notice.reached(step)
+      if plan.should_save(step) or preempted:
+        with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
+          log.check_finite()
+          if run.evaluator and plan.should_evaluate(step):
+            _evaluate(run, state, step, history, writer)
+          checkpointer.save(state, history=history)
+      if preempted and step < plan.num_steps:
+        checkpointer.wait()
+        LOGGER.warning(
+          'Asked to stop: saved step %d of %d. Run the same command again to '
+          'resume.',
+          step,
+          plan.num_steps,
+        )
+        raise Preempted(step)
+      watchdog.beat(step)
+
+
+def _evaluate(run: _Run, state, step, history, writer):
+  """Evaluates on the holdout and tells all who want to know."""
+  metrics = run.evaluator.scalars(state)
+  epoch = step / run.plan.steps_per_epoch
+  history.append({'step': step, 'epoch': epoch, **metrics})
   writer.write_scalars(step, {f'holdout/{k}': v for k, v in metrics.items()})
   LOGGER.info(
     'step %d  holdout accuracy %.4f  nll %.4f',
@@ -149,147 +361,21 @@ def _report_holdout(history, writer, run):
     metrics['nll'],
   )
   if jax.process_index() == 0:
-    write_json(run.history_path, history)
+    write_json(run.directory.history_path, history)
 
 
-def train(config: ml_collections.ConfigDict, *, workdir: str):
-  """Trains one model, or continues where an earlier call was stopped.
-
-  Args:
-    config: all fields of configs/default.py.
-    workdir: the run directory; see `run_directory`.
-
-  Raises:
-    ValueError: if the configuration is refused or the directory holds another
-      run.
-    FileNotFoundError: if the data set is not on the disk.
-    OSError: if the directory cannot be written to, or another process trains
-      into it.
-    FloatingPointError: if the loss stops being finite; checkpoints made before
-      are kept.
-    Preempted: a SystemExit, if the run was asked to stop and has saved.
-  """
-  check_config(config)
-  hparams = build_step_hparams(config)
-  run = RunDirectory(workdir)
-  run.check_compatible(config)
-  builder = datasets.open_dataset(
-    config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
-  )
-  datasets.check_image_shape(
-    builder, build.image_shape(config), resized=config.resize_images
-  )
-  train_split, holdout = datasets.holdout_splits(
-    builder, num_holdout=config.num_holdout
-  )
-  plan = build_plan(
-    config, num_examples=datasets.num_examples(builder, train_split)
-  )
-  # A run that has begun no longer needs what it started from.
-  source = None if run.has_checkpoints() else load_source(config, run)
-  with run.locked():
-    run.claim(config, num_steps=plan.num_steps)
-    _train(config, hparams, run, builder, train_split, holdout, plan, source)
-
-
-def _train(config, hparams, run, builder, train_split, holdout, plan, source):
-  """Trains into a directory that is ours."""
-  from lossbench.data.examples import build_examples
-
-  examples = build_examples(config, builder, train_split, run=run)
-  inputs = build_train_inputs(config, examples)
-  if examples.bad_ids:
-    plan = build_plan(config, num_examples=inputs.num_examples)
-    run.claim(config, num_steps=plan.num_steps)
-  state = initial_state(config, hparams)
-  if source is not None:
-    state = start_from(state, source)
-  history: list[dict[str, Any]] = []
-  writer = metric_writers.create_default_writer(
-    run.path, just_logging=jax.process_index() > 0
-  )
-  with (
-    metric_writers.ensure_flushes(writer),
-    Checkpointer(
-      run.checkpoints_path,
-      keep_last=config.keep_checkpoints,
-      keep_every_steps=plan.keep_every,
-    ) as checkpointer,
-  ):
-    _report_start(config, plan, inputs, state, holdout)
-    checkpoint = checkpointer.restore_last()
-    if checkpoint is not None:
-      state = checkpoint.restore_into(state)
-      history = checkpoint.history
-      LOGGER.info('Resuming at step %d of %d.', checkpoint.step, plan.num_steps)
-    start_step = int(state.step)
-    if start_step >= plan.num_steps:
-      LOGGER.info('Already trained to step %d: %s', start_step, run.path)
-      return
-    evaluator = None
-    if holdout:
-      evaluator = Evaluator(
-        config, build_examples(config, builder, holdout, run=run)
-      )
-    train_step = build_train_step(config, steps_per_epoch=plan.steps_per_epoch)
-    log = TrainLog(
-      writer, Progress(start_step, plan.num_steps), config=config, plan=plan
-    )
-    profile = _create_profile(config, run, start_step)
-    state = devices.replicate(state)
-    LOGGER.info('Compiling...')
-
-    def save(step):
-      log.check_finite()
-      if evaluator and plan.should_evaluate(step):
-        metrics = evaluator.scalars(state)
-        epoch = step / plan.steps_per_epoch
-        history.append({'step': step, 'epoch': epoch, **metrics})
-        _report_holdout(history, writer, run)
-      checkpointer.save(state, history=history)
-
-    batches = prefetch_to_devices(inputs.batches_fn(start_step, plan.num_steps))
-    with PreemptionNotice() as notice, Watchdog(config.stall_secs) as watchdog:
-      for step in range(start_step + 1, plan.num_steps + 1):
-        with watchdog.waiting_for('the input pipeline'):
-          batch = next(batches)
-        state, metrics = train_step(state, batch, inputs.data, hparams)
-        log.append(step, metrics)
-        if profile:
-          profile(step)
-        if plan.should_log(step):
-          with watchdog.waiting_for('the devices'):
-            log.flush()
-        preempted = notice.reached(step)
-        if plan.should_save(step) or preempted:
-          with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
-            save(step)
-        if preempted and step < plan.num_steps:
-          checkpointer.wait()
-          LOGGER.warning(
-            'Asked to stop: saved step %d of %d. Run the same command again to '
-            'resume.',
-            step,
-            plan.num_steps,
-          )
-          raise Preempted(step)
-        watchdog.beat(step)
-    checkpointer.wait()
-  LOGGER.info(
-    'Trained to step %d. Evaluate with: python -m lossbench.evaluate '
-    '--workdir=%s',
-    plan.num_steps,
-    run.path,
-  )
-
-
-def _create_profile(config, run, start_step):
-  if not config.profile_steps:
+def _create_profile(run: _Run, start_step):
+  num_steps = run.config.profile_steps
+  if not num_steps:
+    return None
+  first = start_step + FIRST_PROFILED_STEP
+  if first + num_steps > run.plan.num_steps:  # of a run that is resumed
+    LOGGER.warning('Too few steps are left to profile.')
     return None
   return periodic_actions.Profile(
-    logdir=run.path,
-    num_profile_steps=config.profile_steps,
+    logdir=run.directory.path,
+    num_profile_steps=num_steps,
     profile_duration_ms=None,
-    first_profile=start_step + _FIRST_PROFILED_STEP,
+    first_profile=first,
     every_secs=None,
   )

@@ -4,6 +4,8 @@ import dataclasses
 
 import ml_collections
 
+# Compilation and the first batches are not what a profile is asked for.
+FIRST_PROFILED_STEP = 10
 # Steps are counted in int32 on the devices.
 _MAX_STEPS = 2**31 - 1
 
@@ -50,7 +52,8 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
   """Turns epochs into steps.
 
   Raises:
-    ValueError: if there are too few examples for one, or too many steps.
+    ValueError: if there are too few examples for one, or too many steps, or
+      too few to profile.
   """
   steps_per_epoch = num_examples // config.batch_size
   if steps_per_epoch == 0:
@@ -69,6 +72,14 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
       f'--config.num_epochs={config.num_epochs} are {num_steps} steps of '
       f'--config.batch_size={config.batch_size}, more than the {_MAX_STEPS} '
       'that can be counted. Give fewer epochs.'
+    )
+  if config.profile_steps and (
+    num_steps < FIRST_PROFILED_STEP + config.profile_steps
+  ):
+    raise ValueError(
+      f'--config.profile_steps={config.profile_steps} begin after step '
+      f'{FIRST_PROFILED_STEP}, but the run takes {num_steps}. Lower it, or give '
+      'more --config.num_epochs.'
     )
   return Plan(
     steps_per_epoch=steps_per_epoch,

@@ -1,11 +1,14 @@
 """Preemption: save, and end with a status that says 'run me again'.
 
 Maintenance of TPUs, spot reclaims and Kubernetes evictions announce themselves
-by SIGTERM. All processes agree on a step, save there and exit with status 75
-(EX_TEMPFAIL); the same command then resumes, bit for bit.
+by SIGTERM, a person by Ctrl-C. All processes agree on a step, save there and exit
+with status 75 (EX_TEMPFAIL); the same command then resumes, bit for bit. A second
+Ctrl-C ends the program at once.
 """
 
+import os
 import signal
+import sys
 import threading
 
 import jax
@@ -29,25 +32,39 @@ class PreemptionNotice:
   """Whether the run was asked to stop; use it as a context manager.
 
   JAX's own notice serves runs of several processes, whose SIGTERM it takes. In
-  a single process, and in its main thread only, a handler of ours does.
+  a single process, and in its main thread only, a handler of ours does. SIGINT
+  becomes a SIGTERM to this process, so that one Ctrl-C stops them all.
   """
 
   def __init__(self):
     self._received = threading.Event()
-    self._old_handler = None
+    self._old_handlers = {}
     self._several = jax.process_count() > 1
 
   def __enter__(self):
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if not self._several and in_main_thread:
-      self._old_handler = signal.signal(
-        signal.SIGTERM, lambda *_: self._received.set()
-      )
+    if threading.current_thread() is threading.main_thread():
+      if not self._several:
+        self._handle(signal.SIGTERM, lambda *_: self._received.set())
+      self._handle(signal.SIGINT, self._interrupt)
     return self
 
   def __exit__(self, *exc_info):
-    if self._old_handler is not None:
-      signal.signal(signal.SIGTERM, self._old_handler)
+    for number, handler in self._old_handlers.items():
+      signal.signal(number, handler)
+
+  def _handle(self, number: signal.Signals, handler):
+    old = signal.signal(number, handler)
+    # None: not installed from Python, and so not to be put back from there.
+    self._old_handlers[number] = signal.SIG_DFL if old is None else old
+
+  def _interrupt(self, *_):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Not the log: the signal may have come while a line was written.
+    os.write(
+      sys.__stderr__.fileno(),
+      b'Ctrl-C: saving after this step. Once more ends at once.\n',
+    )
+    signal.raise_signal(signal.SIGTERM)
 
   def reached(self, step: int) -> bool:
     """Whether to save and stop after this step; the same on all processes."""

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -26,7 +28,10 @@ def _wait_for(log, text, processes):
     time.sleep(0.05)
 
 
-def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_resumes(
+  number, digits_dir, tmp_path
+):
   """The final parameters are those of a run that nobody disturbed."""
   overrides = ('num_epochs=20', 'eval_every_epochs=5')
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
@@ -42,10 +47,11 @@ def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
   process = start(*command, num_devices=4, log=log)
   _wait_for(log, 'step 1', [process])
   asked = time.monotonic()
-  process.terminate()
+  process.send_signal(number)
   assert process.wait(60) == EXIT_STATUS == 75
   assert time.monotonic() - asked < 15
   assert 'Asked to stop: saved step' in log.read_text()
+  assert 'Traceback' not in log.read_text()
   stopped = RunDirectory(broken).last_step
   assert 0 < stopped < 400
   assert run(*command, log=log) == 0
@@ -55,6 +61,26 @@ def test_sigterm_saves_and_the_same_command_resumes(digits_dir, tmp_path):
     for path in (whole, broken)
   ]
   _assert_equal(*states)
+
+
+def test_the_second_ctrl_c_ends_at_once():
+  """By a program that never looks at the notice."""
+  program = (
+    'import signal, time; from lossbench.train import preemption\n'
+    'with preemption.PreemptionNotice() as notice:\n'
+    "  print('ready', flush=True)\n"
+    '  while not notice.reached(1): time.sleep(0.01)\n'
+    "  print('asked', flush=True)\n"
+    '  time.sleep(60)'
+  )
+  with subprocess.Popen(
+    [sys.executable, '-c', program], stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == 'ready\n'
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == 'asked\n'
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == -signal.SIGINT
 
 
 def _assert_equal(a, b):

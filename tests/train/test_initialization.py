@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,6 +15,8 @@ from configs import digits_cnn
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from lossbench.train import initialization, loop
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -94,6 +99,49 @@ def test_fine_tunes_and_resumes_without_the_source(config, tmp_path, tiny_runs):
   loop.train(config, workdir=str(workdir))
   again = json.loads((workdir / 'history.json').read_text())
   assert again[-1]['nll'] == history[-1]['nll']
+
+
+def test_killed_in_the_first_save_starts_from_the_source_again(
+  config, tmp_path, digits_dir
+):
+  """By a process that dies where Orbax is about to commit."""
+  program = """
+import os, sys
+from orbax.checkpoint._src.path import atomicity
+async def die(self):
+  os._exit(9)
+atomicity.AtomicRenameTemporaryPath.finalize = die
+sys.argv[0] = 'main.py'
+import runpy; runpy.run_path('main.py', run_name='__main__')
+"""
+  workdir = tmp_path / 'run'
+  arguments = [
+    '--config=configs/digits_cnn.py:softmax',
+    f'--workdir={workdir}',
+    '--config.checkpoint_every_steps=4',
+    '--config.num_classes=5',
+    '--config.model.width=4',
+    '--config.dataset=digits_low',
+    '--config.batch_size=64',
+    '--config.num_epochs=1',
+    f'--config.data_dir={digits_dir}',
+    f'--config.init_from={config.init_from}',
+  ]
+  killed = subprocess.run(
+    [sys.executable, '-c', program, *arguments], cwd=ROOT, check=False
+  )
+  assert killed.returncode == 9
+  run = RunDirectory(workdir)
+  assert list(run.checkpoints_path.iterdir())  # what is left of the save
+  assert not run.has_checkpoints()
+  config.checkpoint_every_steps = 4
+  loop.train(config, workdir=str(workdir))
+  loop.train(config, workdir=str(tmp_path / 'whole'))
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    load_checkpoint(run, 'last').arrays,
+    load_checkpoint(RunDirectory(tmp_path / 'whole'), 'last').arrays,
+  )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from configs import digits_cnn
 from lossbench import build
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory
-from lossbench.train import initialization, loop
+from lossbench.train import initialization, loop, step
+from lossbench.train.checks import check_config
 from lossbench.train.plan import build_plan
 
 
@@ -175,6 +176,60 @@ def test_one_mean_a_channel_of_the_data(digits_dir, tmp_path):
   config = tiny_config(digits_dir)
   config.pixel_mean = config.pixel_std = (0.5, 0.5, 0.5)
   with pytest.raises(ValueError, match=r'1 channel.*pixel_mean has 3 value'):
+    loop.train(config, workdir=str(tmp_path / 'run'))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  ('changes', 'text'),
+  [
+    ({'decay_per_epoch': 0.9}, r'decay_per_epoch=0.9 would be ignored.*=expon'),
+    ({'ema_decay': 0.0, 'ema_ramp': False}, 'ema_ramp=False would be ignored'),
+    ({'init_step': 'last'}, 'init_step=last would be .*set --config.init_from'),
+    ({'resize_ratio': 1.25}, 'resize_ratio=1.25 would be ignored'),
+    ({'resize_method': 'bicubic'}, 'resize_method=bicubic would be ignored'),
+    ({'resize_antialias': True}, 'resize_antialias=True would be ignored'),
+    ({'eval_crop': 'resize_then_crop'}, 'eval_crop=.* would be ignored'),
+    (
+      {
+        'resize_images': True,
+        'data_on_device': False,
+        'pixel_mean': (0.3,) * 3,
+        'pixel_std': (0.3,) * 3,
+      },
+      'crop_padding=1 would be ignored. Leave it at 0, or set',
+    ),
+  ],
+)
+def test_fields_that_others_make_idle_are_refused(changes, text):
+  config = tiny_config('')
+  config.update(changes)
+  with pytest.raises(ValueError, match=text):
+    check_config(config)
+
+
+def test_a_profile_that_a_run_is_too_short_for_is_refused():
+  config = tiny_config('')
+  config.profile_steps = 30
+  assert build_plan(config, num_examples=1300).num_steps == 40
+  config.profile_steps = 31
+  with pytest.raises(ValueError, match='profile_steps=31 begin after step 10'):
+    build_plan(config, num_examples=1300)
+
+
+def test_a_mistake_that_the_step_finds_leaves_no_directory(
+  digits_dir, tmp_path, monkeypatch
+):
+  """Everything is traced before the directory is claimed."""
+
+  def broken(*arguments, **options):
+    raise ValueError('shapes disagree')
+
+  monkeypatch.setattr(step, 'mixup', broken)
+  config = tiny_config(digits_dir)
+  config.mixup_alpha = 0.2
+  config.decay_batch_norm = True  # a step that no other test has traced
+  with pytest.raises(ValueError, match='shapes disagree'):
     loop.train(config, workdir=str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
