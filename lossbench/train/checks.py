@@ -74,7 +74,8 @@ def _check_images(config):
 
 
 # Fields that others make idle: (field, the value of who does not ask for it,
-# whether it is idle, what to do). Whatever else it is would be ignored.
+# whether it is idle, what to do). Whatever else it is would be ignored. The
+# filter of resizing is never idle: transfer resizes images whatever the run does.
 _IDLE = (
   (
     'decay_per_epoch',

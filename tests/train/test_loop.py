@@ -187,9 +187,6 @@ def test_one_mean_a_channel_of_the_data(digits_dir, tmp_path):
     ({'ema_decay': 0.0, 'ema_ramp': False}, 'ema_ramp=False would be ignored'),
     ({'init_step': 'last'}, 'init_step=last would be .*set --config.init_from'),
     ({'resize_ratio': 1.25}, 'resize_ratio=1.25 would be ignored'),
-    ({'resize_method': 'bicubic'}, 'resize_method=bicubic would be ignored'),
-    ({'resize_antialias': True}, 'resize_antialias=True would be ignored'),
-    ({'eval_crop': 'resize_then_crop'}, 'eval_crop=.* would be ignored'),
     (
       {
         'resize_images': True,
