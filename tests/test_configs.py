@@ -209,9 +209,10 @@ def _fields_read():
         owner, field = node.value, getattr(node.slice, 'value', None)
       else:
         continue
-      # The argument `config` or the attribute `self._config`; not jax.config.
+      # `config`, `self._config` or `run.config`; not jax.config.
       names = getattr(owner, 'id', None), getattr(owner, 'attr', None)
-      if names[0] == 'config' or names[1] == '_config':
+      of_run = names[1] == 'config' and getattr(owner.value, 'id', '') == 'run'
+      if names[0] == 'config' or names[1] == '_config' or of_run:
         fields.add(field)
   return fields
 
