@@ -1,23 +1,26 @@
-"""Images per second of the ImageNet input pipelines, beside flax's example.
+"""Images per second of the ImageNet input pipelines, beside two others.
 
 All contenders run in one process, one after the other, in several interleaved
-rounds; the table shows medians, of wall time and of CPU time: where other
+rounds; the tables show medians, of wall time and of CPU time: where other
 programs share the cores, the latter are the steadier. They read the same
-records, hand over the same batches as NumPy arrays, and draw crops alike
+records, hand over batches of the same size as NumPy arrays and draw crops alike
 (flax's area range of 8-100 % is in effect 10-100 %, as its min_object_covered
-is 0.1). Ours are uint8, to be normalised on the devices; flax's are normalised
-float32. Flax's shuffle buffer is set to one record because ours does not
-shuffle here.
+is 0.1; big_vision's is set to it). Ratios are to a peer with the same filter,
+those of TensorFlow 1's bicubic, the recipes', to a peer with bicubic: the kernel
+of TensorFlow is the same. Ours and big_vision's batches are uint8, to be
+normalised on the devices; flax's are normalised float32. No contender shuffles.
 
   git -C <flax> show HEAD:examples/imagenet/input_pipeline.py > /tmp/flax.py
-  python -m benchmarks.input_pipeline --peer=/tmp/flax.py
+  python -m benchmarks.input_pipeline --flax=/tmp/flax.py --big_vision=<checkout>
 """
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import pathlib
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -27,6 +30,7 @@ import tensorflow_datasets as tfds
 from lossbench.data import crops
 
 _SEED = 0
+_PEERS = ('flax', 'big_vision')
 
 
 def _encoded(builder, split):
@@ -51,10 +55,12 @@ def _batches(dataset, map_fn, batch_size):
   )
 
 
-def _train(builder, *, batch_size, size, flip):
+def _train(builder, *, batch_size, size, flip=True, method='bicubic'):
   def example(position, record):
     seed = tf.stack([tf.constant(_SEED, tf.int64), position])
-    image = crops.random_resized_crop(record['image'], seed, size=size)
+    image = crops.random_resized_crop(
+      record['image'], seed, size=size, method=method
+    )
     if flip:
       image = crops.random_flip(image, seed + 1)
     return {'image': image, 'label': record['label']}
@@ -62,9 +68,9 @@ def _train(builder, *, batch_size, size, flip):
   return _batches(_encoded(builder, 'train'), example, batch_size)
 
 
-def _evaluation(builder, *, batch_size, size):
+def _evaluation(builder, *, batch_size, size, method='bicubic'):
   def example(_, record):
-    image = crops.center_crop(record['image'], size=size)
+    image = crops.center_crop(record['image'], size=size, method=method)
     return {'image': image, 'label': record['label']}
 
   return _batches(_encoded(builder, 'validation'), example, batch_size)
@@ -83,11 +89,40 @@ def _windows_only(builder, *, batch_size):
   return _batches(_encoded(builder, 'train'), example, batch_size)
 
 
-def _load_peer(path: pathlib.Path):
-  spec = importlib.util.spec_from_file_location('peer_input_pipeline', path)
+def _load_flax(path: pathlib.Path):
+  """The module of flax's example, from its file."""
+  spec = importlib.util.spec_from_file_location('flax_input_pipeline', path)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   return module
+
+
+def _big_vision(builder, preprocess_fn, *, split, batch_size):
+  """big_vision's preprocessing of the same records, batched as ours are."""
+
+  def example(_, record):
+    image = preprocess_fn({'image': record['image']})['image']
+    return {'image': image, 'label': record['label']}
+
+  return _batches(_encoded(builder, split), example, batch_size)
+
+
+def _load_big_vision(checkout: pathlib.Path, *, size, method):
+  """Its preprocessing functions of training and evaluation, by `pp` strings."""
+  sys.path.insert(0, str(checkout))
+  from big_vision.pp import builder as pp_builder
+  from big_vision.pp import ops_image  # noqa: F401  (registers the ops)
+
+  return (
+    pp_builder.get_preprocess_fn(
+      f"decode_jpeg_and_inception_crop({size}, area_min=10, method='{method}')"
+      '|flip_lr'
+    ),
+    pp_builder.get_preprocess_fn(
+      f"decode|resize_small({round(size * 256 / 224)}, method='{method}')"
+      f'|central_crop({size})'
+    ),
+  )
 
 
 def _measure(
@@ -105,13 +140,21 @@ def _measure(
   return num_batches * batch_size / wall, num_batches * batch_size / cpu
 
 
+def _peer_of(name: str, project: str) -> str:
+  """A project's pipeline that crops and resizes as one of ours does."""
+  return f'{project} {name.replace("bicubic_tf1", "bicubic")}'
+
+
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--data_dir', default='../shared/data/tfds')
   parser.add_argument(
-    '--peer', type=pathlib.Path, help="path of flax's input_pipeline.py"
+    '--flax', type=pathlib.Path, help="path of flax's input_pipeline.py"
+  )
+  parser.add_argument(
+    '--big_vision', type=pathlib.Path, help='a checkout of big_vision'
   )
   parser.add_argument('--batch_size', type=int, default=32)
   parser.add_argument('--image_size', type=int, default=224)
@@ -122,28 +165,44 @@ def main():
   builder = tfds.builder('imagenet2012', data_dir=args.data_dir)
   shape = dict(batch_size=args.batch_size, size=args.image_size)
   contenders: dict[str, Callable[[], tf.data.Dataset]] = {
-    'train': lambda: _train(builder, **shape, flip=True),
-    'train, flips left to the devices': lambda: _train(
-      builder, **shape, flip=False
-    ),
     'window decoding alone': lambda: _windows_only(
       builder, batch_size=args.batch_size
     ),
-    'evaluation': lambda: _evaluation(builder, **shape),
+    'train, bicubic_tf1': lambda: _train(
+      builder, **shape, method='bicubic_tf1'
+    ),
+    'train, bicubic': lambda: _train(builder, **shape),
+    'train, bilinear': lambda: _train(builder, **shape, method='bilinear'),
+    'evaluation, bicubic_tf1': lambda: _evaluation(
+      builder, **shape, method='bicubic_tf1'
+    ),
+    'evaluation, bicubic': lambda: _evaluation(builder, **shape),
+    'evaluation, bilinear': lambda: _evaluation(
+      builder, **shape, method='bilinear'
+    ),
   }
-  if args.peer:
-    peer = _load_peer(args.peer)
-    peer_shape = dict(
+  if args.flax:
+    flax = _load_flax(args.flax)
+    flax_shape = dict(
       batch_size=args.batch_size,
       image_size=args.image_size,
       shuffle_buffer_size=1,
     )
-    contenders['flax train'] = lambda: peer.create_split(
-      builder, train=True, **peer_shape
+    for split in ('train', 'evaluation'):
+      contenders[f'flax {split}, bicubic'] = functools.partial(
+        flax.create_split, builder, train=split == 'train', **flax_shape
+      )
+  for method in ('bicubic', 'bilinear') if args.big_vision else ():
+    train_fn, eval_fn = _load_big_vision(
+      args.big_vision, size=args.image_size, method=method
     )
-    contenders['flax evaluation'] = lambda: peer.create_split(
-      builder, train=False, **peer_shape
-    )
+    for name, fn, split in (
+      ('train', train_fn, 'train'),
+      ('evaluation', eval_fn, 'validation'),
+    ):
+      contenders[f'big_vision {name}, {method}'] = functools.partial(
+        _big_vision, builder, fn, split=split, batch_size=args.batch_size
+      )
 
   rates = {name: [] for name in contenders}
   for _ in range(args.num_rounds):
@@ -158,22 +217,18 @@ def main():
     for i in range(2)
   )
 
-  def ratio(of, name, reference):
-    return f'{of[name] / of[reference]:.2f}' if reference in of else ''
-
-  print(
-    '| pipeline | images/s | / flax | / window decoding '
-    '| images/CPU s | / flax | / window decoding |'
-  )
-  print('|---|' + '---:|' * 6)
+  header = '| / flax | / big_vision | / window decoding '
+  print(f'| pipeline | images/s {header}| images/CPU s {header}|')
+  print('|---|' + '---:|' * 8)
   for name in contenders:
-    is_eval = 'evaluation' in name
+    references = [_peer_of(name, project) for project in _PEERS]
+    references.append('window decoding alone' if 'train' in name else '')
     cells = [name]
     for of in (wall, cpu):
+      cells.append(f'{of[name]:.0f}')
       cells += [
-        f'{of[name]:.0f}',
-        ratio(of, name, 'flax evaluation' if is_eval else 'flax train'),
-        '' if is_eval else ratio(of, name, 'window decoding alone'),
+        f'{of[name] / of[other]:.2f}' if other in of else ''
+        for other in references
       ]
     print(f'| {" | ".join(cells)} |')
 

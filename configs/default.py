@@ -47,6 +47,11 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.num_holdout = 0
   # Keep the decoded training set in device memory and augment it there.
   config.data_on_device = False
+  # GiB of encoded records that are held back to shuffle streamed data, over all
+  # processes; twice as much where one epoch gives way to the next. The order of
+  # the examples depends on it. On ImageNet, 4 lets batch-mates meet again about
+  # as often as chance would.
+  config.shuffle_gib = 4.0
   # What an image that cannot be decoded does: 'raise' stops the run and names
   # it; 'skip' decodes everything once beforehand and leaves such images out.
   config.on_bad_image = 'raise'

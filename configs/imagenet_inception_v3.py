@@ -2,7 +2,8 @@
 
   python main.py --config=configs/imagenet_inception_v3.py:sigmoid --workdir=runs/i3
 
-All as for ResNet-50, with its hyperparameters; no auxiliary head. Sigmoid has
+All as for ResNet-50, with its hyperparameters, bicubic filter and bfloat16; no
+auxiliary head. Sigmoid has
 the best top-1 accuracy of the paper's objectives, softmax the better top-5.
 """
 

@@ -11,6 +11,14 @@ stop at; final runs train on all images up to that epoch. The paper does not giv
 the number of epochs; 200 here. Published top-1 test accuracy (Table C.2):
 softmax 77.0 %, logit penalty 77.7 %, sigmoid and cosine softmax 77.9 %.
 
+Images are resized as in the released code, by TensorFlow 1's bicubic, in crops of
+training and of evaluation (the central 0.875 of the shorter side).
+
+Convolutions and activations are computed in bfloat16, for TPUs; parameters,
+statistics, gradients' sums and losses are float32. The paper does not say what it
+used: --config.compute_dtype=float32 trains, and `python -m lossbench.evaluate
+--compute_dtype=float32` evaluates, in float32.
+
 `OBJECTIVES` holds the released values; the same ones serve Inception v3.
 """
 

@@ -124,6 +124,7 @@ FIELDS = (
   Field('image_size', Count('[1, 4096]'), 'Give the side in pixels.'),
   Field('num_holdout', Count('[0, inf)'), 'Give 0 for no holdout.'),
   Field('data_on_device', BOOL, 'Give True or False.'),
+  Field('shuffle_gib', Number('[0, 65536]'), 'Give for example 4.0.'),
   Field('on_bad_image', OneOf(('raise', 'skip')), 'Give one of them.'),
   Field('resize_images', BOOL, 'Give True or False.'),
   Field(

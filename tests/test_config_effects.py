@@ -139,6 +139,7 @@ ROWS = (
   _row('num_holdout', 200, LENGTH, EVALUATIONS, BATCH, STEP_FN, EVAL_IMAGES),
   _row('num_holdout', 0, LENGTH, EVALUATIONS, BATCH, STEP_FN, EVAL_IMAGES),
   _row('data_on_device', False, BATCH, STEP_FN),
+  _row('shuffle_gib', 0.0, BATCH, **COLOUR),
   _row('on_bad_image', 'skip', LEFT_OUT, **COLOUR),
   _row('resize_images', True, BATCH, EVAL_IMAGES, **COLOUR),
   _row('resize_ratio', 1.5, EVAL_IMAGES, **RESIZED),

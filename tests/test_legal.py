@@ -37,6 +37,7 @@ ILLEGAL = {
   'image_size': (*NOT_COUNTS, 0, 10**6),
   'num_holdout': NOT_COUNTS,
   'data_on_device': NOT_BOOLS,
+  'shuffle_gib': (*NOT_NUMBERS, -1.0, 1e9),
   'on_bad_image': ('ignore', '', None),
   'resize_images': NOT_BOOLS,
   'resize_ratio': (*NOT_NUMBERS, 0.99, 0.0, -1.0, 1e9),

@@ -15,10 +15,8 @@ def build_eval_image_fn(config: ml_collections.ConfigDict):
   """Encoded bytes -> uint8 [image_size, image_size, C], nothing random."""
   side, channels = config.image_size, len(config.pixel_mean)
 
-  crop_fn = _EVAL_CROPS[config.eval_crop]
-
   def centre_crop_fn(image_bytes: tf.Tensor) -> tf.Tensor:
-    return crop_fn(
+    return _EVAL_CROPS[config.eval_crop](
       image_bytes,
       size=side,
       resize_ratio=config.resize_ratio,

@@ -165,7 +165,10 @@ class RunDirectory:
       raise ValueError(f'{error}. {remedy}') from error
     if not isinstance(fields, dict):
       raise ValueError(f'{self.config_path} holds no configuration. {remedy}')
-    return ml_collections.ConfigDict({**_BEFORE_FIELDS, **fields})
+    fields = {**_BEFORE_FIELDS, **fields}
+    if fields.get('data_on_device'):  # the order of streams was another
+      fields.setdefault('shuffle_gib', 4.0)
+    return ml_collections.ConfigDict(fields)
 
   def is_bare_claim(self) -> bool:
     """Whether nothing came of the run that claimed this directory."""

@@ -85,6 +85,12 @@ def _rows(config, shape, dtype) -> jax.ShapeDtypeStruct:
 def _streamed_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
+  window = pipeline.shuffle_window(
+    examples,
+    shuffle_gib=config.shuffle_gib,
+    process_count=jax.process_count(),
+  )
+
   def batches_fn(start_step, num_steps):
     batches = pipeline.train_batches(
       examples,
@@ -92,6 +98,7 @@ def _streamed_inputs(config, examples):
       image_fn=preprocess.build_train_image_fn(config),
       check_image_fn=preprocess.build_eval_image_fn(config),
       seed=config.seed,
+      window=window,
       start_step=start_step,
       num_steps=num_steps,
       process_index=jax.process_index(),
@@ -102,9 +109,7 @@ def _streamed_inputs(config, examples):
       yield batch
 
   return TrainInputs(
-    num_examples=pipeline.usable_examples(
-      examples, process_count=jax.process_count()
-    ),
+    num_examples=examples.num_examples,
     data=None,
     batch_shapes={
       'image': _rows(config, build.image_shape(config), np.uint8),

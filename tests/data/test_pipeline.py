@@ -6,6 +6,7 @@ i, written into four files.
 
 import collections
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
-from lossbench.data import datasets, pipeline
+from lossbench.data import datasets, order, pipeline
 from lossbench.data.examples import Examples
 
 NUM_TRAIN, NUM_TEST = 50, 23
@@ -71,6 +72,7 @@ def _train(builder, *, split='train', **kwargs):
     seed=0,
     start_step=0,
     num_steps=NUM_STEPS,
+    window=1000,
   )
   return list(
     pipeline.train_batches(Examples(builder, split), **defaults | kwargs)
@@ -141,14 +143,80 @@ def test_a_finished_run_has_no_batches(builder):
   assert _train(builder, start_step=NUM_STEPS) == []
 
 
-def test_files_are_shuffled_too(builder, monkeypatch):
-  """Without it a buffer smaller than the data would mix neighbours only."""
-  monkeypatch.setattr(pipeline, '_shuffle_buffer', lambda *args: 1)
-  whole = _labels(_train(builder))
+def test_files_are_shuffled_too(builder):
+  """Without it a window smaller than the data would mix neighbours only."""
+  whole = _labels(_train(builder, window=1))
   first, second = whole[:STEPS_PER_EPOCH], whole[STEPS_PER_EPOCH:][:6]
   assert not np.array_equal(first, second)
-  resumed = _labels(_train(builder, start_step=8))
+  resumed = _labels(_train(builder, window=1, start_step=8))
   np.testing.assert_array_equal(resumed, whole[8:])
+
+
+def test_the_window_is_part_of_the_order(builder, uninterrupted):
+  small = _labels(_train(builder, window=1))
+  assert (small != _labels(uninterrupted)).mean() > 0.5
+
+
+def test_all_epochs_are_one_trace(builder):
+  """To trace AutoAugment again took a second at the start of each epoch."""
+  num_traces = 0
+
+  def image_fn(image_bytes, seed):
+    nonlocal num_traces
+    del seed
+    num_traces += 1
+    return _decode(image_bytes)
+
+  _train(builder, image_fn=image_fn, start_step=2)
+  assert num_traces == 1
+
+
+def test_the_next_epoch_is_begun_before_this_one_is_over(builder):
+  seen = set()
+
+  def note(order_seed):
+    seen.add(int(order_seed))
+    return order_seed
+
+  def image_fn(image_bytes, seed):
+    order_seed = tf.numpy_function(note, [seed[0]], tf.int64)
+    return _decode(image_bytes) + tf.cast(order_seed * 0, tf.uint8)
+
+  batches = pipeline.train_batches(
+    Examples(builder, 'train'),
+    batch_size=BATCH_SIZE,
+    image_fn=image_fn,
+    seed=0,
+    start_step=0,
+    num_steps=NUM_STEPS,
+    window=1000,
+  )
+  for _ in range(STEPS_PER_EPOCH):
+    next(batches)
+  deadline = time.monotonic() + 60
+  while len(seen) < 2 and time.monotonic() < deadline:
+    time.sleep(0.01)
+  assert seen == {order.epoch_seed(0, 0), order.epoch_seed(0, 1)}
+
+
+def test_records_held_back_must_fit_into_memory(builder, monkeypatch):
+  monkeypatch.setattr(pipeline, 'host_memory', lambda: 4000)
+  monkeypatch.setattr(pipeline, '_record_bytes', lambda builder: 100.0)
+
+  def window(num_records, **kwargs):
+    return pipeline.shuffle_window(
+      Examples(builder, 'train'),
+      shuffle_gib=num_records * 100 / 2**30,
+      **kwargs,
+    )
+
+  assert window(10) == 10  # twice 10 are half of what is there
+  with pytest.raises(ValueError, match=r'--config\.shuffle_gib=.* than half'):
+    window(11)
+  assert window(20, process_count=2) == 20
+  with pytest.raises(ValueError, match='more than half of the'):
+    window(10**9)  # no more than there are, 50
+  assert window(10**9, process_count=5) == NUM_TRAIN
 
 
 def test_augmentation_never_sees_a_seed_twice(builder):
@@ -172,18 +240,50 @@ def test_augmentation_never_sees_a_seed_twice(builder):
   np.testing.assert_array_equal(resumed, every[-len(resumed) :])
 
 
-def test_processes_train_on_disjoint_shards_of_one_size(builder):
-  process_count = 4
-  shards = [
-    _labels(_train(builder, process_index=index, process_count=process_count))
+@pytest.mark.parametrize(
+  ('batch_size', 'process_count'),
+  # Of 4 files are made as many streams, or 3 or 2; processes read several of
+  # them, one, or parts of some.
+  [(8, 2), (8, 4), (8, 8), (12, 3), (6, 2), (10, 5)],
+)
+@pytest.mark.parametrize('window', [1000, 1])
+def test_any_number_of_processes_sees_the_same_batches(
+  builder, batch_size, process_count, window
+):
+  def stream(**kwargs):
+    batches = _train(
+      builder,
+      batch_size=batch_size,
+      window=window,
+      # The label comes with it; the 'image' says where the randomness is from.
+      image_fn=lambda image_bytes, seed: seed,
+      **kwargs,
+    )
+    return [
+      np.stack([batch[name] for batch in batches])
+      for name in ('label', 'image')
+    ]
+
+  alone = stream()
+  parts = [
+    stream(process_index=index, process_count=process_count)
     for index in range(process_count)
   ]
-  local_size = BATCH_SIZE // process_count
-  assert {shard.shape for shard in shards} == {(NUM_STEPS, local_size)}
-  for one, two in itertools.combinations(shards, 2):
-    assert not set(one.ravel()) & set(two.ravel())  # over all epochs
-  epoch = np.concatenate([shard[:STEPS_PER_EPOCH].ravel() for shard in shards])
-  assert len(np.unique(epoch)) == STEPS_PER_EPOCH * BATCH_SIZE
+  for whole, *pieces in zip(alone, *parts, strict=True):
+    assert {len(piece[0]) for piece in pieces} == {batch_size // process_count}
+    np.testing.assert_array_equal(np.concatenate(pieces, axis=1), whole)
+
+
+def test_a_run_may_go_on_with_another_number_of_processes(
+  builder, uninterrupted
+):
+  resumed = [
+    _labels(_train(builder, start_step=8, process_index=index, process_count=4))
+    for index in range(4)
+  ]
+  np.testing.assert_array_equal(
+    np.concatenate(resumed, axis=1), _labels(uninterrupted)[8:]
+  )
 
 
 def test_slices_are_respected(builder):

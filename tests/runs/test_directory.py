@@ -65,7 +65,14 @@ def test_runs_from_before_a_field_did_what_was_done_then(run, config):
   """An ImageNet run without `resize_method` was trained with bilinear."""
   run.claim(config, num_steps=26)
   old = json.loads(run.config_path.read_text())
-  for name in ('ema_ramp', 'eval_crop', 'resize_antialias', 'resize_method'):
+  assert old['data_on_device']
+  for name in (
+    'ema_ramp',
+    'eval_crop',
+    'resize_antialias',
+    'resize_method',
+    'shuffle_gib',
+  ):
     del old[name]
   run.config_path.write_text(json.dumps(old))
   found = run.read_config()
