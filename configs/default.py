@@ -85,6 +85,15 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.model = ml_collections.ConfigDict({'name': 'digits_cnn'})
   # 'float32' or 'bfloat16'; parameters and statistics are always float32.
   config.compute_dtype = 'float32'
+  # What float32 means in convolutions: 'default' is one pass of bfloat16 on
+  # TPUs and TF32 on GPUs since Ampere; 'high' three passes of bfloat16, and TF32;
+  # 'highest' six passes, and float32. CPUs always compute in float32, and so
+  # does the output layer everywhere.
+  config.precision = 'default'
+  # Devices that share the statistics of batch normalisation in training, a
+  # divisor of their number; 0 = each its own, as in the paper. With
+  # accumulation_steps it is their pieces that share them.
+  config.batch_norm_group = 0
   # Standard deviation of the output layer's initial kernel.
   config.output_kernel_stddev = 0.01
 

@@ -163,6 +163,14 @@ FIELDS = (
   ),
   Field('model.name', OneOf(known_backbones()), 'Give one of them.'),
   Field('compute_dtype', OneOf(('float32', 'bfloat16')), 'Give one of them.'),
+  Field(
+    'precision', OneOf(('default', 'high', 'highest')), 'Give one of them.'
+  ),
+  Field(
+    'batch_norm_group',
+    Count('[0, inf)'),
+    'Give a divisor of the number of devices; 0 is each by itself.',
+  ),
   Field('output_kernel_stddev', Number('[0, inf)'), 'Give for example 0.01.'),
   Field('init_from', PATH, "Give a run directory, or '' to start anew."),
   Field(

@@ -12,3 +12,4 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 xla.choose_cpu_convolutions()
+xla.choose_deterministic_gpu_ops()

@@ -1,8 +1,10 @@
 """From a configuration to the objects that it names."""
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -10,6 +12,7 @@ import ml_collections
 from lossbench.data import device_augment
 from lossbench.models import Classifier, create_backbone
 from lossbench.objectives import Objective, create_objective
+from lossbench.runtime.devices import AXIS
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -48,13 +51,41 @@ def _compute_dtype(config):
   return _DTYPES[config.compute_dtype]
 
 
-def build_backbone(config: ml_collections.ConfigDict):
-  """The backbone, its fields taken from config.model."""
+def build_batch_norm(
+  config: ml_collections.ConfigDict,
+) -> Callable[..., nn.Module]:
+  """What makes the batch normalisations of the train step.
+
+  Devices follow one another within a host, and so do those of a group.
+  """
+  size = config.batch_norm_group
+  if not size:
+    return nn.BatchNorm
+  first = range(0, jax.device_count(), size)
+  groups = tuple(tuple(range(start, start + size)) for start in first)
+  return functools.partial(
+    nn.BatchNorm, axis_name=AXIS, axis_index_groups=groups
+  )
+
+
+def build_backbone(
+  config: ml_collections.ConfigDict,
+  *,
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm,
+) -> nn.Module:
+  """The backbone, its fields taken from config.model.
+
+  Args:
+    config: of the run.
+    batch_norm: of `build_batch_norm` in the train step.
+  """
   fields = {k: v for k, v in config.model.items() if k != 'name'}
   return create_backbone(
     config.model.name,
     image_size=config.image_size,
     dtype=_compute_dtype(config),
+    precision=config.precision,
+    batch_norm=batch_norm,
     **fields,
   )
 

@@ -1,12 +1,15 @@
 """Every configuration field that `build` reads reaches what is built."""
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs import digits_cnn
-from lossbench import build
+from lossbench import build, models
 
 
 @pytest.fixture
@@ -55,6 +58,35 @@ def test_backbone_takes_the_models_fields(config):
   assert type(backbone).__name__ == 'DigitsCnn'
   assert backbone.width == 7
   assert backbone.dtype == jnp.float32
+
+
+@pytest.mark.parametrize('name', models.known_backbones())
+def test_precision_and_groups_of_devices_reach_every_layer(name, config):
+  config.model = {'name': name}
+  config.image_size = 75
+  config.precision = 'highest'
+  config.batch_norm_group = 2
+  backbone = build.build_backbone(
+    config, batch_norm=build.build_batch_norm(config)
+  )
+  found = {nn.Conv: set(), nn.BatchNorm: set()}
+
+  def intercept(next_fn, args, kwargs, context):
+    module = context.module
+    if isinstance(module, nn.Conv):
+      found[nn.Conv].add(module.precision)
+    if isinstance(module, nn.BatchNorm):
+      found[nn.BatchNorm].add((module.axis_name, module.axis_index_groups))
+    return next_fn(*args, **kwargs)
+
+  images = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
+  init = functools.partial(backbone.init, train=False)
+  with nn.intercept_methods(intercept):
+    jax.eval_shape(init, jax.random.key(0), images)
+  assert found == {
+    nn.Conv: {'highest'},
+    nn.BatchNorm: {('batch', ((0, 1), (2, 3)))},
+  }
 
 
 def test_compute_dtype_reaches_backbone_and_images(config):

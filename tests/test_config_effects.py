@@ -159,6 +159,8 @@ ROWS = (
   _row('model.name', 'wide_resnet', START, STEP_FN),
   _row('model.width', 3, START, STEP_FN),
   _row('compute_dtype', 'bfloat16', STEP_FN),
+  _row('precision', 'highest', STEP_FN),
+  _row('batch_norm_group', 2, STEP_FN),
   _row('output_kernel_stddev', 0.2, START),
   _row('init_from', FROM, START),
   _row('init_step', '1', START, init_from=FROM),
@@ -391,6 +393,7 @@ def test_fields_of_models_change_their_parameters(model):
 
   module = type(models.create_backbone(model, image_size=96))
   fields = {f.name for f in dataclasses.fields(module)}
-  assert MODEL_ROWS[model].keys() == fields - {'dtype', 'name', 'parent'}
+  given = {'batch_norm', 'dtype', 'precision'}
+  assert MODEL_ROWS[model].keys() == fields - given - {'name', 'parent'}
   for name, value in MODEL_ROWS[model].items():
     assert shapes() != shapes(**{name: value}), name

@@ -52,6 +52,8 @@ ILLEGAL = {
   'pixel_std': (0.5, (), (0.0,), (58.0,), (-0.1,), (INF,), (0.5, 0.5)),
   'model.name': ('resnet50', '', None),
   'compute_dtype': ('float16', 'bf16', '', None),
+  'precision': ('float32', 'HIGHEST', '', None),
+  'batch_norm_group': NOT_COUNTS,
   'output_kernel_stddev': (*NOT_NUMBERS, -0.01),
   'init_from': NOT_PATHS,
   'init_step': ('', 'first', '-1', '1.5', 100, None),
@@ -160,7 +162,7 @@ def test_illegal_value_is_refused(name, value):
 def test_every_field_of_a_model_has_a_row(model):
   module = type(models.create_backbone(model, image_size=224))
   fields = {f.name for f in dataclasses.fields(module)}
-  fields -= {'dtype', 'name', 'parent'}
+  fields -= {'batch_norm', 'dtype', 'name', 'parent', 'precision'}
   assert ILLEGAL_OF_MODELS[model].keys() == fields
   rows = {field.name for field in legal.model_fields(model)}
   assert rows == {f'model.{name}' for name in fields}
@@ -310,6 +312,8 @@ def test_contradictions_are_refused(get_config, changes, text):
     ({'batch_size': 30}, 'batch_size=30 is not a multiple of the 4 devices'),
     ({'eval_batch_size': 30}, 'eval_batch_size=30 is not a multiple of the 4'),
     ({'accumulation_steps': 3}, 'multiple of 4 devices x .*steps=3'),
+    ({'batch_norm_group': 3}, 'batch_norm_group=3 does not divide the 4 dev'),
+    ({'batch_norm_group': 8}, 'batch_norm_group=8 does not divide the 4 dev'),
   ],
 )
 def test_batches_fit_the_devices(changes, text):

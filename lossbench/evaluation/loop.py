@@ -47,6 +47,7 @@ _STEP_FIELDS = (
   'num_classes',
   'pixel_mean',
   'pixel_std',
+  'precision',
 )
 
 

@@ -1,5 +1,6 @@
 """All-CNN-C for CIFAR, with batch normalisation."""
 
+from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -51,6 +52,8 @@ class AllCnnC(nn.Module):
   Attributes:
     width_multiplier: factor on all channels; others than 1 are for tests.
     dtype: of the computation; parameters and statistics stay float32.
+    precision: of products in convolutions of float32.
+    batch_norm: makes a batch normalisation.
   """
 
   # 9 -> 5 -> 3 pixels, what the unpadded conv7 needs.
@@ -58,6 +61,8 @@ class AllCnnC(nn.Module):
 
   width_multiplier: float = 1.0
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.PrecisionLike = None
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -78,9 +83,10 @@ class AllCnnC(nn.Module):
         use_bias=False,
         kernel_init=nn.initializers.he_normal(),
         dtype=self.dtype,
+        precision=self.precision,
         name=f'conv{number}',
       )(x)
-      x = nn.BatchNorm(
+      x = self.batch_norm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,

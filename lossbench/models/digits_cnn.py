@@ -1,5 +1,6 @@
 """A small batch-normalised CNN for 8 x 8 digits: the quickest real model."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -19,12 +20,16 @@ class DigitsCnn(nn.Module):
   Attributes:
     width: w, channels of the first block.
     dtype: of the computation; parameters and statistics stay float32.
+    precision: of products in convolutions of float32.
+    batch_norm: makes a batch normalisation.
   """
 
   min_image_size: ClassVar[int] = 4
 
   width: int = 32
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.PrecisionLike = None
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -40,9 +45,10 @@ class DigitsCnn(nn.Module):
         use_bias=False,
         kernel_init=nn.initializers.he_normal(),
         dtype=self.dtype,
+        precision=self.precision,
         name=f'conv{block}',
       )(x)
-      x = nn.BatchNorm(
+      x = self.batch_norm(
         use_running_average=not train,
         momentum=0.9,
         dtype=self.dtype,

@@ -173,12 +173,16 @@ class InceptionV3(nn.Module):
 
   Attributes:
     dtype: of the computation; parameters and statistics stay float32.
+    precision: of products in convolutions of float32.
+    batch_norm: makes a batch normalisation.
   """
 
   # What leaves one pixel at mixed_7a.
   min_image_size: ClassVar[int] = 75
 
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.PrecisionLike = None
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -195,9 +199,10 @@ class InceptionV3(nn.Module):
         1.0, 'fan_in', 'truncated_normal'
       ),
       dtype=self.dtype,
+      precision=self.precision,
     )
     bn = functools.partial(
-      nn.BatchNorm,
+      self.batch_norm,
       use_running_average=not train,
       momentum=0.9,
       epsilon=1e-3,

@@ -85,6 +85,8 @@ class ResNet(nn.Module):
     depth: 18, 34, 50, 101 or 152.
     width: channels of the stem; smaller ones are for tests.
     dtype: of the computation; parameters and statistics stay float32.
+    precision: of products in convolutions of float32.
+    batch_norm: makes a batch normalisation.
   """
 
   # The convolutions and pools divide the size by this in all.
@@ -93,6 +95,8 @@ class ResNet(nn.Module):
   depth: int = 50
   width: int = 64
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.PrecisionLike = None
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   def _layers(self, channels: int, stride: int):
     """(channels, kernel size, stride) of a block's convolutions."""
@@ -120,9 +124,10 @@ class ResNet(nn.Module):
         1.0, 'fan_in', 'truncated_normal'
       ),
       dtype=self.dtype,
+      precision=self.precision,
     )
     bn = functools.partial(
-      nn.BatchNorm,
+      self.batch_norm,
       use_running_average=not train,
       momentum=0.9,
       epsilon=1e-5,

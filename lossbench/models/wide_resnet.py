@@ -1,6 +1,7 @@
 """Wide residual networks for CIFAR."""
 
 import functools
+from collections.abc import Callable
 from typing import ClassVar
 
 import flax.linen as nn
@@ -39,6 +40,8 @@ class WideResNet(nn.Module):
       shortcuts included.
     width: k, the factor on the channels 16, 32 and 64.
     dtype: of the computation; parameters and statistics stay float32.
+    precision: of products in convolutions of float32.
+    batch_norm: makes a batch normalisation.
   """
 
   # The convolutions divide the size by this in all.
@@ -47,6 +50,8 @@ class WideResNet(nn.Module):
   depth: int = 16
   width: int = 8
   dtype: jnp.dtype = jnp.float32
+  precision: jax.lax.PrecisionLike = None
+  batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
@@ -67,11 +72,12 @@ class WideResNet(nn.Module):
       use_bias=False,
       kernel_init=nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
       dtype=self.dtype,
+      precision=self.precision,
     )
     conv3x3 = functools.partial(conv, kernel_size=(3, 3), padding=1)
 
     def bn_relu(x, name):
-      bn = nn.BatchNorm(
+      bn = self.batch_norm(
         use_running_average=not train,
         momentum=0.9,
         epsilon=1e-5,

@@ -39,8 +39,10 @@ OPERATIONAL_FIELDS = frozenset(
 
 # What runs did before there were these fields, which their config.json lacks.
 _BEFORE_FIELDS = {
+  'batch_norm_group': 0,
   'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
+  'precision': 'default',
   'resize_antialias': False,
   'resize_method': 'bilinear',
 }

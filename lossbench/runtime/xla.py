@@ -12,11 +12,11 @@ _CONVOLUTION_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CONVOLUTION_VALUE = '-individual_convolution'
 _FIRST_VERSION, _END_VERSION = (0, 10, 1), (0, 12)
 # Compilers of accelerators read XLA_FLAGS too and may know fewer flags.
-_ACCELERATOR_PLUGINS = (
-  'libtpu',
-  'jax_cuda12_plugin',
-  'jax_cuda13_plugin',
-  'jax_rocm7_plugin',
+_CUDA_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
+_ACCELERATOR_PLUGINS = ('libtpu', *_CUDA_PLUGINS, 'jax_rocm7_plugin')
+_DETERMINISM_FLAGS = (
+  '--xla_gpu_deterministic_ops',
+  '--xla_gpu_exclude_nondeterministic_ops',
 )
 
 
@@ -25,6 +25,31 @@ def _is_for_cpu(environ) -> bool:
   if platforms:
     return platforms == 'cpu'
   return not any(map(importlib.util.find_spec, _ACCELERATOR_PLUGINS))
+
+
+def _is_for_cuda(environ) -> bool:
+  platforms = environ.get('JAX_PLATFORMS', '').split(',')
+  chosen = {'', 'cuda', 'gpu'} & set(platforms)
+  return bool(chosen) and any(map(importlib.util.find_spec, _CUDA_PLUGINS))
+
+
+def choose_deterministic_gpu_ops(
+  environ: MutableMapping[str, str] = os.environ,
+):
+  """Lets NVIDIA's GPUs compute the same bits again, as resumed runs must.
+
+  Otherwise XLA may take kernels that add by atomic operations, in any order, and
+  choose between kernels by how fast they are this time. Adds to XLA_FLAGS where
+  a CUDA plug-in may be in use, unless they name one of these flags already:
+  `--xla_gpu_deterministic_ops=false` gives XLA's own choice back, which may be
+  faster.
+
+  Args:
+    environ: the environment.
+  """
+  flags = environ.get('XLA_FLAGS', '')
+  if _is_for_cuda(environ) and not any(f in flags for f in _DETERMINISM_FLAGS):
+    environ['XLA_FLAGS'] = f'{flags} {_DETERMINISM_FLAGS[0]}=true'.strip()
 
 
 def choose_cpu_convolutions(environ: MutableMapping[str, str] = os.environ):

@@ -96,6 +96,12 @@ _IDLE = (
     'set --config.init_from',
   ),
   (
+    'precision',
+    'default',
+    lambda config: config.compute_dtype != 'float32',
+    'set --config.compute_dtype=float32',
+  ),
+  (
     'crop_padding',
     0,
     lambda config: config.resize_images,
@@ -129,6 +135,12 @@ def _check_batches(config):
         f'--config.{name}={size} is not a multiple of the '
         f'{num_devices} devices. Take for example {lower}.'
       )
+  group = config.batch_norm_group
+  if group and num_devices % group:
+    raise ValueError(
+      f'--config.batch_norm_group={group} does not divide the {num_devices} '
+      'devices. Give a divisor, or 0 for statistics of each by itself.'
+    )
   parts = num_devices * config.accumulation_steps
   if config.batch_size % parts:
     raise ValueError(

@@ -28,6 +28,7 @@ _INIT_FIELDS = (
   'num_classes',
   'output_kernel_stddev',
   'pixel_mean',
+  'precision',
 )
 
 

@@ -39,6 +39,7 @@ from lossbench.train.watchdog import Watchdog
 # What the compiled step depends on, besides the structure of its arguments.
 _STEP_FIELDS = (
   'accumulation_steps',
+  'batch_norm_group',
   'compute_dtype',
   'crop_padding',
   'data_on_device',
@@ -50,6 +51,7 @@ _STEP_FIELDS = (
   'num_epochs',
   'pixel_mean',
   'pixel_std',
+  'precision',
   'random_flip',
   'schedule',
   'warmup_epochs',
@@ -99,7 +101,7 @@ def build_train_step(
 def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
   config = build.unpack_fields(fields)
   return create_train_step(
-    build.build_backbone(config),
+    build.build_backbone(config, batch_norm=build.build_batch_norm(config)),
     num_classes=config.num_classes,
     input_fn=build_input_fn(config),
     schedule_fn=_build_schedule(config, steps_per_epoch),

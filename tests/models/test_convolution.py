@@ -1,6 +1,7 @@
 """Convolutions: on the CPU gradients of our own, elsewhere JAX's program."""
 
 import functools
+import re
 
 import flax.linen as nn
 import jax
@@ -153,13 +154,13 @@ def test_other_convolutions_are_those_of_jax():
     np.testing.assert_array_equal(found, wanted)
 
 
-def _lowered(name, platform):
+def _lowered(name, platform, **fields):
   """The gradient's program of a model, for a platform."""
   side, channels = IMAGES[name]
   if name == 'inception_v3':
     side = 75
   model = Classifier(
-    create_backbone(name, image_size=side),
+    create_backbone(name, image_size=side, **fields),
     create_objective('softmax').output_layer(num_classes=5),
   )
   images = jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
@@ -193,6 +194,27 @@ def test_programs_of_accelerators_are_those_of_flax(
   for module in MODULES:
     monkeypatch.setattr(module, 'Conv', nn.Conv)
   assert ours == _lowered(name, platform)
+
+
+@pytest.mark.parametrize('precision', ['default', 'high', 'highest'])
+@pytest.mark.parametrize('platform', ['tpu', 'cpu'])
+def test_precision_is_that_of_forward_and_backward_convolutions(
+  platform, precision
+):
+  """The output layer's products are of float32 whatever it is."""
+  text = _lowered('digits_cnn', platform, precision=precision)
+
+  def precisions(operation):
+    lines = [line for line in text.splitlines() if operation in line]
+    return [re.findall('DEFAULT|HIGHEST|HIGH', line) for line in lines]
+
+  convolutions = precisions('stablehlo.convolution')
+  # Three layers, two gradients each but of the images.
+  assert len(convolutions) >= 3 + 5
+  for found in convolutions:
+    assert found in ([precision.upper()] * 2, [] * (precision == 'default'))
+  for found in precisions('stablehlo.dot_general'):
+    assert found == ['HIGHEST'] * 2
 
 
 def test_gradients_on_the_cpu_stay_in_the_fast_layouts():

@@ -1,6 +1,7 @@
 """Which flags XLA gets, and that it takes them."""
 
 import importlib.metadata
+import importlib.util
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from lossbench.runtime import xla
 
 FLAG = '--xla_cpu_experimental_ynn_fusion_type'
+DETERMINISTIC = '--xla_gpu_deterministic_ops'
 EIGEN = f'{FLAG}=-individual_convolution'
 
 
@@ -43,7 +45,34 @@ def test_flags(environ, version, flags, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ('flags', 'ynn'), [('', False), (f'{FLAG}=+individual_convolution', True)]
+  ('environ', 'plugins', 'flags'),
+  [
+    ({}, {'jax_cuda12_plugin'}, f'{DETERMINISTIC}=true'),
+    (
+      {'JAX_PLATFORMS': 'cuda,cpu', 'XLA_FLAGS': '--a=1'},
+      {'jax_cuda13_plugin'},
+      f'--a=1 {DETERMINISTIC}=true',
+    ),
+    ({'JAX_PLATFORMS': 'cpu'}, {'jax_cuda12_plugin'}, None),
+    ({}, {'libtpu'}, None),
+    ({'JAX_PLATFORMS': 'gpu'}, {'jax_rocm7_plugin'}, None),
+    # Whoever chooses gets it.
+    (
+      {'XLA_FLAGS': f'{DETERMINISTIC}=false'},
+      {'jax_cuda12_plugin'},
+      f'{DETERMINISTIC}=false',
+    ),
+  ],
+)
+def test_gpus_compute_the_same_bits_again(environ, plugins, flags, monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda n: n in plugins)
+  xla.choose_deterministic_gpu_ops(environ)
+  assert environ.get('XLA_FLAGS') == flags
+
+
+@pytest.mark.parametrize(
+  ('flags', 'ynn'),
+  [(f'{DETERMINISTIC}=true', False), (f'{FLAG}=+individual_convolution', True)],
 )
 def test_the_backend_takes_them(root, flags, ynn):
   """And the documented override gives XLA's own choice back."""

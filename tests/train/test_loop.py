@@ -185,6 +185,10 @@ def test_one_mean_a_channel_of_the_data(digits_dir, tmp_path):
   [
     ({'decay_per_epoch': 0.9}, r'decay_per_epoch=0.9 would be ignored.*=expon'),
     ({'ema_decay': 0.0, 'ema_ramp': False}, 'ema_ramp=False would be ignored'),
+    (
+      {'precision': 'highest', 'compute_dtype': 'bfloat16'},
+      'precision=highest would be ignored.*compute_dtype=float32',
+    ),
     ({'init_step': 'last'}, 'init_step=last would be .*set --config.init_from'),
     ({'resize_ratio': 1.25}, 'resize_ratio=1.25 would be ignored'),
     (

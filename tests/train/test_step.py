@@ -8,6 +8,8 @@ import pytest
 from flax import jax_utils
 from scipy import stats
 
+from configs import digits_cnn
+from lossbench import build
 from lossbench.models import Classifier
 from lossbench.models.digits_cnn import DigitsCnn
 from lossbench.objectives import create_objective
@@ -427,3 +429,40 @@ def test_parts_of_a_batch_are_to_batch_norm_what_devices_are():
       found.params,
       states[4, 1].params,
     )
+
+
+@pytest.mark.parametrize(('group', 'num_parts'), [(4, 1), (2, 1), (2, 2)])
+def test_a_group_of_devices_is_to_batch_norm_one_device(group, num_parts):
+  """Four devices against one that is given each group's images at once."""
+  config = digits_cnn.get_config('softmax')
+  config.model.width = 4
+  config.batch_norm_group = group
+  backbone = build.build_backbone(
+    config, batch_norm=build.build_batch_norm(config)
+  )
+  plain, hparams = DigitsCnn(width=4), _hparams()
+  _, batch = _batch(4, shape=(8, 8, 1))
+  num_groups = 4 // group
+
+  def to_one_device(rows):
+    # Its parts follow one another: of every group, of every part the devices.
+    parts = rows.reshape(num_groups, group, num_parts, -1, *rows.shape[2:])
+    return parts.swapaxes(1, 2).reshape(1, -1, *rows.shape[2:])
+
+  four, _ = _step_fn(backbone, accumulation_steps=num_parts)(
+    _cnn_state(hparams), batch, None, hparams
+  )
+  one, _ = _step_fn(plain, accumulation_steps=num_groups * num_parts)(
+    jax_utils.replicate(
+      _state(plain, hparams, (8, 8, 1)), devices=jax.local_devices()[:1]
+    ),
+    jax.tree.map(to_one_device, batch),
+    None,
+    hparams,
+  )
+  for found, wanted in zip(
+    *(jax.tree.leaves(jax.device_get(state)) for state in (four, one)),
+    strict=True,
+  ):
+    assert all((copy == found[0]).all() for copy in found)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=2e-5, atol=2e-6)
