@@ -24,8 +24,9 @@ from configs import default, digits_cnn
 from lossbench import build, models
 from lossbench.data import datasets, pipeline, preprocess
 from lossbench.data.examples import Examples, build_examples
-from lossbench.runs.checkpoints import BEST_METRIC, Checkpointer
+from lossbench.runs.checkpoints import Checkpointer
 from lossbench.runs.directory import OPERATIONAL_FIELDS, RunDirectory
+from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
 from lossbench.train import loop
 from lossbench.train.checks import check_config
@@ -217,12 +218,14 @@ def another_run(tmp_path_factory):
   run = RunDirectory(tmp_path_factory.mktemp('another'))
   config = _base()
   run.claim(config, num_steps=2)
+  history = []
   with Checkpointer(run.checkpoints_path, keep_last=2) as checkpointer:
     for step in (1, 2):
       config.seed = 100 + step
       state = initial_state(config, loop.build_step_hparams(config))
       state = devices.replicate(state.replace(step=np.int32(step)))
-      checkpointer.save(state, history=[], metrics={BEST_METRIC: step / 10})
+      history.append({'step': step, BEST_METRIC: step / 10})
+      checkpointer.save(state, history=history)
   return str(run.path)
 
 
