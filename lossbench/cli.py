@@ -42,6 +42,12 @@ def define_checkpoint_flags(*, split: str):
     'Global batch size of forward passes; changes no number.',
     lower_bound=1,
   )
+  flags.DEFINE_enum(
+    'compute_dtype',
+    None,
+    ['float32', 'bfloat16'],
+    'What forward passes compute in. Default: what the run was trained in.',
+  )
 
 
 def run(

@@ -113,6 +113,7 @@ def main(arguments):
     minibatch_size=args.minibatch_size,
     data_dir=args.data_dir,
     batch_size=args.batch_size,
+    compute_dtype=args.compute_dtype,
   )
   print_tables(result)
 

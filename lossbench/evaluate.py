@@ -124,6 +124,7 @@ def main(arguments):
     ood=args.ood,
     data_dir=args.data_dir,
     batch_size=args.batch_size,
+    compute_dtype=args.compute_dtype,
   )
   print_table(
     f'{found.objective} on {found.dataset} {found.split}, step {found.step}, '

@@ -68,6 +68,7 @@ def main(arguments):
     split=args.split,
     data_dir=args.data_dir,
     batch_size=args.batch_size,
+    compute_dtype=args.compute_dtype,
   )
   print_table(
     f'{found.objective}: transfer to {found.dataset} from {found.num_train} '

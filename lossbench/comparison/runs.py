@@ -121,6 +121,7 @@ def compare_runs(
   minibatch_size: int = 32,
   data_dir: str | None = None,
   batch_size: int | None = None,
+  compute_dtype: str | None = None,
 ) -> dict[str, Any]:
   """Compares runs and writes <output>/comparison.json.
 
@@ -137,6 +138,7 @@ def compare_runs(
     minibatch_size: of the unbiased CKA.
     data_dir: TFDS directory; None takes the runs'.
     batch_size: global; None takes the runs'.
+    compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
 
   Returns:
     What was written.
@@ -147,7 +149,13 @@ def compare_runs(
     OSError: if the result cannot be written.
   """
   runs = [
-    RunOutputs(path, step=step, data_dir=data_dir, batch_size=batch_size)
+    RunOutputs(
+      path,
+      step=step,
+      data_dir=data_dir,
+      batch_size=batch_size,
+      compute_dtype=compute_dtype,
+    )
     for path in workdirs
   ]
   check_alike(runs)
@@ -192,6 +200,7 @@ def compare_runs(
         'seed': run.config.seed,
         'step': run.step,
         'checkpoint': run.fingerprint,
+        'compute_dtype': run.config.compute_dtype,
         'top1_accuracy': accuracy,
       }
       for index, (name, run, accuracy) in enumerate(

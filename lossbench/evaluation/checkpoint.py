@@ -59,6 +59,7 @@ def _evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
     split=split,
     step=outputs.step,
     checkpoint=outputs.fingerprint,
+    compute_dtype=outputs.config.compute_dtype,
     objective=config.objective.name,
   )
   if jax.process_index() == 0:
@@ -74,6 +75,7 @@ def evaluate_checkpoint(
   ood: bool = True,
   data_dir: str | None = None,
   batch_size: int | None = None,
+  compute_dtype: str | None = None,
 ) -> Evaluation:
   """Evaluates one checkpoint and writes the results into its run directory.
 
@@ -85,6 +87,7 @@ def evaluate_checkpoint(
     ood: whether the latter are evaluated.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
+    compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
 
   Raises:
     FileNotFoundError: if there is no run, checkpoint or data set.
@@ -92,7 +95,11 @@ def evaluate_checkpoint(
     OSError: if the results cannot be written.
   """
   outputs = RunOutputs(
-    workdir, step=step, data_dir=data_dir, batch_size=batch_size
+    workdir,
+    step=step,
+    data_dir=data_dir,
+    batch_size=batch_size,
+    compute_dtype=compute_dtype,
   )
   config = outputs.config
   name = split or catalogue.get_dataset_spec(config.dataset).test_split
@@ -119,6 +126,7 @@ def evaluate_checkpoint(
       {
         'step': outputs.step,
         'checkpoint': outputs.fingerprint,
+        'compute_dtype': config.compute_dtype,
         'ood': ood,
         'not_available': missing,
       },

@@ -100,6 +100,7 @@ class RunOutputs:
     step: 'best', 'last' or a number.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
+    compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
 
   Raises:
     FileNotFoundError: if there is no run or no such checkpoint.
@@ -113,9 +114,13 @@ class RunOutputs:
     step: str = 'best',
     data_dir: str | None = None,
     batch_size: int | None = None,
+    compute_dtype: str | None = None,
   ):
     self.run = RunDirectory(workdir)
     self.config = self.run.read_config()
+    self._own_dtype = self.config.compute_dtype
+    if compute_dtype:
+      self.config.compute_dtype = compute_dtype
     self.objective = build.build_objective(self.config)
     self._data_dir = self.config.data_dir if data_dir is None else data_dir
     self._batch_size = batch_size or self.config.eval_batch_size
@@ -229,15 +234,21 @@ class RunOutputs:
   def _cache_path(self, dataset: str, split: str, name: str) -> storage.Path:
     """Where outputs are kept: beside the measurements of the same step.
 
-    Another step has files of its own, so that the arrays in a directory are
-    always those that its metrics.json is of.
+    Another step, and another type to compute in, has files of its own, so that
+    the arrays in a directory are always those that its metrics.json is of.
     """
     directory = self.eval_path(dataset, split)
+    dtype = self.config.compute_dtype
+    wanted = self.step, dtype
     try:
-      measured = read_json(directory / 'metrics.json')['step']
+      record = read_json(directory / 'metrics.json')
+      measured = record['step'], record.get('compute_dtype', self._own_dtype)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-      measured = self.step
-    suffix = '' if measured == self.step else f'-{self.step:09d}'
+      measured = wanted
+    suffix = ''
+    if measured != wanted:
+      suffix = f'-{self.step:09d}'
+      suffix += f'-{dtype}' if dtype != self._own_dtype else ''
     return directory / f'{name}{suffix}.npz'
 
   def measure(

@@ -80,6 +80,7 @@ def evaluate_ood(
       split=split,
       step=outputs.step,
       checkpoint=outputs.fingerprint,
+      compute_dtype=outputs.config.compute_dtype,
       objective=config.objective.name,
     )
     results[family] = records
@@ -119,6 +120,7 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
     split=spec.test_split,
     step=outputs.step,
     checkpoint=outputs.fingerprint,
+    compute_dtype=outputs.config.compute_dtype,
     objective=outputs.config.objective.name,
   )
   return records

@@ -131,6 +131,7 @@ def transfer_checkpoint(
   split: str | None = None,
   data_dir: str | None = None,
   batch_size: int | None = None,
+  compute_dtype: str | None = None,
 ) -> Transferred:
   """Measures how a checkpoint's features transfer; writes into its run.
 
@@ -142,6 +143,7 @@ def transfer_checkpoint(
       usual one.
     data_dir: TFDS directory; None takes the run's.
     batch_size: of the feature pass, global; None takes the run's.
+    compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
 
   Raises:
     FileNotFoundError: if there is no run, checkpoint or data set.
@@ -151,7 +153,11 @@ def transfer_checkpoint(
   from lossbench.data import datasets
 
   outputs = RunOutputs(
-    workdir, step=step, data_dir=data_dir, batch_size=batch_size
+    workdir,
+    step=step,
+    data_dir=data_dir,
+    batch_size=batch_size,
+    compute_dtype=compute_dtype,
   )
   config = outputs.config
   spec = catalogue.get_dataset_spec(dataset)
@@ -201,6 +207,7 @@ def transfer_checkpoint(
         'main_metric': main_metric,
         'step': outputs.step,
         'checkpoint': outputs.fingerprint,
+        'compute_dtype': outputs.config.compute_dtype,
         'objective': config.objective.name,
         'lossbench_version': lossbench.__version__,
         'metrics': [record.to_json() for record in records],

@@ -170,3 +170,26 @@ def test_refusals(run, tmp_path):
     RunOutputs(run).predictions('digits', 'validation')
   with pytest.raises(ValueError, match='smaller --minibatch_size'):
     RunOutputs(run).layers('digits', 'test', num_examples=16, minibatch_size=32)
+
+
+def test_outputs_of_another_type_are_not_mixed(run, num_passes):
+  """Beside metrics in float32, bfloat16 has files of its own."""
+  own = RunOutputs(run)
+  outputs.write_metrics(
+    own.eval_path('digits', 'test'),
+    [],
+    step=own.step,
+    compute_dtype=own.config.compute_dtype,
+  )
+  full = own.predictions('digits', 'test').arrays['logits']
+  half = RunOutputs(run, compute_dtype='bfloat16')
+  rounded = half.predictions('digits', 'test').arrays['logits']
+  assert num_passes() == 2
+  assert 0 < np.abs(rounded - full).max() < 0.2
+  again = [
+    RunOutputs(run, compute_dtype=dtype).predictions('digits', 'test')
+    for dtype in (None, 'float32', 'bfloat16')
+  ]
+  assert num_passes() == 2
+  for found, expected in zip(again, (full, full, rounded), strict=True):
+    np.testing.assert_array_equal(found.arrays['logits'], expected)
