@@ -31,6 +31,7 @@ setuptools.setup(
   install_requires=[
     'absl-py>=2.1',
     'clu>=0.0.12',
+    'filelock>=4.2',  # leaves the file of a lock that is held as it is
     'flax>=0.12',
     'importlib_resources>=6.4',  # imported by TFDS 4.9.10 but not declared
     'jax>=0.10',

@@ -11,7 +11,6 @@ lock                              held by whoever trains into the directory
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 import ml_collections
 
 import lossbench
-from lossbench.runtime import storage
+from lossbench.runtime import locks, storage
 
 # Fields that change no number of the run, so that a restart may change them.
 OPERATIONAL_FIELDS = frozenset(
@@ -213,11 +212,8 @@ class RunDirectory:
   def locked(self):
     """Keeps a second process out for as long as this one lives.
 
-    The operating system holds the lock, so that no process that died, however,
-    leaves one behind.
-
-    Of the processes of one job only the first takes the lock. In buckets, which
-    know no locks, nobody is kept out.
+    See `lossbench.runtime.locks`. Of the processes of one job only the first
+    takes the lock. In buckets, which know no locks, nobody is kept out.
 
     Raises:
       BlockingIOError: if another process trains into the directory.
@@ -232,19 +228,7 @@ class RunDirectory:
     if storage.is_remote(self.path):  # buckets know no locks
       yield
       return
-    path = self.path / 'lock'
-    with path.open('a') as file:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except BlockingIOError as error:
-        raise BlockingIOError(
-          f'--workdir={self.path} is in use by process '
-          f'{path.read_text().strip() or "?"}. Wait for it, stop it, or choose '
-          'another directory.'
-        ) from error
-      file.truncate(0)
-      file.write(f'{os.getpid()} on {os.uname().nodename}\n')
-      file.flush()
+    with locks.locked(self.path):
       yield
 
   def claim(self, config: ml_collections.ConfigDict, *, num_steps: int):

@@ -14,7 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
-from lossbench.runtime import console, storage
+from lossbench.runtime import console, locks, storage
 from lossbench.runtime.stopping import stop_on_signals
 
 
@@ -88,7 +88,7 @@ def main(arguments):
       'locks. Launch its runs as jobs (launch/README.md); --list shows their '
       'states, and --commands what is missing.'
     )
-  with driver.locked(study), stop_on_signals():
+  with locks.locked(study.workdir), stop_on_signals():
     driver.share_compilations(study)
     if not args.num_workers:
       console.configure()

@@ -1,7 +1,5 @@
 """Doing whatever is missing of a study, until nothing more can be done."""
 
-import contextlib
-import fcntl
 import os
 
 import rich.console
@@ -30,20 +28,6 @@ def write_study(study: plan.Study):
   plan.write_study(
     study, states.final_configs(study), states.wanted_checkpoints(study)
   )
-
-
-@contextlib.contextmanager
-def locked(study: plan.Study):
-  """One process at a time; the system gives the lock back when it dies."""
-  with (study.workdir / 'lock').open('a') as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise BlockingIOError(
-        f'Another process works on the study in {study.workdir}. Wait for it, '
-        'or stop it.'
-      ) from error
-    yield
 
 
 def run_study(

@@ -412,7 +412,7 @@ def test_killed_twice_the_tables_are_the_same(
   _wait_for('runs/tiny/softmax/seed0/checkpoints/*', workdir, process)
   second = _start(tiny_study_file, workdir)
   assert second.wait(60) == 1
-  assert 'Another process works on the study' in second.stdout.read()
+  assert f'is in use by process {process.pid} on' in second.stdout.read()
   os.killpg(process.pid, signal.SIGKILL)  # in the middle of training
   process.wait()
   # The study without its worker, which ends too and has not failed.
