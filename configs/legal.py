@@ -6,7 +6,6 @@ What relates fields to one another or to the devices is in
 """
 
 import dataclasses
-import difflib
 import numbers
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from flax import traverse_util
 
 from lossbench.data.catalogue import known_datasets
 from lossbench.models import known_backbones
+from lossbench.names import did_you_mean
 from lossbench.objectives import Interval, create_objective, get_part
 
 
@@ -263,10 +263,8 @@ def check_value(field: Field, value: Any, *, flag: str = '--config.'):
     return
   remedy = field.remedy
   if isinstance(field.legal, OneOf):
-    close = difflib.get_close_matches(
-      str(value), map(str, field.legal.values), n=1
-    )
-    remedy = f'Did you mean {close[0]!r}?' if close else remedy
+    known = map(str, field.legal.values)
+    remedy = did_you_mean(str(value), known) or remedy
   raise ValueError(f'{flag}{field.name}={value} is not {field.legal}. {remedy}')
 
 
@@ -286,8 +284,7 @@ def check_table(
   known = {field.name: field for field in fields}
   for name in values:
     if name not in known:
-      close = difflib.get_close_matches(name, known, n=1)
-      hint = f'Did you mean {close[0]!r}?' if close else 'Delete it.'
+      hint = did_you_mean(name, known) or 'Delete it.'
       raise ValueError(f'{flag}{name}: there is no such field. {hint}')
   for name, field in known.items():
     if name in values:

@@ -10,6 +10,8 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / 'lossbench'
 CORE = ('objectives', 'models', 'metrics')
+# Beside it, for all: imports the standard library only.
+NAMES = PACKAGE / 'names.py'
 # What the core may import besides itself and the standard library.
 CORE_LIBRARIES = {'flax', 'jax', 'jaxtyping', 'numpy', 'optax', 'scipy'}
 
@@ -39,9 +41,14 @@ def test_core_imports_only_the_core(path):
   for name in _imports(path):
     library = name.split('.')[0]
     if library == 'lossbench':
-      assert name.split('.')[1] in CORE, name
+      assert name.split('.')[1] in (*CORE, NAMES.stem), name
     else:
       assert library in CORE_LIBRARIES | sys.stdlib_module_names, name
+
+
+def test_names_import_the_standard_library_only():
+  for name in _imports(NAMES):
+    assert name.split('.')[0] in sys.stdlib_module_names, name
 
 
 # `python -m lossbench.VERB`; all other modules are what these call.
@@ -64,10 +71,10 @@ NOUNS = [
 LAYERS = {
   'runtime': (),
   'runs': ('runtime', 'train.state'),
-  'objectives': CORE,
-  'models': CORE,
+  'objectives': (*CORE, 'names'),
+  'models': (*CORE, 'names'),
   'metrics': CORE,
-  'data': ('runs', 'runtime'),
+  'data': ('names', 'runs', 'runtime'),
   'report': ('cli', 'data.catalogue', 'metrics.density', 'runs', 'runtime'),
 }
 

@@ -6,9 +6,9 @@ and for runs on a data set the others that they are evaluated on.
 """
 
 import dataclasses
-import difflib
 
 from lossbench.data.corruptions import NUM_SEVERITIES, SEVERITIES
+from lossbench.names import did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,8 +192,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
   """Looks a data set up; an unknown name raises ValueError with the known."""
   if name in DATASETS:
     return DATASETS[name]
-  close = difflib.get_close_matches(name, DATASETS, n=1)
-  hint = f' Did you mean {close[0]!r}?' if close else ''
+  hint = did_you_mean(name, DATASETS)
   families = {s.family for suite in OOD_SUITES.values() for s in suite}
   known = [
     known_name
@@ -203,7 +202,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
   raise ValueError(
     f'Unknown dataset {name!r}. Known: {", ".join(known)}, and the corruptions '
     f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
-    f'.{hint}'
+    f'. {hint}'.rstrip()
   )
 
 

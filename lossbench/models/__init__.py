@@ -1,7 +1,5 @@
 """Backbones (images -> named endpoints) and their registry."""
 
-import difflib
-
 import flax.linen as nn
 import jax.numpy as jnp
 
@@ -11,6 +9,7 @@ from lossbench.models.digits_cnn import DigitsCnn
 from lossbench.models.inception_v3 import InceptionV3
 from lossbench.models.resnet import ResNet
 from lossbench.models.wide_resnet import WideResNet
+from lossbench.names import did_you_mean
 
 __all__ = ['Classifier', 'create_backbone', 'known_backbones']
 
@@ -43,11 +42,9 @@ def create_backbone(
     ValueError: if the name or a field is unknown, or the images are too small.
   """
   if name not in _BACKBONES:
-    close = difflib.get_close_matches(name, _BACKBONES, n=1)
-    hint = f' Did you mean {close[0]!r}?' if close else ''
-    raise ValueError(
-      f'Unknown model {name!r}. Known: {", ".join(known_backbones())}.{hint}'
-    )
+    known = ', '.join(known_backbones())
+    hint = did_you_mean(name, _BACKBONES)
+    raise ValueError(f'Unknown model {name!r}. Known: {known}. {hint}'.rstrip())
   try:
     backbone = _BACKBONES[name](dtype=dtype, **fields)
   except TypeError as error:

@@ -8,10 +8,10 @@ else asks for an objective by name.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping
 
+from lossbench.names import did_you_mean
 from lossbench.objectives import losses
 
 
@@ -103,10 +103,10 @@ def get_part(name: str) -> Part:
   """Looks a part up; an unknown name raises ValueError with the known ones."""
   if name in _PARTS:
     return _PARTS[name]
-  close = difflib.get_close_matches(name, _PARTS, n=1)
-  hint = f' Did you mean {close[0]!r}?' if close else ''
+  known = ', '.join(known_parts())
+  hint = did_you_mean(name, _PARTS)
   raise ValueError(
-    f'Unknown objective {name!r}. Known: {", ".join(known_parts())}.{hint}'
+    f'Unknown objective {name!r}. Known: {known}. {hint}'.rstrip()
   )
 
 
