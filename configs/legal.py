@@ -186,6 +186,11 @@ FIELDS = (
     'Give an epoch up to num_epochs; 0 trains all of them.',
   ),
   Field('accumulation_steps', Count('[1, inf)'), 'Give 1 for none.'),
+  Field(
+    'steps_per_dispatch',
+    Count('[0, 4096]'),
+    'Give for example 16, or 0 for as many as take half a second.',
+  ),
   Field('learning_rate', Number('(0, inf)'), 'Give for example 0.1.'),
   Field(
     'learning_rate_batch_size',

@@ -30,6 +30,7 @@ from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
 from lossbench.train import loop
 from lossbench.train.checks import check_config
+from lossbench.train.dispatch import Batches
 from lossbench.train.initialization import (
   initial_state,
   load_source,
@@ -190,6 +191,7 @@ ROWS = (
   _row('keep_every_epochs', 0.5, UPKEEP),
   _row('stall_secs', 7.0),
   _row('profile_steps', 7),
+  _row('steps_per_dispatch', 7),
 )
 
 
@@ -267,11 +269,11 @@ class Observed:
     self.step_fn = loop.build_train_step(
       config, steps_per_epoch=plan.steps_per_epoch
     )
-    self.arguments = (
-      state.replace(step=np.int32(STEP)),
-      jax.tree.map(np.asarray, batch),
-      inputs.data,
-    )
+    # How many steps a program takes at once is no part of a step.
+    size = 1 if config.data_on_device else 0
+    self.state = state.replace(step=np.int32(STEP))
+    self.dispatch = Batches(inputs, 0, 1, size=size).take(1)
+    self.data = inputs.data
     left_out = ()
     if 'damaged' in builder.info.splits:
       left_out = build_examples(config, builder, 'damaged', run=run).bad_ids
@@ -290,8 +292,9 @@ class Observed:
     }
 
   def _arguments(self, hparams):
-    state, batch, data = self.arguments
-    return devices.replicate(state), devices.shard(batch), data, hparams
+    batch, count = self.dispatch
+    state = devices.replicate(self.state)
+    return state, batch, self.data, hparams, *count
 
   @property
   def program(self) -> str:

@@ -61,6 +61,7 @@ ILLEGAL = {
   'num_epochs': (*NOT_EPOCHS, 0.0),
   'stop_epoch': NOT_EPOCHS,
   'accumulation_steps': (*NOT_COUNTS, 0),
+  'steps_per_dispatch': (*NOT_COUNTS, 4097),
   'learning_rate': (*NOT_NUMBERS, 0.0, -0.1),
   'learning_rate_batch_size': NOT_COUNTS,
   'schedule': ('cosin', '', None),

@@ -33,6 +33,7 @@ OPERATIONAL_FIELDS = frozenset(
     'log_every_steps',
     'profile_steps',
     'stall_secs',
+    'steps_per_dispatch',
   }
 )
 

@@ -36,6 +36,14 @@ def replicate(tree: PyTree) -> PyTree:
   return jax.tree.map(copy, tree)
 
 
+def shard_steps(batches: np.ndarray) -> jax.Array:
+  """[steps, b, ...] over the local devices: [devices, steps, b/devices, ...]."""
+  num_steps, size, *rest = batches.shape
+  num_devices = jax.local_device_count()
+  rows = batches.reshape(num_steps, num_devices, size // num_devices, *rest)
+  return jax.device_put(rows.swapaxes(0, 1), local_sharding())
+
+
 def shard(tree: PyTree) -> PyTree:
   """Splits over the local devices: [b, ...] become [devices, b/devices, ...]."""
   num_devices = jax.local_device_count()

@@ -108,6 +108,12 @@ _IDLE = (
     'set --config.resize_images=False',
   ),
   (
+    'steps_per_dispatch',
+    0,
+    lambda config: not config.data_on_device,
+    'set --config.data_on_device=True',
+  ),
+  (
     'resize_ratio',
     256 / 224,
     lambda config: not config.resize_images,

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -36,11 +36,12 @@ class TrainLog:
     self._progress = progress
     self._config = config
     self._plan = plan
-    self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+    self._pending: list[tuple[range, Mapping[str, jax.Array]]] = []
     self._excluded_secs = 0.0
 
-  def append(self, step: int, metrics: Mapping[str, jax.Array]):
-    self._pending.append((step, metrics))
+  def append(self, steps: range, metrics: Mapping[str, jax.Array]):
+    """Takes the metrics of steps, [devices] or [devices, steps or more]."""
+    self._pending.append((steps, metrics))
 
   @contextlib.contextmanager
   def pause(self):
@@ -57,10 +58,7 @@ class TrainLog:
     would be of no use.
     """
     watched = ('loss', 'parameter_norm')
-    rows = _fetch(
-      [{name: m[name] for name in watched} for _, m in self._pending]
-    )
-    for (step, _), row in zip(self._pending, rows, strict=True):
+    for step, row in self._rows(watched):
       for name in watched:
         if not np.isfinite(row[name]):
           raise FloatingPointError(
@@ -71,11 +69,21 @@ class TrainLog:
             '--config.warmup_epochs, in a new --workdir.'
           )
 
-  def flush(self):
+  def _rows(
+    self, names: Sequence[str]
+  ) -> Iterator[tuple[int, dict[str, float]]]:
+    """(step, its metrics) of all that is pending."""
+    fetched = _fetch(
+      [{name: m[name] for name in names} for _, m in self._pending]
+    )
+    for (steps, _), values in zip(self._pending, fetched, strict=True):
+      for place, step in enumerate(steps):
+        yield step, {name: float(values[name][place]) for name in names}
+
+  def flush(self) -> float:
     """Writes the means since the last line, and the line."""
     self.check_finite()
-    steps = [step for step, _ in self._pending]
-    rows = _fetch([metrics for _, metrics in self._pending])
+    steps, rows = zip(*self._rows(tuple(self._pending[0][1])), strict=True)
     means = {
       name: float(np.mean([row[name] for row in rows])) for name in rows[0]
     }
@@ -102,10 +110,11 @@ class TrainLog:
     )
     self._pending.clear()
     self._excluded_secs = 0.0
+    return rate
 
 
 def _fetch(pending: list[PyTree]) -> list[PyTree]:
-  """The first device's copies of pmapped scalars, in one transfer."""
+  """The first device's copies of pmapped values, in one transfer."""
   # Indexing a pmapped array would dispatch a gather; this takes the buffer.
   copies = jax.tree.map(lambda value: value.addressable_data(0), pending)
-  return jax.tree.map(np.ndarray.item, jax.device_get(copies))
+  return jax.tree.map(np.ravel, jax.device_get(copies))

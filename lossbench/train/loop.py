@@ -17,6 +17,7 @@ from lossbench.runtime import devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
 from lossbench.train.checks import check_config
+from lossbench.train.dispatch import Batches, Pace, max_steps
 from lossbench.train.initialization import (
   initial_state,
   load_source,
@@ -26,7 +27,6 @@ from lossbench.train.inputs import (
   TrainInputs,
   build_input_fn,
   build_train_inputs,
-  prefetch_to_devices,
 )
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
@@ -107,7 +107,13 @@ def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
     schedule_fn=_build_schedule(config, steps_per_epoch),
     decay_batch_norm=config.decay_batch_norm,
     accumulation_steps=config.accumulation_steps,
+    several=config.data_on_device,
   )
+
+
+def _dispatch_size(config) -> int:
+  """Steps that one call of the program can take; 0 for a program of one."""
+  return max_steps(config.steps_per_dispatch) if config.data_on_device else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,10 +219,13 @@ def _check_shapes(run: _Run):
   def on_devices(leaf):
     return jax.ShapeDtypeStruct((num_devices, *np.shape(leaf)), leaf.dtype)
 
+  size = _dispatch_size(run.config)
+  steps = (size,) if size else ()
+
   def split(leaf):
     rows = leaf.shape[0] // num_devices
     return jax.ShapeDtypeStruct(
-      (num_devices, rows, *leaf.shape[1:]), leaf.dtype
+      (num_devices, *steps, rows, *leaf.shape[1:]), leaf.dtype
     )
 
   jax.eval_shape(
@@ -225,6 +234,7 @@ def _check_shapes(run: _Run):
     jax.tree.map(split, run.inputs.batch_shapes),
     run.inputs.data,
     run.hparams,
+    *([np.int32(1)] if size else []),
   )
 
 
@@ -311,26 +321,37 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
   log = TrainLog(writer, progress, config=run.config, plan=plan)
   profile = _create_profile(run, start_step)
   state = devices.replicate(state)
-  batches = prefetch_to_devices(
-    run.inputs.batches_fn(start_step, plan.num_steps)
+  batches = Batches(
+    run.inputs,
+    start_step,
+    plan.num_steps,
+    size=_dispatch_size(run.config),
+  )
+  pace = Pace(
+    plan,
+    fixed=run.config.steps_per_dispatch,
+    one_by_one=not run.config.data_on_device or profile is not None,
   )
   LOGGER.info('Compiling...')
   with (
     PreemptionNotice() as notice,
     Watchdog(run.config.stall_secs) as watchdog,
   ):
-    for step in range(start_step + 1, plan.num_steps + 1):
+    step = start_step
+    while step < plan.num_steps:
+      steps = range(step + 1, pace.last_step(step) + 1)
       with watchdog.waiting_for('the input pipeline'):
-        batch = next(batches)
+        batch, count = batches.take(len(steps))
       state, metrics = run.train_step(
-        state, batch, run.inputs.data, run.hparams
+        state, batch, run.inputs.data, run.hparams, *count
       )
-      log.append(step, metrics)
+      step = steps[-1]
+      log.append(steps, metrics)
       if profile:
         profile(step)
       if plan.should_log(step):
         with watchdog.waiting_for('the devices'):
-          log.flush()
+          pace.observe(log.flush())
       preempted = notice.reached(step)
       if plan.should_save(step) or preempted:
         with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):

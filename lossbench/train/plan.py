@@ -40,6 +40,10 @@ class Plan:
   def should_evaluate(self, step: int) -> bool:
     return self.eval_every > 0 and self._due(step, self.eval_every)
 
+  def should_stop(self, step: int) -> bool:
+    """Whether the host has something to do after this step."""
+    return self.should_log(step) or self.should_save(step)
+
   def should_save(self, step: int) -> bool:
     return (
       self.should_evaluate(step)

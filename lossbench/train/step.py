@@ -34,7 +34,7 @@ def step_key(seed: jax.Array, step: jax.Array) -> jax.Array:
   return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def create_train_step(
+def create_step_fn(
   backbone: nn.Module,
   *,
   num_classes: int,
@@ -42,8 +42,9 @@ def create_train_step(
   schedule_fn: ScheduleFn,
   decay_batch_norm: bool,
   accumulation_steps: int = 1,
+  axis_name: str | None = AXIS,
 ) -> TrainStep:
-  """Builds the pmapped step.
+  """Builds the step of one device, alone or among those of an axis.
 
   Args:
     backbone: images -> endpoints.
@@ -55,19 +56,19 @@ def create_train_step(
       whose gradients are averaged, to save memory. Parts are what devices are:
       batch normalisation sees one at a time, each starts from the running
       statistics of the step before, and what they make of them is averaged.
+    axis_name: whose devices share a global batch; None for a device that has a
+      run of its own.
 
   Returns:
-    (state, batch, data, hparams) -> (state, metrics), with state, batch and
-    data (or None) carrying a leading device axis, hparams the same everywhere.
-    The state is donated. Metrics are scalars averaged over the global batch,
-    one copy a device: 'loss' and its addends 'loss/<part>', 'top1_accuracy'
-    (under mixup: of the heavier of two labels), 'learning_rate',
-    'gradient_norm', 'parameter_norm', 'logit_norm' (mean ||l||_2 over
-    examples).
+    (state, this device's batch, data or None, hparams) -> (state, metrics).
+    Metrics are scalars averaged over the global batch: 'loss' and its addends
+    'loss/<part>', 'top1_accuracy' (under mixup: of the heavier of two labels),
+    'learning_rate', 'gradient_norm', 'parameter_norm', 'logit_norm' (mean
+    ||l||_2 over examples).
   """
 
   def train_step(state, batch, data, hparams):
-    device = jax.lax.axis_index(AXIS)
+    device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
     augment_key, mixup_key, dropout_key = jax.random.split(
       step_key(hparams.seed, state.step), 3
     )
@@ -89,9 +90,10 @@ def create_train_step(
       key=jax.random.fold_in(dropout_key, device),
       num_parts=accumulation_steps,
     )
-    gradients, batch_stats, metrics = jax.lax.pmean(
-      (gradients, batch_stats, metrics), AXIS
-    )
+    if axis_name is not None:
+      gradients, batch_stats, metrics = jax.lax.pmean(
+        (gradients, batch_stats, metrics), axis_name
+      )
     rate = hparams.learning_rate * schedule_fn(state.step)
     new_state = _apply_gradients(
       state,
@@ -108,10 +110,56 @@ def create_train_step(
     }
     return new_state, metrics
 
+  return train_step
+
+
+def _in_turn(step_fn: TrainStep) -> TrainStep:
+  """As many steps as are asked for, in one program.
+
+  Their number is data, so that a step is the same program, to the last bit,
+  however many are taken together and wherever a run was interrupted.
+  """
+
+  def steps_fn(state, batches, data, hparams, num_steps):
+    def take(i, carry):
+      state, metrics = carry
+      batch = jax.tree.map(lambda x: x[i], batches)
+      state, of_step = step_fn(state, batch, data, hparams)
+      return state, jax.tree.map(lambda x, y: x.at[i].set(y), metrics, of_step)
+
+    first = jax.tree.map(lambda x: x[0], batches)
+    _, shapes = jax.eval_shape(step_fn, state, first, data, hparams)
+    max_steps = jax.tree.leaves(batches)[0].shape[0]
+    metrics = jax.tree.map(
+      lambda x: jnp.zeros((max_steps, *x.shape), x.dtype), shapes
+    )
+    return jax.lax.fori_loop(0, num_steps, take, (state, metrics))
+
+  return steps_fn
+
+
+def create_train_step(
+  backbone: nn.Module, *, several: bool = False, **options
+) -> TrainStep:
+  """Builds the pmapped step.
+
+  Args:
+    backbone: images -> endpoints.
+    several: whether a call takes several steps.
+    **options: of `create_step_fn`.
+
+  Returns:
+    (state, batch, data, hparams) -> (state, metrics), with state, batch, data
+    (or None) and metrics carrying a leading device axis, hparams the same
+    everywhere. The state is donated. If `several`, batch and metrics have a
+    second leading axis, of steps, and a fifth argument says how many of them to
+    take; metrics of steps that are not taken are 0.
+  """
+  step_fn = create_step_fn(backbone, **options)
   return jax.pmap(
-    train_step,
+    _in_turn(step_fn) if several else step_fn,
     axis_name=AXIS,
-    in_axes=(0, 0, 0, None),
+    in_axes=(0, 0, 0, None, None) if several else (0, 0, 0, None),
     donate_argnums=0,
   )
 
