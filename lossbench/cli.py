@@ -4,6 +4,7 @@ A binary imports nothing that takes long before its flags are in order, so that
 help and mistakes are answered at once; neither does this module.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -82,6 +83,7 @@ def run(
       if on_cluster:
         cluster.initialize()
         console.configure()
+        _check_agreement()
       command_fn(argv[1:])
     except ModuleNotFoundError as error:
       if not extra:
@@ -92,6 +94,9 @@ def run(
       )
     except KeyboardInterrupt:
       cluster.exit_with('Interrupted. Run the same command again to continue.')
+    except cluster.Disagreement as error:
+      cluster.leave()
+      console.fail(error)
     except (ValueError, OSError, FloatingPointError) as error:
       console.fail(error)
 
@@ -99,3 +104,34 @@ def run(
     cluster.define_flags()
   flags.mark_flags_as_required(required)
   app.run(main, flags_parser=console.parse_flags)
+
+
+# Flags that differ from process to process, or from host to host; and the
+# configuration, which training compares field by field.
+_OWN_FLAGS = (
+  'config',
+  'coordinator',
+  'data_dir',
+  'num_processes',
+  'process_id',
+)
+
+
+def _check_agreement():
+  """Refuses processes of other commands, code or libraries than the first's."""
+  from lossbench.runs import provenance
+
+  args = flags.FLAGS
+  given = {
+    f'--{flag.name}': flag.value
+    for flag in args.get_key_flags_for_module(sys.argv[0])
+    if flag.name.partition('.')[0] not in _OWN_FLAGS
+  }
+  cluster.check_agreement(
+    {
+      'the program': pathlib.Path(sys.argv[0]).name,
+      **given,
+      'code': provenance.code_fingerprint(),
+      **provenance.library_versions(),
+    }
+  )

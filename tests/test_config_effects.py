@@ -189,6 +189,7 @@ ROWS = (
   _row('checkpoint_every_steps', 7, UPKEEP),
   _row('keep_checkpoints', 7),
   _row('keep_every_epochs', 0.5, UPKEEP),
+  _row('replica_check_every_steps', 7, UPKEEP),
   _row('stall_secs', 7.0),
   _row('profile_steps', 7),
   _row('steps_per_dispatch', 7),
@@ -288,7 +289,12 @@ class Observed:
       EVAL_IMAGES: evaluated,
       LEFT_OUT: left_out,
       EVALUATIONS: plan.eval_every,
-      UPKEEP: (plan.checkpoint_every, plan.keep_every, plan.log_every),
+      UPKEEP: (
+        plan.checkpoint_every,
+        plan.keep_every,
+        plan.log_every,
+        plan.check_every,
+      ),
     }
 
   def _arguments(self, hparams):

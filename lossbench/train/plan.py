@@ -22,6 +22,8 @@ class Plan:
     checkpoint_every: steps between checkpoints that are not evaluations, or 0.
     keep_every: steps between checkpoints that are never deleted, or 0.
     log_every: steps between log lines.
+    check_every: steps between comparisons of the devices' states that are not
+      saved, or 0.
   """
 
   steps_per_epoch: int
@@ -30,6 +32,7 @@ class Plan:
   checkpoint_every: int
   keep_every: int
   log_every: int
+  check_every: int
 
   def _due(self, step: int, every: int) -> bool:
     return step == self.num_steps or (every > 0 and step % every == 0)
@@ -42,7 +45,14 @@ class Plan:
 
   def should_stop(self, step: int) -> bool:
     """Whether the host has something to do after this step."""
-    return self.should_log(step) or self.should_save(step)
+    return (
+      self.should_log(step)
+      or self.should_save(step)
+      or self.should_check_replicas(step)
+    )
+
+  def should_check_replicas(self, step: int) -> bool:
+    return self._due(step, self.check_every)
 
   def should_save(self, step: int) -> bool:
     return (
@@ -92,4 +102,5 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
     checkpoint_every=config.checkpoint_every_steps,
     keep_every=to_steps(config.keep_every_epochs),
     log_every=config.log_every_steps,
+    check_every=config.replica_check_every_steps,
   )

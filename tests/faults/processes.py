@@ -62,8 +62,14 @@ def _free_port() -> int:
     return probe.getsockname()[1]
 
 
-def start_two(*arguments, logs: pathlib.Path):
-  """Two processes of two devices each, which find one another."""
+def start_two(*arguments, logs: pathlib.Path, second: tuple[str, ...] = ()):
+  """Two processes of two devices each, which find one another.
+
+  Args:
+    *arguments: of both.
+    logs: directory of what they print.
+    second: more arguments of the second alone.
+  """
   logs.mkdir(parents=True, exist_ok=True)
   port = _free_port()
   return [
@@ -72,6 +78,7 @@ def start_two(*arguments, logs: pathlib.Path):
       f'--coordinator=localhost:{port}',
       '--num_processes=2',
       f'--process_id={index}',
+      *(second if index else ()),
       log=logs / f'{index}.log',
     )
     for index in range(2)
@@ -83,6 +90,6 @@ def run(*arguments, num_devices: int = 4, log: pathlib.Path) -> int:
   return start(*arguments, num_devices=num_devices, log=log).wait(300)
 
 
-def run_two(*arguments, logs: pathlib.Path) -> list[int]:
-  """Two processes to their end; their statuses."""
-  return [process.wait(300) for process in start_two(*arguments, logs=logs)]
+def run_two(*arguments, **options) -> list[int]:
+  """Two processes to their end, as `start_two`; their statuses."""
+  return [process.wait(300) for process in start_two(*arguments, **options)]
