@@ -52,4 +52,10 @@ def main(arguments):
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, check, required=['config', 'workdir'], on_cluster=True)
+  cli.run(
+    main,
+    check,
+    required=['config', 'workdir'],
+    on_cluster=True,
+    saves=True,
+  )

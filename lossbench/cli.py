@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from lossbench.runtime import cluster, console
+from lossbench.runtime import cluster, console, stopping
 
 # `--help` shows flags of the binary, whose they are, and none of other modules.
 flags.disclaim_key_flags()
@@ -58,11 +58,13 @@ def run(
   required: Sequence[str] = (),
   arguments: str = '',
   on_cluster: bool = False,
+  saves: bool = False,
   extra: str = '',
 ):
   """Parses the command line and calls a binary's command.
 
-  Mistakes and failures end the program with one line and status 1.
+  Mistakes and failures end the program with one line and status 1, SIGTERM and
+  Ctrl-C with one line and status 75.
 
   Args:
     command_fn: called with the arguments that are no flags.
@@ -72,6 +74,8 @@ def run(
     arguments: what the arguments are, e.g. 'run directories'; '' for none.
     on_cluster: whether several processes may share the work; they find one
       another, and the log is set up, before `command_fn` is called.
+    saves: whether `command_fn` itself answers SIGTERM on a cluster, as training
+      does, which saves.
     extra: of setup.py, without which a module may be missing.
   """
 
@@ -79,12 +83,17 @@ def run(
     if len(argv) > 1 and not arguments:
       sys.exit(f'Error: unexpected arguments: {" ".join(argv[1:])}.')
     try:
-      check_fn()
-      if on_cluster:
-        cluster.initialize()
-        console.configure()
-        _check_agreement()
-      command_fn(argv[1:])
+      with stopping.stop_on_signals():
+        check_fn()
+        if on_cluster:
+          cluster.initialize()
+          console.configure()
+          if not saves:
+            cluster.stop_together()
+          _check_agreement()
+        command_fn(argv[1:])
+    except stopping.Stopped:
+      cluster.leave_stopped()
     except ModuleNotFoundError as error:
       if not extra:
         raise
@@ -92,8 +101,6 @@ def run(
         f'Error: this needs {error.name}: pip install -e .[{extra}] (in the '
         'checkout).'
       )
-    except KeyboardInterrupt:
-      cluster.exit_with('Interrupted. Run the same command again to continue.')
     except cluster.Disagreement as error:
       cluster.leave()
       console.fail(error)

@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
-# A process that is dead is missed after this many seconds, and the others end.
-HEARTBEAT_SECS = 20
+from lossbench.runtime import stopping
+
 # How long processes wait for one another at the start, and at the end.
 START_SECS = 300
 SHUTDOWN_SECS = 60
@@ -51,6 +51,15 @@ def define_flags():
   )
   flags.DEFINE_integer(
     'process_id', None, 'Number of this process, from 0.', lower_bound=0
+  )
+  # JAX sends a heartbeat in half of the time, so that a process which is
+  # suspended for less than the other half is not missed.
+  flags.DEFINE_integer(
+    'heartbeat_secs',
+    90,
+    'A process that is not heard of for so long is dead, and the others of the '
+    'run end; it may be suspended for almost half of the time.',
+    lower_bound=2,
   )
 
 
@@ -90,7 +99,7 @@ def initialize():
       coordinator_address=None if automatic else coordinator,
       num_processes=args.num_processes,
       process_id=args.process_id,
-      heartbeat_timeout_seconds=HEARTBEAT_SECS,
+      heartbeat_timeout_seconds=args.heartbeat_secs,
       shutdown_timeout_seconds=SHUTDOWN_SECS,
       initialization_timeout=START_SECS,
     )
@@ -191,7 +200,8 @@ def _found_by_jax() -> bool:
   """Whether JAX's environment names a coordinator, or this is a TPU host."""
   if os.environ.get('JAX_COORDINATOR_ADDRESS'):
     return True
-  on_tpu = os.environ.get('JAX_PLATFORMS', 'tpu').startswith('tpu')
+  # To JAX an empty one is as good as none.
+  on_tpu = (os.environ.get('JAX_PLATFORMS') or 'tpu').startswith('tpu')
   return on_tpu and importlib.util.find_spec('libtpu') is not None
 
 
@@ -207,16 +217,32 @@ def _die_loudly(kind, error, trace):
       file=sys.stderr,
     )
   sys.stderr.flush()
-  os._exit(1)
+  stopping.die(1)
 
 
 def exit_with(message: str):
   """Ends the program with a message and status 1.
 
   One of many processes must not wait for the others, who may wait for it: they
-  notice within HEARTBEAT_SECS and end too.
+  notice within --heartbeat_secs and end too.
   """
   if not _several:
     sys.exit(message)
   print(message, file=sys.stderr, flush=True)
-  os._exit(1)
+  stopping.die(1)
+
+
+def stop_together():
+  """Lets a signal to one process stop all, where there are several.
+
+  See `stopping.stop_together`.
+  """
+  if _several:
+    stopping.stop_together()
+
+
+def leave_stopped():
+  """Ends the program with the status of one that was asked to stop."""
+  if _several:
+    stopping.leave()
+  sys.exit(stopping.EXIT_STATUS)

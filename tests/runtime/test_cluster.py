@@ -58,6 +58,22 @@ def test_without_flags_there_is_one_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('platforms', 'expected'),
+  [(None, True), ('', True), ('tpu', True), ('tpu,cpu', True), ('cpu', False)],
+)
+def test_libtpu_is_used_unless_another_platform_is_named(
+  platforms, expected, monkeypatch
+):
+  monkeypatch.delenv('JAX_COORDINATOR_ADDRESS', raising=False)
+  monkeypatch.setattr(cluster.importlib.util, 'find_spec', lambda name: name)
+  if platforms is None:
+    monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  else:
+    monkeypatch.setenv('JAX_PLATFORMS', platforms)
+  assert cluster._found_by_jax() == expected
+
+
+@pytest.mark.parametrize(
   ('error', 'hint'), [(JaxRuntimeError('gone'), True), (KeyError('x'), False)]
 )
 def test_one_of_several_ends_at_once(error, hint, monkeypatch, capfd):
