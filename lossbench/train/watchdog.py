@@ -22,14 +22,14 @@ def _print_stacks():
 class Watchdog:
   """Warns on every process whenever a step takes too long.
 
-  With the first warning it prints, once, where in the program all threads are.
-  Use it as a context manager. It only reports: a slow file system is no reason
-  to lose a run, and a dead process ends the others by itself.
+  With the first warning of a stall it prints where all threads are. Use it as a
+  context manager. It only reports: a slow file system is no reason to lose a
+  run, and a dead process ends the others by itself.
 
   Args:
     patience_secs: without a step before the first warning; 0 never warns.
     warn: called with the text.
-    print_stacks: called after the first warning.
+    print_stacks: called after the first warning of every stall.
     clock: seconds, monotonic.
   """
 
@@ -66,6 +66,7 @@ class Watchdog:
     with self._lock:
       self._step, self._last = step, self._clock()
       self._waits_for, self._due = 'the next step', self._patience
+      self._printed = False
 
   @contextlib.contextmanager
   def waiting_for(self, what: str) -> Iterator[None]:
@@ -83,14 +84,14 @@ class Watchdog:
       if silent < self._due:
         return
       self._due = 2 * silent
+      print_stacks, self._printed = not self._printed, True
       text = (
         f'No step for {format_duration(silent)} since step {self._step} on '
         f'{socket.gethostname()} (process {jax.process_index()} of '
         f'{jax.process_count()}): waiting for {self._waits_for}.'
       )
     self._warn(text)
-    if not self._printed:
-      self._printed = True
+    if print_stacks:
       self._print_stacks()
 
   def _watch(self):
