@@ -50,7 +50,7 @@ def _speckle_noise(x, rng, c):
 
 def _gaussian_blur(x, rng, c):
   del rng
-  from scipy import ndimage  # as below: takes long
+  from scipy import ndimage  # takes long
 
   return ndimage.gaussian_filter(x, c, mode='nearest')
 
@@ -58,6 +58,8 @@ def _gaussian_blur(x, rng, c):
 def _defocus_blur(x, rng, c):
   """A disk of a radius, its edge smoothed by a Gaussian of 3 x 3 pixels."""
   del rng
+  from scipy import ndimage  # as above
+
   radius, edge_stddev = c
   reach = int(radius) + 1  # one pixel more for the edge
   offsets = np.arange(-reach, reach + 1)
