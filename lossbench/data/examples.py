@@ -48,10 +48,12 @@ def build_examples(
 
   With --config.on_bad_image=skip the first call decodes the whole split, reports
   every bad image with its id and writes bad_images.json into the run directory;
-  later ones read it.
+  later ones read it. The file may be there before the directory is claimed, and
+  outlive a configuration that is refused: what it says depends on the images
+  alone, and on their size where they are not resized.
 
   Args:
-    config: of the run.
+    config: of the run; says how the images are read.
     builder: of the data set.
     split: a TFDS split.
     run: its directory.
@@ -59,15 +61,19 @@ def build_examples(
 
   Raises:
     ValueError: if the split is unknown, a file damaged, or no image usable.
+    OSError: if the directory cannot be written to.
   """
   everything = Examples(builder, split)
-  # Runs made before there was a choice lack the field, and raise.
-  if config.get('on_bad_image') != 'skip':
+  if config.on_bad_image != 'skip':
     return everything
   path = run.path / 'bad_images.json'
   known = read_json(path) if path.exists() else {}
   key = f'{dataset or config.dataset} {split}'
+  if not config.resize_images:
+    key += f' of {config.image_size} x {config.image_size} pixels'
   if key not in known:
+    if jax.process_index() == 0:
+      run.make()
     LOGGER.info('Looking for images of %s that cannot be decoded.', key)
     known[key] = bad_images.find_bad_images(
       builder,

@@ -33,7 +33,7 @@ from lossbench.objectives.losses import unit_norm
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.records import Record
-from lossbench.runtime import cluster, devices, storage
+from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere
 from lossbench.runtime.progress import create_printer
@@ -214,22 +214,23 @@ class RunOutputs:
     datasets.num_examples(builder, split)
     return split
 
-  def _examples(self, dataset: str, split: str):
-    """What the run can use of a split, which may be 'holdout'."""
-    from lossbench.data import datasets
+  def _examples(self, dataset: str, split: str, *, resized: bool = False):
+    """What the run can use of a split, which may be 'holdout'.
+
+    Args:
+      dataset: one that lossbench knows.
+      split: of it.
+      resized: its images are of any size, whatever those of the run are.
+    """
     from lossbench.data.examples import build_examples
 
+    config = self.config
+    if resized:
+      config = config.copy_and_resolve_references()
+      config.resize_images = True
     builder = self.open_dataset(dataset)
-    if jax.process_count() > 1:
-      cluster.check_agreement(
-        {
-          f'the checkpoint of {self.run.path}': self.fingerprint,
-          'the split': split,
-          'the data set': datasets.describe(builder),
-        }
-      )
     return build_examples(
-      self.config,
+      config,
       builder,
       self.tfds_split(builder, split),
       run=self.run,
@@ -357,7 +358,8 @@ class RunOutputs:
       image_fn: encoded bytes -> uint8 [H, W, C].
       preprocessing: what tells this `image_fn` from others, as JSON.
     """
-    examples = self._examples(dataset, split)
+    resized = dataset != self.config.dataset
+    examples = self._examples(dataset, split, resized=resized)
     name = self.eval_path(dataset, split).name
     path = self.run.path / 'eval' / f'transfer-{dataset}'
     return self._stored(

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from configs import digits_cnn
 from lossbench.data import bad_images, pipeline
 from lossbench.data.examples import Examples, build_examples
 from lossbench.runs.directory import RunDirectory
@@ -192,7 +193,7 @@ def test_the_run_directory_remembers(builder, bad_ids, tmp_path, monkeypatch):
   assert found == Examples(builder, 'train', tuple(sorted(bad_ids)))
   assert found.num_examples == NUM_EXAMPLES - 2
   known = json.loads((tmp_path / 'bad_images.json').read_text())
-  assert set(known['damaged train']) == set(bad_ids)
+  assert set(known['damaged train of 16 x 16 pixels']) == set(bad_ids)
   # Decoding everything again would be a waste of hours.
   monkeypatch.delattr(bad_images, 'find_bad_images')
   assert build_examples(config, builder, 'train', run=run) == found
@@ -202,11 +203,38 @@ def test_the_run_directory_remembers(builder, bad_ids, tmp_path, monkeypatch):
   assert found.num_examples == NUM_EXAMPLES
 
 
-def test_old_runs_without_the_field_can_be_evaluated(builder, tmp_path):
-  config = ml_collections.ConfigDict({'dataset': 'damaged'})
+def test_images_of_another_size_are_looked_at_again(builder, bad_ids, tmp_path):
+  """What a refused configuration has left says nothing of the next."""
   run = RunDirectory(tmp_path)
+  config = digits_cnn.get_config()
+  config.update(
+    {
+      'on_bad_image': 'skip',
+      'dataset': 'damaged',
+      'image_size': 16,
+      'pixel_mean': (0.5, 0.5, 0.5),
+    }
+  )
+  assert build_examples(config, builder, 'train', run=run).bad_ids
+  config.image_size = 32
+  with pytest.raises(ValueError, match='None of the 40 images'):
+    build_examples(config, builder, 'train', run=run)
+  config.resize_images = True
   found = build_examples(config, builder, 'train', run=run)
-  assert found.bad_ids == ()
+  assert found.bad_ids == tuple(sorted(bad_ids))
+
+
+def test_an_unwritable_directory_is_found_before_hours_of_decoding(
+  builder, tmp_path, monkeypatch
+):
+  monkeypatch.delattr(bad_images, 'find_bad_images')
+  (tmp_path / 'file').write_text('in the way')
+  config = digits_cnn.get_config()
+  config.on_bad_image = 'skip'
+  with pytest.raises(OSError, match='cannot be written to'):
+    build_examples(
+      config, builder, 'train', run=RunDirectory(tmp_path / 'file' / 'run')
+    )
 
 
 def test_loading_leaves_them_out(builder, bad_ids):

@@ -1,5 +1,6 @@
 """Outputs are computed once and stored with their source."""
 
+import json
 import shutil
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from lossbench.evaluation import outputs
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
+from lossbench.probe.transfer import build_image_fn
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from lossbench.runtime import devices
@@ -128,7 +130,6 @@ def test_diverged_checkpoints_are_refused(run, value):
     checkpointer.save(
       devices.replicate(TrainState(**arrays)),
       history=last.history,
-      metrics=None,
     )
   with pytest.raises(
     ValueError, match=r'^1 of \d+ parameter arrays of step 60 .* diverged'
@@ -193,3 +194,20 @@ def test_outputs_of_another_type_are_not_mixed(run, num_passes):
   assert num_passes() == 2
   for found, expected in zip(again, (full, full, rounded), strict=True):
     np.testing.assert_array_equal(found.arrays['logits'], expected)
+
+
+def test_images_of_another_data_set_are_of_any_size(run):
+  """To a run that leaves bad images out they are not bad for their size."""
+  path = run / 'config.json'
+  config = json.loads(path.read_text())
+  config |= {'on_bad_image': 'skip', 'image_size': 9}
+  path.write_text(json.dumps(config))
+  source = RunOutputs(run)
+  image_fn, preprocessing = build_image_fn(source.config, 'digits_low')
+  found = source.features(
+    'digits_low', 'test', image_fn=image_fn, preprocessing=preprocessing
+  )
+  builder = source.open_dataset('digits_low')
+  assert len(found) == builder.info.splits['test'].num_examples
+  bad = json.loads((run / 'bad_images.json').read_text())
+  assert bad == {'digits_low test': {}}
