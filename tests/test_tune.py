@@ -56,7 +56,8 @@ def test_a_real_search_reproduces_with_its_override_line(digits_dir, tmp_path):
   assert not list((tmp_path / 't').glob('runs/*/seed*/eval'))  # never tested
 
 
-def test_stopped_in_the_middle_of_a_run_it_saves(digits_dir, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_stopped_in_the_middle_of_a_run_it_saves(number, digits_dir, tmp_path):
   """No step that was taken is lost."""
   # Long enough to be caught in the middle.
   command = _command(digits_dir, tmp_path / 't', '--config.num_epochs=300')
@@ -70,7 +71,7 @@ def test_stopped_in_the_middle_of_a_run_it_saves(digits_dir, tmp_path):
       assert time.monotonic() < deadline
       time.sleep(0.1)
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=30)
   finally:
     process.kill()
