@@ -107,7 +107,7 @@ STEP_FN = 'the train step'
 EVAL_IMAGES = 'the images of evaluation'
 LEFT_OUT = 'the images left out'
 EVALUATIONS = 'when it evaluates'
-UPKEEP = 'when it saves and logs'
+UPKEEP = 'when it saves, logs and profiles, and what it keeps'
 
 COLOUR = {
   'data_on_device': False,
@@ -187,11 +187,12 @@ ROWS = (
   _row('eval_every_epochs', 0.5, EVALUATIONS),
   _row('log_every_steps', 7, UPKEEP),
   _row('checkpoint_every_steps', 7, UPKEEP),
-  _row('keep_checkpoints', 7),
+  _row('keep_checkpoints', 7, UPKEEP),
   _row('keep_every_epochs', 0.5, UPKEEP),
-  _row('replica_check_every_steps', 7, UPKEEP),
+  # Of the watchdog: tests/faults/test_preemption.py stalls a run.
   _row('stall_secs', 7.0),
-  _row('profile_steps', 7),
+  _row('profile_steps', 7, UPKEEP),
+  # Only how many steps a call takes: tests/train says that they are the same.
   _row('steps_per_dispatch', 7),
 )
 
@@ -292,8 +293,9 @@ class Observed:
       UPKEEP: (
         plan.checkpoint_every,
         plan.keep_every,
+        plan.keep_last,
         plan.log_every,
-        plan.check_every,
+        plan.num_profiled,
       ),
     }
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import ml_collections
@@ -13,10 +11,9 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from lossbench import build
 from lossbench.data import datasets
 from lossbench.evaluation.loop import Evaluator
-from lossbench.runs import provenance
 from lossbench.runs.checkpoints import Checkpoint, Checkpointer
-from lossbench.runs.directory import RunDirectory, fields_of, write_json
-from lossbench.runtime import cluster, devices
+from lossbench.runs.directory import RunDirectory, write_json
+from lossbench.runtime import devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
 from lossbench.train.checks import check_config
@@ -34,7 +31,6 @@ from lossbench.train.inputs import (
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
-from lossbench.train.replicas import check_replicas
 from lossbench.train.schedules import create_schedule
 from lossbench.train.state import StepHparams, TrainState
 from lossbench.train.step import TrainStep, create_train_step
@@ -134,7 +130,6 @@ class _Run:
     train_step: compiled at its first call.
     state: before the first step, on the host.
     source: what it is fine-tuned from; None without one.
-    dataset: what tells its data set from others.
   """
 
   config: ml_collections.ConfigDict
@@ -146,12 +141,9 @@ class _Run:
   train_step: TrainStep
   state: TrainState
   source: Checkpoint | None
-  dataset: dict[str, Any]
 
 
-def train(
-  config: ml_collections.ConfigDict, *, workdir: str, allow: Sequence[str] = ()
-):
+def train(config: ml_collections.ConfigDict, *, workdir: str):
   """Trains one model, or continues where an earlier call was stopped.
 
   Everything is built, and its shapes are checked, before anything of the run is
@@ -160,13 +152,10 @@ def train(
   Args:
     config: all fields of configs/default.py.
     workdir: the run directory; see `lossbench.runs.directory`.
-    allow: which of `lossbench.runs.directory.CHANGES` a resumed run may find.
 
   Raises:
     ValueError: if the configuration is refused, the directory holds another
       run, its checkpoints are all damaged, or an image or a label is.
-    Disagreement: a ValueError, on all processes, if they hold different
-      configurations or data sets, or their devices different states.
     FileNotFoundError: if the data set, or the run that config.init_from names,
       is not there.
     OSError: if the directory cannot be written to, or another process trains
@@ -181,37 +170,8 @@ def train(
   run = _build_run(config, directory)
   _check_shapes(run)
   with directory.locked():
-    directory.claim(
-      config,
-      num_steps=run.plan.num_steps,
-      start=provenance.describe_start(
-        step=directory.last_step, dataset=run.dataset, allowed=allow
-      ),
-      source=_describe_source(run),
-    )
+    directory.claim(config, num_steps=run.plan.num_steps)
     _train(run)
-
-
-def _describe_source(run: _Run) -> dict[str, Any] | None:
-  if run.source is None:
-    return None
-  return {
-    'path': run.config.init_from,
-    'step': run.source.step,
-    'fingerprint': run.source.fingerprint,
-  }
-
-
-def _check_agreement(config, directory: RunDirectory, dataset: dict[str, Any]):
-  """Refuses, before the first collective, processes of different runs."""
-  fields = {
-    f'--config.{name}': value
-    for name, value in fields_of(config).items()
-    if name != 'data_dir'  # hosts may have copies of their own
-  }
-  cluster.check_agreement(
-    {**fields, '--workdir': str(directory.path), 'the data set': dataset}
-  )
 
 
 def _build_run(config, directory: RunDirectory) -> _Run:
@@ -221,8 +181,6 @@ def _build_run(config, directory: RunDirectory) -> _Run:
   builder = datasets.open_dataset(
     config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
   )
-  dataset = datasets.describe(builder)
-  _check_agreement(config, directory, dataset)
   datasets.check_image_shape(
     builder, build.image_shape(config), resized=config.resize_images
   )
@@ -251,7 +209,6 @@ def _build_run(config, directory: RunDirectory) -> _Run:
     train_step=build_train_step(config, steps_per_epoch=plan.steps_per_epoch),
     state=initial_state(config, hparams),
     source=source,
-    dataset=dataset,
   )
 
 
@@ -290,7 +247,7 @@ def _train(run: _Run):
     metric_writers.ensure_flushes(writer),
     Checkpointer(
       run.directory.checkpoints_path,
-      keep_last=run.config.keep_checkpoints,
+      keep_last=run.plan.keep_last,
       keep_every_steps=run.plan.keep_every,
     ) as checkpointer,
   ):
@@ -364,7 +321,6 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
   log = TrainLog(writer, progress, config=run.config, plan=plan)
   profile = _create_profile(run, start_step)
   state = devices.replicate(state)
-  check_replicas(state, step=start_step)
   batches = Batches(
     run.inputs,
     start_step,
@@ -400,13 +356,9 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
       if plan.should_save(step) or preempted:
         with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
           log.check_finite()
-          check_replicas(state, step=step)
           if run.evaluator and plan.should_evaluate(step):
             _evaluate(run, state, step, history, writer)
           checkpointer.save(state, history=history)
-      elif plan.should_check_replicas(step):
-        with watchdog.waiting_for('the devices'):
-          check_replicas(state, step=step)
       if preempted and step < plan.num_steps:
         checkpointer.wait()
         LOGGER.warning(
@@ -436,16 +388,16 @@ def _evaluate(run: _Run, state, step, history, writer):
 
 
 def _create_profile(run: _Run, start_step):
-  num_steps = run.config.profile_steps
-  if not num_steps:
+  num_profiled = run.plan.num_profiled
+  if not num_profiled:
     return None
   first = start_step + FIRST_PROFILED_STEP
-  if first + num_steps > run.plan.num_steps:  # of a run that is resumed
+  if first + num_profiled > run.plan.num_steps:  # of a run that is resumed
     LOGGER.warning('Too few steps are left to profile.')
     return None
   return periodic_actions.Profile(
     logdir=run.directory.path,
-    num_profile_steps=num_steps,
+    num_profile_steps=num_profiled,
     profile_duration_ms=None,
     first_profile=first,
     every_secs=None,

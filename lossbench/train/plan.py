@@ -21,9 +21,9 @@ class Plan:
     eval_every: steps between evaluations on the holdout; 0 without a holdout.
     checkpoint_every: steps between checkpoints that are not evaluations, or 0.
     keep_every: steps between checkpoints that are never deleted, or 0.
+    keep_last: how many of the newest checkpoints are kept.
     log_every: steps between log lines.
-    check_every: steps between comparisons of the devices' states that are not
-      saved, or 0.
+    num_profiled: steps that are profiled.
   """
 
   steps_per_epoch: int
@@ -31,8 +31,9 @@ class Plan:
   eval_every: int
   checkpoint_every: int
   keep_every: int
+  keep_last: int
   log_every: int
-  check_every: int
+  num_profiled: int
 
   def _due(self, step: int, every: int) -> bool:
     return step == self.num_steps or (every > 0 and step % every == 0)
@@ -45,14 +46,7 @@ class Plan:
 
   def should_stop(self, step: int) -> bool:
     """Whether the host has something to do after this step."""
-    return (
-      self.should_log(step)
-      or self.should_save(step)
-      or self.should_check_replicas(step)
-    )
-
-  def should_check_replicas(self, step: int) -> bool:
-    return self._due(step, self.check_every)
+    return self.should_log(step) or self.should_save(step)
 
   def should_save(self, step: int) -> bool:
     return (
@@ -67,7 +61,7 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
 
   Raises:
     ValueError: if there are too few examples for one, or too many steps, or
-      too few to profile.
+      too few to profile, or a warm-up of none.
   """
   steps_per_epoch = num_examples // config.batch_size
   if steps_per_epoch == 0:
@@ -95,12 +89,19 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
       f'{FIRST_PROFILED_STEP}, but the run takes {num_steps}. Lower it, or give '
       'more --config.num_epochs.'
     )
+  if config.warmup_epochs and not round(config.warmup_epochs * steps_per_epoch):
+    raise ValueError(
+      f'--config.warmup_epochs={config.warmup_epochs} is less than half a step, '
+      f'of {steps_per_epoch} an epoch, and would be ignored. Give 0 for no '
+      'warm-up, or more.'
+    )
   return Plan(
     steps_per_epoch=steps_per_epoch,
     num_steps=num_steps,
     eval_every=to_steps(config.eval_every_epochs) if config.num_holdout else 0,
     checkpoint_every=config.checkpoint_every_steps,
     keep_every=to_steps(config.keep_every_epochs),
+    keep_last=config.keep_checkpoints,
     log_every=config.log_every_steps,
-    check_every=config.replica_check_every_steps,
+    num_profiled=config.profile_steps,
   )

@@ -21,7 +21,9 @@ def _plan(**changes):
     eval_every=0,
     checkpoint_every=0,
     keep_every=0,
+    keep_last=2,
     log_every=50,
+    num_profiled=0,
   )
   return Plan(**{**fields, **changes})
 
