@@ -112,6 +112,8 @@ def _write_results(
     target / 'predictions.npz',
     id=test.ids,
     label=test.labels,
+    # What is measured: of logits in float64, which float32 may round to ties.
+    prediction=regression.predict(final, test.arrays['features']),
     logits=logits.astype(np.float32),
   )
   write_arrays(

@@ -122,7 +122,7 @@ def test_files(run, records):
   folder = run / 'eval' / 'transfer-digits'
   predictions = np.load(folder / 'predictions.npz')
   assert list(predictions['id']) == sorted(predictions['id'])
-  right = predictions['logits'].argmax(1) == predictions['label']
+  right = predictions['prediction'] == predictions['label']
   assert np.mean(right) == pytest.approx(records['top1_accuracy'].value)
   labels = predictions['label']
   assert records['mean_class_accuracy'].value == pytest.approx(
