@@ -4,7 +4,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
-from lossbench.runs.directory import CHANGES
 from lossbench.runtime.console import LOGGER
 
 
@@ -17,17 +16,6 @@ def define_flags():
     lock_config=True,
   )
   cli.define_workdir('Run directory; rerun the same command to resume.')
-  flags.DEFINE_list(
-    'allow',
-    [],
-    'What may have changed since the run was started last, of '
-    f'{", ".join(CHANGES)}; its numbers change too.',
-  )
-  flags.register_validator(
-    'allow',
-    lambda names: set(names) <= CHANGES.keys(),
-    f'Give some of {",".join(CHANGES)}.',
-  )
 
 
 def check():
@@ -47,15 +35,9 @@ def main(arguments):
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   if overrides:
     LOGGER.info('Overrides: %s', dict(overrides))
-  train(config, workdir=flags.FLAGS.workdir, allow=flags.FLAGS.allow)
+  train(config, workdir=flags.FLAGS.workdir)
 
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(
-    main,
-    check,
-    required=['config', 'workdir'],
-    on_cluster=True,
-    saves=True,
-  )
+  cli.run(main, check, required=['config', 'workdir'], on_cluster=True)

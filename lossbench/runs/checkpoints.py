@@ -53,13 +53,11 @@ class Checkpoint:
     step: optimiser steps taken.
     arrays: the state as nested dictionaries of NumPy arrays.
     history: one record per evaluation on the holdout so far.
-    fingerprint: as `Checkpointer.fingerprint`.
   """
 
   step: int
   arrays: dict[str, PyTree]
   history: History
-  fingerprint: str
 
   def restore_into(self, state: TrainState) -> TrainState:
     """A state like `state` with this checkpoint's values, on the host."""
@@ -346,12 +344,7 @@ class Checkpointer:
         f'of {(altered or ["some arrays"])[0]} are not those that were saved '
         '(CRC-32 differs)'
       )
-    return Checkpoint(
-      step=step,
-      arrays=arrays,
-      history=record['history'],
-      fingerprint=fingerprint_of(expected),
-    )
+    return Checkpoint(step=step, arrays=arrays, history=record['history'])
 
   def restore_last(self) -> Checkpoint | None:
     """The newest undamaged checkpoint, or None if there is no checkpoint.

@@ -48,6 +48,8 @@ def test_the_best_is_the_latest_of_equals(run, scores, best):
 def test_a_damaged_checkpoint_is_none(run, text):
   _meta_path(run, 40).write_text(text)
   assert find_checkpoint(run, 'best').step == 20
+  with open_checkpoints(run) as checkpointer:
+    assert checkpointer.resolve('best') == 20
   assert find_checkpoint(run, 'last') is None
   assert find_checkpoint(run, '20').step == 20
   assert find_checkpoint(run, '30') is None
