@@ -20,9 +20,11 @@ def define_flags():
 
 def check():
   from configs import legal
-  from lossbench.train.checks import check_relations
 
   legal.check_config(flags.FLAGS.config)
+  # Imports JAX, which takes a second.
+  from lossbench.train.checks import check_relations
+
   check_relations(flags.FLAGS.config)
 
 

@@ -7,7 +7,7 @@ line: --config.batch_size=64, --config.objective.label_smoothing.alpha=0.2.
 
 import ml_collections
 
-from lossbench.objectives import create_objective, get_part
+from lossbench.objectives import check_spec, get_part
 
 # Hyperparameters that mean the same in every recipe; a recipe's own table
 # comes first. Sources: the papers that introduced the losses.
@@ -212,5 +212,5 @@ def set_objective(
         recipe_fields.setdefault(field, published[field])
   config.update(recipe_fields)
   parts = {k: v for k, v in config.objective.items() if k != 'name'}
-  create_objective(objective, parts)  # refuses nonsense before anything loads
+  check_spec(objective, parts)  # refuses nonsense before anything loads
   return config

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import ml_collections
-from flax import traverse_util
 
 from lossbench.data.catalogue import known_datasets
-from lossbench.models import known_backbones
 from lossbench.names import did_you_mean
-from lossbench.objectives import Interval, create_objective, get_part
+from lossbench.objectives import Interval, check_spec, get_part
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +110,31 @@ PATH = Text(r'[^\0\n]*', 'a path')
 # A run of more epochs is a slip, and its steps would not fit into int32.
 _EPOCHS = '1000000'
 
+_WIDTH = Count('[1, 4096]')
+# Model -> fields of its module.
+MODEL_FIELDS = {
+  'digits_cnn': (Field('model.width', _WIDTH, 'Give for example 32.'),),
+  'all_cnn_c': (
+    # Below, layers would round to no channel at all.
+    Field(
+      'model.width_multiplier', Number('[0.01, 40]'), 'Give for example 1.'
+    ),
+  ),
+  'wide_resnet': (
+    Field(
+      'model.depth',
+      OneOf(tuple(range(10, 1001, 6)), '10, 16, 22, ..., 6 n + 4, up to 1000'),
+      'Give for example 16.',
+    ),
+    Field('model.width', _WIDTH, 'Give for example 8.'),
+  ),
+  'resnet': (
+    Field('model.depth', OneOf((18, 34, 50, 101, 152)), 'Give one of them.'),
+    Field('model.width', _WIDTH, 'Give for example 64.'),
+  ),
+  'inception_v3': (),
+}
+
 FIELDS = (
   Field('seed', Count('[0, 4294967295]'), 'Give 0, 1, 2, ...'),
   Field(
@@ -161,7 +184,7 @@ FIELDS = (
     Several(Number('(0, 1]'), (1, 3)),
     'Give one standard deviation a channel, of pixels divided by 255.',
   ),
-  Field('model.name', OneOf(known_backbones()), 'Give one of them.'),
+  Field('model.name', OneOf(tuple(sorted(MODEL_FIELDS))), 'Give one of them.'),
   Field('compute_dtype', OneOf(('float32', 'bfloat16')), 'Give one of them.'),
   Field(
     'precision', OneOf(('default', 'high', 'highest')), 'Give one of them.'
@@ -230,31 +253,6 @@ FIELDS = (
   Field('profile_steps', Count('[0, inf)'), 'Give for example 5; 0 is off.'),
 )
 
-_WIDTH = Count('[1, 4096]')
-# Model -> fields of its module.
-MODEL_FIELDS = {
-  'digits_cnn': (Field('model.width', _WIDTH, 'Give for example 32.'),),
-  'all_cnn_c': (
-    # Below, layers would round to no channel at all.
-    Field(
-      'model.width_multiplier', Number('[0.01, 40]'), 'Give for example 1.'
-    ),
-  ),
-  'wide_resnet': (
-    Field(
-      'model.depth',
-      OneOf(tuple(range(10, 1001, 6)), '10, 16, 22, ..., 6 n + 4, up to 1000'),
-      'Give for example 16.',
-    ),
-    Field('model.width', _WIDTH, 'Give for example 8.'),
-  ),
-  'resnet': (
-    Field('model.depth', OneOf((18, 34, 50, 101, 152)), 'Give one of them.'),
-    Field('model.width', _WIDTH, 'Give for example 64.'),
-  ),
-  'inception_v3': (),
-}
-
 
 def check_value(field: Field, value: Any, *, flag: str = '--config.'):
   """Raises ValueError, in one line, if a value is not legal.
@@ -296,20 +294,6 @@ def check_table(
       check_value(field, values[name], flag=flag)
 
 
-def model_fields(model: str) -> tuple[Field, ...]:
-  """The rows of a registered model.
-
-  Raises:
-    ValueError: if the table has none.
-  """
-  if model not in MODEL_FIELDS:
-    raise ValueError(
-      f'Model {model!r} is not in MODEL_FIELDS of configs/legal.py. Add the '
-      'legal values of its fields.'
-    )
-  return MODEL_FIELDS[model]
-
-
 def get_field(config: ml_collections.ConfigDict, name: str) -> Field | None:
   """The row of a field of this configuration; None if there is none.
 
@@ -322,8 +306,17 @@ def get_field(config: ml_collections.ConfigDict, name: str) -> Field | None:
     _, part, hparam = name.split('.')
     remedy = "The recipe's table of objectives has the published value."
     return Field(name, Number(get_part(part).hparams[hparam].text), remedy)
-  fields = (*FIELDS, *model_fields(config.model.name))
+  fields = (*FIELDS, *MODEL_FIELDS[config.model.name])
   return next((field for field in fields if field.name == name), None)
+
+
+def _flatten(config, prefix=''):
+  """Yields fields, 'model.width', with their values."""
+  for name, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      yield from _flatten(value, f'{prefix}{name}.')
+    else:
+      yield prefix + name, value
 
 
 def check_config(config: ml_collections.ConfigDict):
@@ -332,7 +325,7 @@ def check_config(config: ml_collections.ConfigDict):
   Raises:
     ValueError: one line that names the field, its value and the remedy.
   """
-  values = traverse_util.flatten_dict(config.to_dict(), sep='.')
+  values = dict(_flatten(config))
   objective = {n: v for n, v in values.items() if n.startswith('objective.')}
   others = {n: v for n, v in values.items() if n not in objective}
   for field in FIELDS:
@@ -342,10 +335,10 @@ def check_config(config: ml_collections.ConfigDict):
         'configs/default.py.'
       )
     check_value(field, others[field.name])
-  rows = (*FIELDS, *model_fields(config.model.name))
+  rows = (*FIELDS, *MODEL_FIELDS[config.model.name])
   check_table(others, rows, flag='--config.')
   for name, value in objective.items():
     if name != 'objective.name':
       check_value(get_field(config, name), value)
   parts = {k: v for k, v in config.objective.to_dict().items() if k != 'name'}
-  create_objective(config.objective.name, parts)
+  check_spec(config.objective.name, parts)

@@ -64,13 +64,46 @@ def test_help_imports_nothing_heavy(root, name):
   assert imported == 'IMPORTED'
 
 
-@pytest.mark.parametrize('name', BINARIES)
-def test_misspelt_flags_are_answered_at_once_in_one_line(root, name):
-  output, imported, result = _run(root, name, '--wrokdir=x')
+# With a recipe, which is read before flags are missed.
+RECIPES = {
+  'main': 'configs/digits_cnn.py:sigmoid+dropout',
+  'study': 'configs/studies/digits.py',
+  'tune': 'configs/cifar10_all_cnn.py:cosine_softmax',
+}
+
+
+@pytest.mark.parametrize(
+  ('name', 'recipe'),
+  [*((name, []) for name in BINARIES)]
+  + [(name, [f'--config={recipe}']) for name, recipe in RECIPES.items()],
+)
+def test_misspelt_flags_are_answered_at_once_in_one_line(root, name, recipe):
+  output, imported, result = _run(root, name, *recipe, '--wrokdir=x')
   assert result.returncode == 1
   assert not output
   [line] = result.stderr.splitlines()
   assert line.startswith("Error: Unknown command line flag 'wrokdir'")
+  assert imported == 'IMPORTED'
+
+
+@pytest.mark.parametrize(
+  ('name', 'mistake', 'message'),
+  [
+    ('main', '--config.batch_size=0', '--config.batch_size=0 is not'),
+    ('main', '--config.model.name=vgg', '--config.model.name=vgg is not'),
+    (
+      'tune',
+      '--config.objective.cosine_softmax.temperature=-1',
+      '--config.objective.cosine_softmax.temperature=-1.0 is not in (0, inf)',
+    ),
+  ],
+)
+def test_illegal_values_wait_for_nothing_heavy(root, name, mistake, message):
+  arguments = [f'--config={RECIPES[name]}', '--workdir=nowhere', mistake]
+  _, imported, result = _run(root, name, *arguments)
+  assert result.returncode == 1
+  [line] = result.stderr.splitlines()
+  assert line.startswith(f'Error: {message}')
   assert imported == 'IMPORTED'
 
 

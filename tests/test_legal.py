@@ -159,13 +159,17 @@ def test_illegal_value_is_refused(name, value):
   _check_refused(default.get_default_config(), name, value)
 
 
+def test_every_model_has_rows():
+  assert sorted(legal.MODEL_FIELDS) == list(models.known_backbones())
+
+
 @pytest.mark.parametrize('model', models.known_backbones())
 def test_every_field_of_a_model_has_a_row(model):
   module = type(models.create_backbone(model, image_size=224))
   fields = {f.name for f in dataclasses.fields(module)}
   fields -= {'batch_norm', 'dtype', 'name', 'parent', 'precision'}
   assert ILLEGAL_OF_MODELS[model].keys() == fields
-  rows = {field.name for field in legal.model_fields(model)}
+  rows = {field.name for field in legal.MODEL_FIELDS[model]}
   assert rows == {f'model.{name}' for name in fields}
   config = default.get_default_config()
   config.model.name = model

@@ -7,7 +7,7 @@ and for runs on a data set the others that they are evaluated on.
 
 import dataclasses
 
-from lossbench.data.corruptions import NUM_SEVERITIES, SEVERITIES
+from lossbench.data.severities import NUM_SEVERITIES, SEVERITIES
 from lossbench.names import did_you_mean
 
 

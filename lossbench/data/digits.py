@@ -10,7 +10,8 @@ import functools
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lossbench.data.corruptions import NUM_SEVERITIES, SEVERITIES, corrupt
+from lossbench.data.corruptions import corrupt
+from lossbench.data.severities import NUM_SEVERITIES, SEVERITIES
 
 _TEST_EVERY = 5  # every fifth image of a class is a test image
 _DESCRIPTION = (

@@ -58,6 +58,14 @@ def softmax(logits: Logits, targets: Targets) -> PerExample:
   return -jnp.sum(targets * log_softmax(logits), axis=-1)
 
 
+def softmax_of_cosines(
+  logits: Logits, targets: Targets, *, temperature: float
+) -> PerExample:
+  """`softmax` of logits that the output layer has divided by `temperature`."""
+  del temperature
+  return softmax(logits, targets)
+
+
 def sigmoid(logits: Logits, targets: Targets) -> PerExample:
   r"""Sigmoid cross-entropy, eq. 8: -\sum_k t_k l_k + \sum_k softplus(l_k).
 
@@ -135,6 +143,11 @@ def smooth_targets(targets: Targets, *, alpha: float) -> Targets:
   return (1.0 - alpha) * targets + alpha / targets.shape[-1]
 
 
+def label_smoothing_scale(*, alpha: float) -> float:
+  """1/(1 - alpha): the right logit's gradient keeps its unsmoothed scale."""
+  return 1.0 / (1.0 - alpha)
+
+
 def logit_penalty(logits: Logits, *, beta: float) -> PerExample:
   """beta ||l||^2, eq. 5. The released code halves the norm: beta is half its."""
   return beta * jnp.sum(logits**2, axis=-1)
@@ -186,6 +199,12 @@ def additive_angular_margin(
   line = cosine - margin * jnp.sin(margin)
   with_margin = jnp.where(cosine > -jnp.cos(margin), shifted, line)
   return logits + targets * (with_margin - cosine) / temperature
+
+
+def zero_bias(num_classes: int) -> float:
+  """0 whatever the number of classes: softmax outputs start near 1/K."""
+  del num_classes
+  return 0.0
 
 
 def uniform_bias(num_classes: int) -> float:

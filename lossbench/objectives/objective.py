@@ -1,8 +1,6 @@
 """The contract between an objective and the rest of lossbench."""
 
-import numbers
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -11,7 +9,9 @@ from jaxtyping import Array, Float
 from lossbench.objectives import losses, registry
 from lossbench.objectives.heads import OutputLayer
 
-Hparams = Mapping[str, Mapping[str, Any]]
+
+def _stage_fn(stage: registry.Stage) -> Callable:
+  return getattr(losses, stage) if isinstance(stage, str) else stage
 
 
 @flax.struct.dataclass
@@ -37,7 +37,7 @@ class Objective:
   """
 
   parts: tuple[str, ...] = flax.struct.field(pytree_node=False)
-  hparams: Hparams
+  hparams: registry.Hparams
 
   @property
   def name(self) -> str:
@@ -46,9 +46,9 @@ class Objective:
   def _filling(self, stage: str):
     """Yields (stage function, hyperparameters, name) of parts that fill it."""
     for name in self.parts:
-      stage_fn = getattr(registry.get_part(name), stage)
-      if stage_fn is not None:
-        yield stage_fn, self.hparams[name], name
+      filling = getattr(registry.get_part(name), stage)
+      if filling is not None:
+        yield _stage_fn(filling), self.hparams[name], name
 
   @property
   def _loss_part(self) -> registry.Part:
@@ -72,7 +72,7 @@ class Objective:
       num_classes=num_classes,
       cosine=any(part.cosine_head for part in parts),
       use_bias=not any(part.margin_fn for part in parts),
-      bias_init=self._loss_part.bias_init_fn(num_classes),
+      bias_init=_stage_fn(self._loss_part.bias_init_fn)(num_classes),
       kernel_stddev=kernel_stddev,
       temperature=self._head_hparam('cosine_head', 'temperature', 1.0),
       keep_prob=self._head_hparam('dropout_head', 'keep_prob', None),
@@ -91,7 +91,7 @@ class Objective:
     normalised over classes). For squared error it is a softmax of outputs that
     were never trained to be log-odds: say so where its calibration is shown.
     """
-    return self._loss_part.log_probs_fn(self.seen_logits(logits))
+    return _stage_fn(self._loss_part.log_probs_fn)(self.seen_logits(logits))
 
   def loss_terms(
     self,
@@ -125,7 +125,8 @@ class Objective:
       loss_factor = loss_factor * scale_fn(**hparams)
     loss_part = self._loss_part
     loss_hparams = self.hparams.get(loss_part.name, {})
-    loss = loss_part.loss_fn(loss_logits, loss_targets, **loss_hparams)
+    loss_fn = _stage_fn(loss_part.loss_fn)
+    loss = loss_fn(loss_logits, loss_targets, **loss_hparams)
     terms = {loss_part.name: loss_factor * loss}
     for penalty_fn, hparams, name in self._filling('penalty_fn'):
       terms[name] = factor * penalty_fn(seen, **hparams)
@@ -152,7 +153,9 @@ class Objective:
     return temperature
 
 
-def create_objective(spec: str, hparams: Hparams | None = None) -> Objective:
+def create_objective(
+  spec: str, hparams: registry.Hparams | None = None
+) -> Objective:
   """Builds the objective that `spec` names.
 
   Args:
@@ -169,83 +172,5 @@ def create_objective(spec: str, hparams: Hparams | None = None) -> Objective:
       mathematical sense, or a hyperparameter is missing, unknown or out of
       range.
   """
-  hparams = {} if hparams is None else hparams
-  names = tuple(name.strip() for name in spec.split('+'))
-  parts = [registry.get_part(name) for name in names]
-  _refuse_nonsense(spec, parts)
-  unused = set(hparams) - set(names)
-  if unused:
-    raise ValueError(
-      f'Objective {spec!r} has no part {sorted(unused)[0]!r}, but '
-      f'hyperparameters for it were given: {dict(hparams[sorted(unused)[0]])}.'
-    )
-  checked = {
-    p.name: _checked_hparams(p, hparams.get(p.name, {})) for p in parts
-  }
-  return Objective(parts=names, hparams=checked)
-
-
-def _checked_hparams(part, given):
-  for name in given:
-    if name not in part.hparams:
-      raise ValueError(
-        f'Objective {part.name!r} has no hyperparameter {name!r}. '
-        f'Known: {", ".join(part.hparams) or "none"}.'
-      )
-  for name, interval in part.hparams.items():
-    if name not in given:
-      raise ValueError(
-        f'Objective {part.name!r} needs {name!r}, a number in {interval.text}.'
-      )
-    value = given[name]
-    if not isinstance(value, numbers.Real) or float(value) not in interval:
-      raise ValueError(
-        f'{part.name}.{name} must be in {interval.text}; got {value!r}.'
-      )
-  return {name: float(given[name]) for name in part.hparams}
-
-
-def _refuse_nonsense(spec, parts):
-  """Raises ValueError with the reason where parts contradict each other."""
-
-  def named(condition):
-    return [part.name for part in parts if condition(part)]
-
-  def refuse(reason):
-    raise ValueError(f'Objective {spec!r} is refused: {reason}')
-
-  names = [part.name for part in parts]
-  repeated = sorted({name for name in names if names.count(name) > 1})
-  if repeated:
-    refuse(f'{repeated[0]!r} is named twice.')
-  loss_names = named(lambda part: part.loss_fn)
-  if len(loss_names) > 1:
-    refuse(
-      f'{" and ".join(loss_names)} are both losses; name one. (A sigmoid over '
-      "cosine logits is 'sigmoid+cosine'.)"
-    )
-  cosine = named(lambda part: part.cosine_head)
-  if len(cosine) > 1:
-    refuse(f'{" and ".join(cosine)} both bring the cosine output layer.')
-  normalizing = named(lambda part: part.logits_fn)
-  if normalizing and cosine:
-    refuse(
-      f'{normalizing[0]} would cancel the scale of the logits that the '
-      f'temperature of {cosine[0]} sets.'
-    )
-  penalties = named(lambda part: part.penalty_fn)
-  if normalizing and penalties:
-    refuse(
-      f'{normalizing[0]} fixes the norm of the logits, so {penalties[0]} '
-      'would only add a constant.'
-    )
-  margins = named(lambda part: part.margin_fn)
-  regressions = named(lambda part: part.regression)
-  if margins and regressions:
-    refuse(
-      f'{regressions[0]} draws logits to fixed values, which the margin of '
-      f'{margins[0]} would only displace.'
-    )
-  scaled = named(lambda part: part.scale_by_temperature)
-  if scaled and not named(lambda part: 'temperature' in part.hparams):
-    refuse('there is no temperature to scale the loss by.')
+  hparams = registry.check_spec(spec, {} if hparams is None else hparams)
+  return Objective(parts=tuple(hparams), hparams=hparams)

@@ -5,14 +5,18 @@ An objective is a string of parts joined by '+', such as `sigmoid`,
 says which stages of the computation it fills (see `objective.Objective`), so
 that all that is peculiar to an objective stands in one entry here and nobody
 else asks for an objective by name.
+
+Parts name the functions of `losses.py` instead of holding them: recipes and
+their mistakes are read without JAX, whose import takes a second.
 """
 
 import dataclasses
+import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lossbench.names import did_you_mean
-from lossbench.objectives import losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,10 @@ class Interval:
     return above and below
 
 
+Hparams = Mapping[str, Mapping[str, Any]]
+# A function, or the name of one in losses.py.
+Stage = str | Callable
+
 POSITIVE = Interval('(0, inf)')
 NON_NEGATIVE = Interval('[0, inf)')
 
@@ -40,7 +48,8 @@ NON_NEGATIVE = Interval('[0, inf)')
 class Part:
   """One named part of an objective; every stage it does not fill is None.
 
-  Stage functions take the part's own hyperparameters as keywords.
+  A stage is filled by a function, or by the name of one in `losses.py`, which
+  takes the part's own hyperparameters as keywords.
 
   Attributes:
     name: what it is called in config strings.
@@ -64,17 +73,17 @@ class Part:
 
   name: str
   hparams: Mapping[str, Interval] = dataclasses.field(default_factory=dict)
-  loss_fn: Callable | None = None
-  log_probs_fn: Callable = losses.log_softmax
-  bias_init_fn: Callable = lambda num_classes: 0.0
+  loss_fn: Stage | None = None
+  log_probs_fn: Stage = 'log_softmax'
+  bias_init_fn: Stage = 'zero_bias'
   cosine_head: bool = False
   dropout_head: bool = False
-  logits_fn: Callable | None = None
-  margin_fn: Callable | None = None
-  targets_fn: Callable | None = None
-  scale_fn: Callable | None = None
-  penalty_fn: Callable | None = None
-  kernel_penalty_fn: Callable | None = None
+  logits_fn: Stage | None = None
+  margin_fn: Stage | None = None
+  targets_fn: Stage | None = None
+  scale_fn: Stage | None = None
+  penalty_fn: Stage | None = None
+  kernel_penalty_fn: Stage | None = None
   scale_by_temperature: bool = False
   regression: bool = False
 
@@ -110,24 +119,105 @@ def get_part(name: str) -> Part:
   )
 
 
-def _label_smoothing_scale(*, alpha):
-  # Keeps the gradient on the right class's logit at its unsmoothed scale.
-  return 1.0 / (1.0 - alpha)
+def check_spec(spec: str, hparams: Hparams) -> dict[str, dict[str, float]]:
+  """The checked hyperparameters of an objective, by part in written order.
+
+  Args:
+    spec: names of parts joined by '+'.
+    hparams: part name -> hyperparameter name -> value.
+
+  Returns:
+    Part name -> hyperparameter name -> value, of every part.
+
+  Raises:
+    ValueError: as `create_objective` does.
+  """
+  names = [name.strip() for name in spec.split('+')]
+  parts = [get_part(name) for name in names]
+  _refuse_nonsense(spec, parts)
+  unused = set(hparams) - set(names)
+  if unused:
+    raise ValueError(
+      f'Objective {spec!r} has no part {sorted(unused)[0]!r}, but '
+      f'hyperparameters for it were given: {dict(hparams[sorted(unused)[0]])}.'
+    )
+  return {p.name: _checked_hparams(p, hparams.get(p.name, {})) for p in parts}
 
 
-def _softmax_over_cosines(logits, targets, *, temperature):
-  del temperature  # The output layer has divided by it.
-  return losses.softmax(logits, targets)
+def _checked_hparams(part: Part, given: Mapping[str, Any]):
+  for name in given:
+    if name not in part.hparams:
+      raise ValueError(
+        f'Objective {part.name!r} has no hyperparameter {name!r}. '
+        f'Known: {", ".join(part.hparams) or "none"}.'
+      )
+  for name, interval in part.hparams.items():
+    if name not in given:
+      raise ValueError(
+        f'Objective {part.name!r} needs {name!r}, a number in {interval.text}.'
+      )
+    value = given[name]
+    if not isinstance(value, numbers.Real) or float(value) not in interval:
+      raise ValueError(
+        f'{part.name}.{name} must be in {interval.text}; got {value!r}.'
+      )
+  return {name: float(given[name]) for name in part.hparams}
+
+
+def _refuse_nonsense(spec: str, parts: Sequence[Part]):
+  """Raises ValueError with the reason where parts contradict each other."""
+
+  def named(condition):
+    return [part.name for part in parts if condition(part)]
+
+  def refuse(reason):
+    raise ValueError(f'Objective {spec!r} is refused: {reason}')
+
+  names = [part.name for part in parts]
+  repeated = sorted({name for name in names if names.count(name) > 1})
+  if repeated:
+    refuse(f'{repeated[0]!r} is named twice.')
+  loss_names = named(lambda part: part.loss_fn)
+  if len(loss_names) > 1:
+    refuse(
+      f'{" and ".join(loss_names)} are both losses; name one. (A sigmoid over '
+      "cosine logits is 'sigmoid+cosine'.)"
+    )
+  cosine = named(lambda part: part.cosine_head)
+  if len(cosine) > 1:
+    refuse(f'{" and ".join(cosine)} both bring the cosine output layer.')
+  normalizing = named(lambda part: part.logits_fn)
+  if normalizing and cosine:
+    refuse(
+      f'{normalizing[0]} would cancel the scale of the logits that the '
+      f'temperature of {cosine[0]} sets.'
+    )
+  penalties = named(lambda part: part.penalty_fn)
+  if normalizing and penalties:
+    refuse(
+      f'{normalizing[0]} fixes the norm of the logits, so {penalties[0]} '
+      'would only add a constant.'
+    )
+  margins = named(lambda part: part.margin_fn)
+  regressions = named(lambda part: part.regression)
+  if margins and regressions:
+    refuse(
+      f'{regressions[0]} draws logits to fixed values, which the margin of '
+      f'{margins[0]} would only displace.'
+    )
+  scaled = named(lambda part: part.scale_by_temperature)
+  if scaled and not named(lambda part: 'temperature' in part.hparams):
+    refuse('there is no temperature to scale the loss by.')
 
 
 # The nine objectives of the paper, in its order.
-register(Part('softmax', loss_fn=losses.softmax))
+register(Part('softmax', loss_fn='softmax'))
 register(
   Part(
     'label_smoothing',
     hparams={'alpha': Interval('[0, 1)')},
-    targets_fn=losses.smooth_targets,
-    scale_fn=_label_smoothing_scale,
+    targets_fn='smooth_targets',
+    scale_fn='label_smoothing_scale',
   )
 )
 register(
@@ -137,37 +227,37 @@ register(
   Part(
     'extra_final_layer_l2',
     hparams={'lambda_final': NON_NEGATIVE},
-    kernel_penalty_fn=losses.kernel_l2,
+    kernel_penalty_fn='kernel_l2',
   )
 )
 register(
   Part(
     'logit_penalty',
     hparams={'beta': NON_NEGATIVE},
-    penalty_fn=losses.logit_penalty,
+    penalty_fn='logit_penalty',
   )
 )
 register(
   Part(
     'logit_normalization',
     hparams={'temperature': POSITIVE},
-    logits_fn=losses.normalize_logits,
+    logits_fn='normalize_logits',
   )
 )
 register(
   Part(
     'cosine_softmax',
     hparams={'temperature': POSITIVE},
-    loss_fn=_softmax_over_cosines,
+    loss_fn='softmax_of_cosines',
     cosine_head=True,
   )
 )
 register(
   Part(
     'sigmoid',
-    loss_fn=losses.sigmoid,
-    log_probs_fn=losses.normalized_sigmoid_log_probs,
-    bias_init_fn=losses.uniform_bias,
+    loss_fn='sigmoid',
+    log_probs_fn='normalized_sigmoid_log_probs',
+    bias_init_fn='uniform_bias',
   )
 )
 register(
@@ -178,24 +268,22 @@ register(
       'target_logit': POSITIVE,
       'scale': POSITIVE,
     },
-    loss_fn=losses.squared_error,
+    loss_fn='squared_error',
     regression=True,
   )
 )
 
 # Beyond the paper: what its users compare against.
-register(Part('focal', hparams={'gamma': NON_NEGATIVE}, loss_fn=losses.focal))
+register(Part('focal', hparams={'gamma': NON_NEGATIVE}, loss_fn='focal'))
 register(
-  Part(
-    'poly1', hparams={'epsilon': Interval('[-1, inf)')}, loss_fn=losses.poly1
-  )
+  Part('poly1', hparams={'epsilon': Interval('[-1, inf)')}, loss_fn='poly1')
 )
 register(
   Part(
     'cosface',
     hparams={'temperature': POSITIVE, 'margin': Interval('[0, 2)')},
     cosine_head=True,
-    margin_fn=losses.additive_margin,
+    margin_fn='additive_margin',
   )
 )
 register(
@@ -203,7 +291,7 @@ register(
     'arcface',
     hparams={'temperature': POSITIVE, 'margin': Interval('[0, 1.5707963]')},
     cosine_head=True,
-    margin_fn=losses.additive_angular_margin,
+    margin_fn='additive_angular_margin',
   )
 )
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lossbench.data import datasets
-from lossbench.data.corruptions import SEVERITIES, corrupt
+from lossbench.data.corruptions import corrupt
+from lossbench.data.severities import SEVERITIES
 
 GREY = np.full((200, 200), 128, np.uint8)
 

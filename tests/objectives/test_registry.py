@@ -1,5 +1,6 @@
 """Names, intervals and refusals: what can be built, and what is said if not."""
 
+import dataclasses
 import itertools
 import math
 
@@ -11,6 +12,7 @@ from lossbench.objectives import (
   create_objective,
   get_part,
   known_parts,
+  losses,
   register,
   registry,
 )
@@ -60,6 +62,14 @@ def test_known_parts_are_sorted():
 @pytest.mark.parametrize('name', known_parts())
 def test_parts_are_found_under_their_names(name):
   assert get_part(name).name == name
+
+
+@pytest.mark.parametrize('name', known_parts())
+def test_stages_name_functions_of_losses(name):
+  part = get_part(name)
+  for field in dataclasses.fields(part):
+    if field.name.endswith('_fn') and getattr(part, field.name) is not None:
+      assert callable(getattr(losses, getattr(part, field.name)))
 
 
 def test_a_name_can_be_registered_once(scratch_registry):
