@@ -4,6 +4,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
+from lossbench.runs.directory import CHANGES
 from lossbench.runtime.console import LOGGER
 
 
@@ -16,6 +17,17 @@ def define_flags():
     lock_config=True,
   )
   cli.define_workdir('Run directory; rerun the same command to resume.')
+  flags.DEFINE_list(
+    'allow',
+    [],
+    'What may have changed since the run was started last, of '
+    f'{", ".join(CHANGES)}; its numbers change too.',
+  )
+  flags.register_validator(
+    'allow',
+    lambda names: set(names) <= CHANGES.keys(),
+    f'Give some of {",".join(CHANGES)}.',
+  )
 
 
 def check():
@@ -37,9 +49,15 @@ def main(arguments):
   overrides = config_flags.get_override_values(flags.FLAGS['config'])
   if overrides:
     LOGGER.info('Overrides: %s', dict(overrides))
-  train(config, workdir=flags.FLAGS.workdir)
+  train(config, workdir=flags.FLAGS.workdir, allow=flags.FLAGS.allow)
 
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, check, required=['config', 'workdir'], on_cluster=True)
+  cli.run(
+    main,
+    check,
+    required=['config', 'workdir'],
+    on_cluster=True,
+    saves=True,
+  )

@@ -56,9 +56,11 @@ setuptools.setup(
     'test': [
       *_REPORT,
       *_TUNE,
+      'jsonschema>=4.23',
       'pillow>=10.0',
       'pytest>=8.0',
       'pytest-xdist>=3.7',
+      'pyyaml>=6.0',
       'ruff>=0.12',
     ],
   },

@@ -148,6 +148,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   # them can be evaluated later; 0 = none. Equal to eval_every_epochs, it keeps
   # every epoch that early stopping may choose.
   config.keep_every_epochs = 0.0
+  # Steps between comparisons of the devices' copies of the state, which must be
+  # equal; besides those of every checkpoint. 0 makes none between.
+  config.replica_check_every_steps = 1000
   # Seconds without a step after which every process says what it waits for; 0 =
   # never.
   config.stall_secs = 300.0

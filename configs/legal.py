@@ -249,6 +249,9 @@ FIELDS = (
   ),
   Field('keep_checkpoints', Count('[1, inf)'), 'Give for example 2.'),
   Field('keep_every_epochs', Number(f'[0, {_EPOCHS}]'), 'Give 0 for none.'),
+  Field(
+    'replica_check_every_steps', Count('[0, inf)'), 'Give 0 for none between.'
+  ),
   Field('stall_secs', Number('[0, 1000000]'), 'Give 300, or 0 for never.'),
   Field('profile_steps', Count('[0, inf)'), 'Give for example 5; 0 is off.'),
 )

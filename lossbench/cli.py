@@ -4,6 +4,7 @@ A binary imports nothing that takes long before its flags are in order, so that
 help and mistakes are answered at once; neither does this module.
 """
 
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -57,12 +58,13 @@ def run(
   required: Sequence[str] = (),
   arguments: str = '',
   on_cluster: bool = False,
+  saves: bool = False,
   extra: str = '',
 ):
   """Parses the command line and calls a binary's command.
 
-  Mistakes and failures end the program with one line and status 1, Ctrl-C with
-  one line and that of `stopping`.
+  Mistakes and failures end the program with one line and status 1, SIGTERM and
+  Ctrl-C with one line and status 75.
 
   Args:
     command_fn: called with the arguments that are no flags.
@@ -72,6 +74,8 @@ def run(
     arguments: what the arguments are, e.g. 'run directories'; '' for none.
     on_cluster: whether several processes may share the work; they find one
       another, and the log is set up, before `command_fn` is called.
+    saves: whether `command_fn` itself answers SIGTERM on a cluster, as training
+      does, which saves.
     extra: of setup.py, without which a module may be missing.
   """
 
@@ -79,11 +83,17 @@ def run(
     if len(argv) > 1 and not arguments:
       sys.exit(f'Error: unexpected arguments: {" ".join(argv[1:])}.')
     try:
-      check_fn()
-      if on_cluster:
-        cluster.initialize()
-        console.configure()
-      command_fn(argv[1:])
+      with stopping.stop_on_signals():
+        check_fn()
+        if on_cluster:
+          cluster.initialize()
+          console.configure()
+          if not saves:
+            cluster.stop_together()
+          _check_agreement()
+        command_fn(argv[1:])
+    except stopping.Stopped:
+      cluster.leave_stopped()
     except ModuleNotFoundError as error:
       if not extra:
         raise
@@ -91,13 +101,44 @@ def run(
         f'Error: this needs {error.name}: pip install -e .[{extra}] (in the '
         'checkout).'
       )
+    except cluster.Disagreement as error:
+      cluster.leave()
+      console.fail(error)
     except (ValueError, OSError, FloatingPointError) as error:
       console.fail(error)
 
   if on_cluster:
     cluster.define_flags()
   flags.mark_flags_as_required(required)
-  try:
-    app.run(main, flags_parser=console.parse_flags)
-  except KeyboardInterrupt:
-    cluster.exit_with(stopping.STOPPED, status=stopping.EXIT_STATUS)
+  app.run(main, flags_parser=console.parse_flags)
+
+
+# Flags that differ from process to process, or from host to host; and the
+# configuration, which training compares field by field.
+_OWN_FLAGS = (
+  'config',
+  'coordinator',
+  'data_dir',
+  'num_processes',
+  'process_id',
+)
+
+
+def _check_agreement():
+  """Refuses processes of other commands, code or libraries than the first's."""
+  from lossbench.runs import provenance
+
+  args = flags.FLAGS
+  given = {
+    f'--{flag.name}': flag.value
+    for flag in args.get_key_flags_for_module(sys.argv[0])
+    if flag.name.partition('.')[0] not in _OWN_FLAGS
+  }
+  cluster.check_agreement(
+    {
+      'the program': pathlib.Path(sys.argv[0]).name,
+      **given,
+      'code': provenance.code_fingerprint(),
+      **provenance.library_versions(),
+    }
+  )

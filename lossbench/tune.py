@@ -24,7 +24,6 @@ from ml_collections import config_flags
 from lossbench import cli
 from lossbench.runtime import console
 from lossbench.runtime.console import LOGGER
-from lossbench.runtime.stopping import stop_on_signals
 
 
 def define_flags():
@@ -64,21 +63,20 @@ def main(arguments):
   console.configure()
   args = flags.FLAGS
   root = pathlib.Path(args.workdir).expanduser()
-  with stop_on_signals():
-    from lossbench.tuning.ranges import build_dimensions, parse_range
-    from lossbench.tuning.results import print_ranking, write_results
-    from lossbench.tuning.worker import tune
+  from lossbench.tuning.ranges import build_dimensions, parse_range
+  from lossbench.tuning.results import print_ranking, write_results
+  from lossbench.tuning.worker import tune
 
-    ranges = [parse_range(text, log=True) for text in args.search]
-    ranges += [parse_range(text, log=False) for text in args.search_linear]
-    dimensions = build_dimensions(args.config, ranges)
-    tuning = tune(
-      args.config,
-      workdir=root,
-      dimensions=dimensions,
-      num_seeds=args.num_seeds,
-      storage=args.storage,
-    )
+  ranges = [parse_range(text, log=True) for text in args.search]
+  ranges += [parse_range(text, log=False) for text in args.search_linear]
+  dimensions = build_dimensions(args.config, ranges)
+  tuning = tune(
+    args.config,
+    workdir=root,
+    dimensions=dimensions,
+    num_seeds=args.num_seeds,
+    storage=args.storage,
+  )
   print_ranking(dimensions, tuning, console.output())
   command = shlex.join(['python', '-m', 'lossbench.tune', *sys.argv[1:]])
   write_results(root, dimensions, tuning, command=command)

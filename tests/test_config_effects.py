@@ -189,6 +189,7 @@ ROWS = (
   _row('checkpoint_every_steps', 7, UPKEEP),
   _row('keep_checkpoints', 7, UPKEEP),
   _row('keep_every_epochs', 0.5, UPKEEP),
+  _row('replica_check_every_steps', 7, UPKEEP),
   # Of the watchdog: tests/faults/test_preemption.py stalls a run.
   _row('stall_secs', 7.0),
   _row('profile_steps', 7, UPKEEP),
@@ -295,6 +296,7 @@ class Observed:
         plan.keep_every,
         plan.keep_last,
         plan.log_every,
+        plan.check_every,
         plan.num_profiled,
       ),
     }

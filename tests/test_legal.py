@@ -79,6 +79,7 @@ ILLEGAL = {
   'checkpoint_every_steps': NOT_COUNTS,
   'keep_checkpoints': (*NOT_COUNTS, 0),
   'keep_every_epochs': NOT_EPOCHS,
+  'replica_check_every_steps': NOT_COUNTS,
   'stall_secs': (*NOT_NUMBERS, -1.0, 1e300),
   'profile_steps': NOT_COUNTS,
 }

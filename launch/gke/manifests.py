@@ -219,7 +219,7 @@ def queues(
   if target.spot:
     labels['cloud.google.com/gke-spot'] = 'true'
   quota = num_slices * tpu.num_hosts * tpu.chips_per_host
-  api = 'kueue.x-k8s.io/v1beta1'
+  api = 'kueue.x-k8s.io/v1beta2'
   return [
     {
       'apiVersion': api,

@@ -33,7 +33,7 @@ from lossbench.objectives.losses import unit_norm
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.records import Record
-from lossbench.runtime import devices, storage
+from lossbench.runtime import cluster, devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere
 from lossbench.runtime.progress import create_printer
@@ -222,6 +222,7 @@ class RunOutputs:
       split: of it.
       resized: its images are of any size, whatever those of the run are.
     """
+    from lossbench.data import datasets
     from lossbench.data.examples import build_examples
 
     config = self.config
@@ -229,6 +230,14 @@ class RunOutputs:
       config = config.copy_and_resolve_references()
       config.resize_images = True
     builder = self.open_dataset(dataset)
+    if jax.process_count() > 1:
+      cluster.check_agreement(
+        {
+          f'the checkpoint of {self.run.path}': self.fingerprint,
+          'the split': split,
+          'the data set': datasets.describe(builder),
+        }
+      )
     return build_examples(
       config,
       builder,

@@ -53,11 +53,13 @@ class Checkpoint:
     step: optimiser steps taken.
     arrays: the state as nested dictionaries of NumPy arrays.
     history: one record per evaluation on the holdout so far.
+    fingerprint: as `Checkpointer.fingerprint`.
   """
 
   step: int
   arrays: dict[str, PyTree]
   history: History
+  fingerprint: str
 
   def restore_into(self, state: TrainState) -> TrainState:
     """A state like `state` with this checkpoint's values, on the host."""
@@ -344,7 +346,12 @@ class Checkpointer:
         f'of {(altered or ["some arrays"])[0]} are not those that were saved '
         '(CRC-32 differs)'
       )
-    return Checkpoint(step=step, arrays=arrays, history=record['history'])
+    return Checkpoint(
+      step=step,
+      arrays=arrays,
+      history=record['history'],
+      fingerprint=fingerprint_of(expected),
+    )
 
   def restore_last(self) -> Checkpoint | None:
     """The newest undamaged checkpoint, or None if there is no checkpoint.

@@ -1,7 +1,8 @@
 """A run directory is the unit of record: what is where, and whose it is.
 
 config.json                       the configuration, as resolved
-run.json                          objective, steps, versions, command line
+run.json                          objective, steps; every start: command, code,
+                                  libraries, devices, data; source of fine-tuning
 checkpoints/<step>/               Orbax
 history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
@@ -15,12 +16,14 @@ import json
 import os
 import sys
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 import lossbench
 from lossbench.runtime import locks, storage
+from lossbench.runtime.console import LOGGER
 
 # Fields that change no number of the run, so that a restart may change them.
 OPERATIONAL_FIELDS = frozenset(
@@ -32,6 +35,7 @@ OPERATIONAL_FIELDS = frozenset(
     'keep_every_epochs',
     'log_every_steps',
     'profile_steps',
+    'replica_check_every_steps',
     'stall_secs',
     'steps_per_dispatch',
   }
@@ -78,11 +82,16 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
+def fields_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Field -> value, as JSON; of one in a sub-dictionary 'model.width'."""
+  return _flatten(_plain(config))
+
+
 def what_decides_numbers(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Field -> value, as JSON, of all that a run's numbers depend on."""
   return {
     name: value
-    for name, value in _flatten(_plain(config)).items()
+    for name, value in fields_of(config).items()
     if name not in OPERATIONAL_FIELDS
   }
 
@@ -102,12 +111,33 @@ def differing_fields(
   ]
 
 
+# What a run may only find changed where it is allowed to -> why.
+CHANGES = {
+  'data': 'prepared anew, its examples come in another order, or are others',
+  'device_kind': 'other devices round differently',
+  'devices': (
+    'batch normalisation and dropout go by the images of each device'
+  ),
+}
+
+
+def _changes(start: Mapping[str, Any]) -> dict[str, Any]:
+  """What `CHANGES` are of, at a start."""
+  dataset = start['dataset']
+  return {
+    'data': f'{dataset["name"]} {dataset["version"]} {dataset["fingerprint"]}',
+    'device_kind': start['device_kind'],
+    'devices': start['devices'],
+  }
+
+
 class RunDirectory:
   """Paths of one run and the rules of who may write into it."""
 
   def __init__(self, workdir: str | os.PathLike):
     self.path = storage.as_path(workdir)
     self.config_path = self.path / 'config.json'
+    self.about_path = self.path / 'run.json'
     self.checkpoints_path = self.path / 'checkpoints'
     self.history_path = self.path / 'history.json'
     self.evaluation_path = self.path / 'eval' / 'evaluation.json'
@@ -207,7 +237,7 @@ class RunDirectory:
   @property
   def num_steps(self) -> int | None:
     """Steps that the run takes; None before training has begun."""
-    path = self.path / 'run.json'
+    path = self.about_path
     return read_json(path).get('num_steps') if path.exists() else None
 
   @contextlib.contextmanager
@@ -233,7 +263,38 @@ class RunDirectory:
     with locks.locked(self.path):
       yield
 
-  def claim(self, config: ml_collections.ConfigDict, *, num_steps: int):
+  def _earlier(self, config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What run.json says of the run that `config` describes; {} if nothing."""
+    if not self.about_path.exists():
+      return {}
+    try:
+      about = read_json(self.about_path)
+      same = not differing_fields(self.read_config(), config)
+    except (OSError, ValueError) as error:
+      LOGGER.warning('%s. It is written anew, without earlier starts.', error)
+      return {}
+    return about if same and isinstance(about, dict) else {}
+
+  def _check_changes(self, before: Mapping[str, Any], now: Mapping[str, Any]):
+    """Raises ValueError where what decides numbers has changed since a start."""
+    before, new = _changes(before), _changes(now)
+    for name, why in CHANGES.items():
+      if before[name] != new[name] and name not in now['allowed']:
+        raise ValueError(
+          f'{self.path} was trained with {name} = {before[name]}, but now it is '
+          f'{new[name]}: {why}, so its numbers would change. Go back to that, or '
+          f'give --allow={",".join([*now["allowed"], name])}, which run.json '
+          'records.'
+        )
+
+  def claim(
+    self,
+    config: ml_collections.ConfigDict,
+    *,
+    num_steps: int,
+    start: Mapping[str, Any] | None = None,
+    source: Mapping[str, Any] | None = None,
+  ):
     """Makes this the directory of the run that `config` describes.
 
     What a run that left no checkpoint wrote of its holdout goes.
@@ -241,31 +302,40 @@ class RunDirectory:
     Args:
       config: resolved.
       num_steps: that the run takes.
+      start: as `lossbench.runs.provenance.describe_start` returns it; added to
+        those before, the last of which it is compared with where there are
+        checkpoints.
+      source: of a fine-tuning that begins: path, step and fingerprint.
 
     Raises:
-      ValueError: if it holds another run; nothing is written then.
+      ValueError: if it holds another run, or `CHANGES` that were not allowed;
+        nothing is written then.
       OSError: if it cannot be written to.
     """
     # Not above: those who only read run directories need not wait for it.
     import jax
 
     self.check_compatible(config)
+    earlier = self._earlier(config)
+    starts = earlier.get('starts', [])  # version 0.1 kept none
+    if start and starts and self.has_checkpoints():
+      self._check_changes(starts[-1], start)
     if jax.process_index() > 0:
       return
     self.make()
     if self.is_bare_claim():
       self.history_path.unlink(missing_ok=True)
     write_json(self.config_path, _plain(config))
-    write_json(
-      self.path / 'run.json',
-      {
-        'objective': config.objective.name,
-        'num_steps': num_steps,
-        'lossbench_version': lossbench.__version__,
-        'jax_version': jax.__version__,
-        'command': sys.argv,
-      },
-    )
+    about = {
+      'objective': config.objective.name,
+      'num_steps': num_steps,
+      'lossbench_version': lossbench.__version__,
+      'jax_version': jax.__version__,
+      'command': sys.argv,
+      'starts': [*starts, start] if start else starts,
+    }
+    source = source or earlier.get('source')
+    write_json(self.about_path, about | ({'source': source} if source else {}))
 
   def make(self):
     """Makes the directory and tries to write, before hours of work."""

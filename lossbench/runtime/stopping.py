@@ -1,9 +1,15 @@
 """Being asked to stop, by SIGTERM or Ctrl-C, where nothing need be saved.
 
 What the training loop does while it takes steps is `train/preemption.py`.
+
+A signal becomes an exception in the main thread. One that waits for a compiler,
+a disk or another process does not see it, and so a thread ends the program
+after `GRACE_SECS`. Of several processes of a run each tells the others.
 """
 
 import contextlib
+import ctypes
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -12,6 +18,17 @@ from lossbench.runtime.console import LOGGER
 
 EXIT_STATUS = 75  # EX_TEMPFAIL: run the same command again
 STOPPED = 'Asked to stop. Run the same command again to continue.'
+# For the main thread to answer. With the next it makes less than 15 seconds,
+# which is all that GKE gives to pods on preemptible nodes.
+GRACE_SECS = 8
+# For all processes to have answered.
+_LEAVE_SECS = 12
+_POLL_SECS = 0.5
+_KEY = 'lossbench/stopped/'
+
+_client = None  # of JAX's coordination service, since `stop_together`
+_asked = False  # by a signal
+_leaving = False
 
 
 class Stopped(SystemExit):
@@ -31,7 +48,8 @@ def stop_on_signals(
   """Raises `Stopped` in the main thread at the first SIGTERM or Ctrl-C.
 
   Further ones are ignored, so that cleaning up is not interrupted. Says in one
-  line that the same command continues.
+  line that the same command continues. If the main thread has not left after
+  `GRACE_SECS`, the program ends all the same.
 
   Args:
     *signals: in place of these two.
@@ -41,17 +59,116 @@ def stop_on_signals(
     return
 
   def stop(*_):
+    global _asked
+    _asked = True
     for number in signals:
       signal.signal(number, signal.SIG_IGN)
     raise Stopped
 
   signals = signals or (signal.SIGTERM, signal.SIGINT)
-  old = {number: signal.signal(number, stop) for number in signals}
+  with _last_resort(stop):
+    old = {number: signal.signal(number, stop) for number in signals}
+    try:
+      yield
+    except Stopped:
+      LOGGER.warning(STOPPED)
+      raise
+    finally:
+      for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _last_resort(stop) -> Iterator[None]:
+  """Ends the program if `stop`, a handler, is not called or not obeyed."""
+  over = threading.Event()
+  reading, writing = os.pipe()
+  os.set_blocking(writing, False)
+  # Written to when a signal arrives, whatever the main thread is doing.
+  old = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+  def watch():
+    while received := os.read(reading, 1):
+      # Of other handlers, who save, that is no matter. Ignored: it was called.
+      if signal.getsignal(received[0]) in (stop, signal.SIG_IGN):
+        break
+    else:
+      return
+    _tell_others()
+    if not over.wait(GRACE_SECS):
+      LOGGER.warning(STOPPED)
+      leave()
+
+  thread = threading.Thread(target=watch, daemon=True)
+  thread.start()
   try:
     yield
-  except Stopped:
-    LOGGER.warning(STOPPED)
-    raise
   finally:
-    for number, handler in old.items():
-      signal.signal(number, handler)
+    over.set()
+    signal.set_wakeup_fd(old)
+    os.close(writing)
+    thread.join(GRACE_SECS)
+    os.close(reading)
+
+
+def stop_together():
+  """From now on a signal to one process of the run stops them all.
+
+  Inside `stop_on_signals`, after the processes have found one another. For
+  programs that have nothing to save: JAX's own notice, which `PreemptionNotice`
+  needs, gets no more signals.
+  """
+  from orbax.checkpoint import multihost
+
+  global _client
+  _client = multihost.get_jax_distributed_client()
+  # JAX has taken it in C, where Python does not see it.
+  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
+  threading.Thread(target=_listen, args=(_client,), daemon=True).start()
+
+
+def _listen(client):
+  """Passes on to this process that another one was asked to stop."""
+  pause = threading.Event()
+  with contextlib.suppress(Exception):  # the run is over, or its coordinator
+    while not client.key_value_dir_get(_KEY):
+      pause.wait(_POLL_SECS)
+    if not _asked:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _tell_others():
+  if _client is not None:
+    with contextlib.suppress(Exception):  # they are gone
+      _client.key_value_set(f'{_KEY}now', 'yes', allow_overwrite=True)
+
+
+def leave():
+  """Ends this process with status 75, once all others of the run do so too.
+
+  At once, for what JAX does at the end of a process waits for the others.
+  """
+  global _leaving
+  _leaving = True
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGTERM, signal.SIGINT):
+      signal.signal(number, signal.SIG_IGN)
+  if _client is not None:
+    _tell_others()
+    # Who is left behind in a collective, or without the coordinator, is
+    # aborted from C++; it was asked to stop as well.
+    ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
+    with contextlib.suppress(Exception):
+      _client.wait_at_barrier(f'{_KEY}left', 1000 * _LEAVE_SECS)
+  os._exit(EXIT_STATUS)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _on_abort(number):
+  del number
+  os._exit(EXIT_STATUS)
+
+
+def die(status: int):
+  """Ends this process at once; with 75 if it was asked to stop."""
+  os._exit(EXIT_STATUS if _leaving else status)

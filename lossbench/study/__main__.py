@@ -15,7 +15,6 @@ from ml_collections import config_flags
 
 from lossbench import cli
 from lossbench.runtime import console, locks, storage
-from lossbench.runtime.stopping import stop_on_signals
 
 
 def define_flags():
@@ -88,7 +87,7 @@ def main(arguments):
       'locks. Launch its runs as jobs (launch/README.md); --list shows their '
       'states, and --commands what is missing.'
     )
-  with locks.locked(study.workdir), stop_on_signals():
+  with locks.locked(study.workdir):
     driver.share_compilations(study)
     if not args.num_workers:
       console.configure()

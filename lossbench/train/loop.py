@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -11,9 +13,10 @@ from clu import metric_writers, parameter_overview, periodic_actions
 from lossbench import build
 from lossbench.data import datasets
 from lossbench.evaluation.loop import Evaluator
+from lossbench.runs import provenance
 from lossbench.runs.checkpoints import Checkpoint, Checkpointer
-from lossbench.runs.directory import RunDirectory, write_json
-from lossbench.runtime import devices
+from lossbench.runs.directory import RunDirectory, fields_of, write_json
+from lossbench.runtime import cluster, devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
 from lossbench.train.checks import check_config
@@ -31,6 +34,7 @@ from lossbench.train.inputs import (
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
+from lossbench.train.replicas import check_replicas
 from lossbench.train.schedules import create_schedule
 from lossbench.train.state import StepHparams, TrainState
 from lossbench.train.step import TrainStep, create_train_step
@@ -130,6 +134,7 @@ class _Run:
     train_step: compiled at its first call.
     state: before the first step, on the host.
     source: what it is fine-tuned from; None without one.
+    dataset: what tells its data set from others.
   """
 
   config: ml_collections.ConfigDict
@@ -141,9 +146,12 @@ class _Run:
   train_step: TrainStep
   state: TrainState
   source: Checkpoint | None
+  dataset: dict[str, Any]
 
 
-def train(config: ml_collections.ConfigDict, *, workdir: str):
+def train(
+  config: ml_collections.ConfigDict, *, workdir: str, allow: Sequence[str] = ()
+):
   """Trains one model, or continues where an earlier call was stopped.
 
   Everything is built, and its shapes are checked, before anything of the run is
@@ -152,10 +160,13 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   Args:
     config: all fields of configs/default.py.
     workdir: the run directory; see `lossbench.runs.directory`.
+    allow: which of `lossbench.runs.directory.CHANGES` a resumed run may find.
 
   Raises:
     ValueError: if the configuration is refused, the directory holds another
       run, its checkpoints are all damaged, or an image or a label is.
+    Disagreement: a ValueError, on all processes, if they hold different
+      configurations or data sets, or their devices different states.
     FileNotFoundError: if the data set, or the run that config.init_from names,
       is not there.
     OSError: if the directory cannot be written to, or another process trains
@@ -170,8 +181,37 @@ def train(config: ml_collections.ConfigDict, *, workdir: str):
   run = _build_run(config, directory)
   _check_shapes(run)
   with directory.locked():
-    directory.claim(config, num_steps=run.plan.num_steps)
+    directory.claim(
+      config,
+      num_steps=run.plan.num_steps,
+      start=provenance.describe_start(
+        step=directory.last_step, dataset=run.dataset, allowed=allow
+      ),
+      source=_describe_source(run),
+    )
     _train(run)
+
+
+def _describe_source(run: _Run) -> dict[str, Any] | None:
+  if run.source is None:
+    return None
+  return {
+    'path': run.config.init_from,
+    'step': run.source.step,
+    'fingerprint': run.source.fingerprint,
+  }
+
+
+def _check_agreement(config, directory: RunDirectory, dataset: dict[str, Any]):
+  """Refuses, before the first collective, processes of different runs."""
+  fields = {
+    f'--config.{name}': value
+    for name, value in fields_of(config).items()
+    if name != 'data_dir'  # hosts may have copies of their own
+  }
+  cluster.check_agreement(
+    {**fields, '--workdir': str(directory.path), 'the data set': dataset}
+  )
 
 
 def _build_run(config, directory: RunDirectory) -> _Run:
@@ -181,6 +221,8 @@ def _build_run(config, directory: RunDirectory) -> _Run:
   builder = datasets.open_dataset(
     config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
   )
+  dataset = datasets.describe(builder)
+  _check_agreement(config, directory, dataset)
   datasets.check_image_shape(
     builder, build.image_shape(config), resized=config.resize_images
   )
@@ -209,6 +251,7 @@ def _build_run(config, directory: RunDirectory) -> _Run:
     train_step=build_train_step(config, steps_per_epoch=plan.steps_per_epoch),
     state=initial_state(config, hparams),
     source=source,
+    dataset=dataset,
   )
 
 
@@ -321,6 +364,7 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
   log = TrainLog(writer, progress, config=run.config, plan=plan)
   profile = _create_profile(run, start_step)
   state = devices.replicate(state)
+  check_replicas(state, step=start_step)
   batches = Batches(
     run.inputs,
     start_step,
@@ -356,9 +400,13 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
       if plan.should_save(step) or preempted:
         with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
           log.check_finite()
+          check_replicas(state, step=step)
           if run.evaluator and plan.should_evaluate(step):
             _evaluate(run, state, step, history, writer)
           checkpointer.save(state, history=history)
+      elif plan.should_check_replicas(step):
+        with watchdog.waiting_for('the devices'):
+          check_replicas(state, step=step)
       if preempted and step < plan.num_steps:
         checkpointer.wait()
         LOGGER.warning(

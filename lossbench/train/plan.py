@@ -23,6 +23,8 @@ class Plan:
     keep_every: steps between checkpoints that are never deleted, or 0.
     keep_last: how many of the newest checkpoints are kept.
     log_every: steps between log lines.
+    check_every: steps between comparisons of the devices' states that are not
+      saved, or 0.
     num_profiled: steps that are profiled.
   """
 
@@ -33,6 +35,7 @@ class Plan:
   keep_every: int
   keep_last: int
   log_every: int
+  check_every: int
   num_profiled: int
 
   def _due(self, step: int, every: int) -> bool:
@@ -46,7 +49,14 @@ class Plan:
 
   def should_stop(self, step: int) -> bool:
     """Whether the host has something to do after this step."""
-    return self.should_log(step) or self.should_save(step)
+    return (
+      self.should_log(step)
+      or self.should_save(step)
+      or self.should_check_replicas(step)
+    )
+
+  def should_check_replicas(self, step: int) -> bool:
+    return self._due(step, self.check_every)
 
   def should_save(self, step: int) -> bool:
     return (
@@ -103,5 +113,6 @@ def build_plan(config: ml_collections.ConfigDict, *, num_examples: int) -> Plan:
     keep_every=to_steps(config.keep_every_epochs),
     keep_last=config.keep_checkpoints,
     log_every=config.log_every_steps,
+    check_every=config.replica_check_every_steps,
     num_profiled=config.profile_steps,
   )

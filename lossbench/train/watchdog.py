@@ -1,7 +1,9 @@
 """Says when a run stands still, and what it waits for."""
 
 import contextlib
+import faulthandler
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,15 +14,22 @@ from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import format_duration
 
 
+def _print_stacks():
+  # The descriptor, not sys.stderr, which may have been replaced by a buffer.
+  faulthandler.dump_traceback(sys.__stderr__, all_threads=True)
+
+
 class Watchdog:
   """Warns on every process whenever a step takes too long.
 
-  Use it as a context manager. It only reports: a slow file system is no reason
-  to lose a run, and a dead process ends the others by itself.
+  With the first warning of a stall it prints where all threads are. Use it as a
+  context manager. It only reports: a slow file system is no reason to lose a
+  run, and a dead process ends the others by itself.
 
   Args:
     patience_secs: without a step before the first warning; 0 never warns.
     warn: called with the text.
+    print_stacks: called after the first warning of every stall.
     clock: seconds, monotonic.
   """
 
@@ -29,10 +38,13 @@ class Watchdog:
     patience_secs: float,
     *,
     warn: Callable[[str], None] = LOGGER.warning,
+    print_stacks: Callable[[], None] = _print_stacks,
     clock=time.monotonic,
   ):
     self._patience = patience_secs
     self._warn = warn
+    self._print_stacks = print_stacks
+    self._printed = False
     self._clock = clock
     self._lock = threading.Lock()
     self._step, self._waits_for = 0, 'the first step (compiling)'
@@ -54,6 +66,7 @@ class Watchdog:
     with self._lock:
       self._step, self._last = step, self._clock()
       self._waits_for, self._due = 'the next step', self._patience
+      self._printed = False
 
   @contextlib.contextmanager
   def waiting_for(self, what: str) -> Iterator[None]:
@@ -71,12 +84,15 @@ class Watchdog:
       if silent < self._due:
         return
       self._due = 2 * silent
+      print_stacks, self._printed = not self._printed, True
       text = (
         f'No step for {format_duration(silent)} since step {self._step} on '
         f'{socket.gethostname()} (process {jax.process_index()} of '
         f'{jax.process_count()}): waiting for {self._waits_for}.'
       )
     self._warn(text)
+    if print_stacks:
+      self._print_stacks()
 
   def _watch(self):
     while not self._stop.wait(min(1.0, self._patience / 4)):

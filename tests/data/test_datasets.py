@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import re
+import shutil
 
 import pytest
 import tensorflow_datasets as tfds
@@ -204,3 +205,18 @@ def test_shared_examples_by_reading_them(builder, split, other):
 
   expected = len(ids(split) & ids(other))
   assert datasets.num_shared_examples(builder, split, other) == expected
+
+
+def test_a_data_set_is_told_from_one_prepared_anew(digits_dir, tmp_path):
+  known = datasets.describe(
+    datasets.open_dataset('digits', data_dir=digits_dir)
+  )
+  assert (known['name'], known['version']) == ('digits', '1.0.0')
+  shutil.copytree(digits_dir, tmp_path / 'copy')
+  copy = datasets.open_dataset('digits', data_dir=str(tmp_path / 'copy'))
+  assert datasets.describe(copy) == known
+  record = sorted((tmp_path / 'copy').rglob('*train.tfrecord*'))[0]
+  record.write_bytes(record.read_bytes() + b'x')
+  changed = datasets.describe(copy)
+  assert changed['num_bytes'] == known['num_bytes'] + 1
+  assert changed['fingerprint'] != known['fingerprint']

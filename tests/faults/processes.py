@@ -5,6 +5,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 from configs import digits_cnn
 from lossbench.study.plan import apply_override
@@ -62,8 +63,20 @@ def _free_port() -> int:
     return probe.getsockname()[1]
 
 
-def start_two(*arguments, logs: pathlib.Path):
-  """Two processes of two devices each, which find one another."""
+def start_two(
+  *arguments,
+  num_devices: int = 2,
+  logs: pathlib.Path,
+  second: tuple[str, ...] = (),
+):
+  """Two processes, which find one another.
+
+  Args:
+    *arguments: of both.
+    num_devices: of each.
+    logs: directory of what they print.
+    second: more arguments of the second alone.
+  """
   logs.mkdir(parents=True, exist_ok=True)
   port = _free_port()
   return [
@@ -72,6 +85,8 @@ def start_two(*arguments, logs: pathlib.Path):
       f'--coordinator=localhost:{port}',
       '--num_processes=2',
       f'--process_id={index}',
+      *(second if index else ()),
+      num_devices=num_devices,
       log=logs / f'{index}.log',
     )
     for index in range(2)
@@ -83,6 +98,15 @@ def run(*arguments, num_devices: int = 4, log: pathlib.Path) -> int:
   return start(*arguments, num_devices=num_devices, log=log).wait(300)
 
 
-def run_two(*arguments, logs: pathlib.Path) -> list[int]:
-  """Two processes to their end; their statuses."""
-  return [process.wait(300) for process in start_two(*arguments, logs=logs)]
+def run_two(*arguments, **options) -> list[int]:
+  """Two processes to their end, as `start_two`; their statuses."""
+  return [process.wait(300) for process in start_two(*arguments, **options)]
+
+
+def wait_for_text(log: pathlib.Path, text: str, processes, *, secs=200):
+  """Returns once a log contains a text; none of the processes may end."""
+  deadline = time.monotonic() + secs
+  while text not in log.read_text():
+    assert all(p.poll() is None for p in processes), log.read_text()
+    assert time.monotonic() < deadline, log.read_text()
+    time.sleep(0.05)

@@ -14,18 +14,17 @@ from lossbench.runs.directory import RunDirectory
 from lossbench.train import loop
 from lossbench.train.preemption import EXIT_STATUS
 from lossbench.train.watchdog import Watchdog
-from tests.faults.processes import RECIPE, recipe_config, run, start, start_two
+from tests.faults.processes import (
+  RECIPE,
+  recipe_config,
+  run,
+  start,
+  start_two,
+  wait_for_text,
+)
 
 # Long enough to be caught in the middle.
 LONG = (*RECIPE, '--config.num_epochs=60', '--config.eval_every_epochs=10')
-
-
-def _wait_for(log, text, processes):
-  deadline = time.monotonic() + 200
-  while text not in log.read_text():
-    assert all(p.poll() is None for p in processes), log.read_text()
-    assert time.monotonic() < deadline, log.read_text()
-    time.sleep(0.05)
 
 
 @pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
@@ -45,7 +44,7 @@ def test_a_signal_saves_and_the_same_command_resumes(
     f'--workdir={broken}',
   )
   process = start(*command, num_devices=4, log=log)
-  _wait_for(log, 'step 1', [process])
+  wait_for_text(log, 'step 1', [process])
   asked = time.monotonic()
   process.send_signal(number)
   assert process.wait(60) == EXIT_STATUS == 75
@@ -103,7 +102,7 @@ def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
     f'--workdir={workdir}',
     logs=logs,
   )
-  _wait_for(logs / '0.log', 'step 15/', processes)
+  wait_for_text(logs / '0.log', 'step 15/', processes)
   processes[1].terminate()
   assert [p.wait(60) for p in processes] == [EXIT_STATUS, EXIT_STATUS]
   saved = [
@@ -128,7 +127,7 @@ def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
     f'--workdir={tmp_path / "run"}',
     logs=logs,
   )
-  _wait_for(logs / '0.log', 'step 15/', processes)
+  wait_for_text(logs / '0.log', 'step 15/', processes)
   os.kill(processes[1].pid, signal.SIGKILL)
   began = time.monotonic()
   assert processes[0].wait(60) not in (0, EXIT_STATUS)
@@ -141,8 +140,13 @@ def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
 
 
 def test_watchdog_says_where_and_on_what_a_run_waits():
-  now, said = [0.0], []
-  watchdog = Watchdog(60, warn=said.append, clock=lambda: now[0])
+  now, said, stacks = [0.0], [], []
+  watchdog = Watchdog(
+    60,
+    warn=said.append,
+    print_stacks=lambda: stacks.append(len(said)),
+    clock=lambda: now[0],
+  )
   watchdog.beat(7)
   now[0] = 59
   watchdog.check()
@@ -160,22 +164,29 @@ def test_watchdog_says_where_and_on_what_a_run_waits():
   watchdog.beat(8)
   watchdog.check()
   assert len(said) == 2
+  now[0] = 1000
+  watchdog.check()
+  assert len(said) == 3
+  assert stacks == [1, 3]  # once a stall, beside its first line
 
 
 def test_a_stalled_pipeline_is_reported(
-  digits_dir, tmp_path, monkeypatch, caplog
+  digits_dir, tmp_path, monkeypatch, caplog, capfd
 ):
   """By a pipeline that stalls for two seconds."""
-  config = recipe_config(digits_dir, 'num_epochs=0.5', 'stall_secs=0.5')
-  original = loop.prefetch_to_devices
+  config = recipe_config(
+    digits_dir, 'num_epochs=0.5', 'stall_secs=0.5', 'steps_per_dispatch=1'
+  )
+  original = loop.Batches.take
+  taken = []
 
-  def stalling(batches):
-    for number, batch in enumerate(original(batches)):
-      if number == 5:
-        time.sleep(2)
-      yield batch
+  def stalling(batches, count):
+    taken.append(count)
+    if len(taken) == 6:
+      time.sleep(2)
+    return original(batches, count)
 
-  monkeypatch.setattr(loop, 'prefetch_to_devices', stalling)
+  monkeypatch.setattr(loop.Batches, 'take', stalling)
   monkeypatch.setattr(loop.LOGGER, 'propagate', True)
   with caplog.at_level('WARNING', logger='lossbench'):
     loop.train(config, workdir=str(tmp_path / 'run'))
@@ -183,3 +194,5 @@ def test_a_stalled_pipeline_is_reported(
     r.getMessage() for r in caplog.records if 'No step' in r.getMessage()
   ]
   assert any('since step 5' in t and 'the input pipeline' in t for t in texts)
+  printed = capfd.readouterr().err
+  assert 'in stalling' in printed

@@ -1,6 +1,7 @@
 """Two processes of two devices do what one process of four does."""
 
 import json
+import os
 import shutil
 
 import jax
@@ -111,3 +112,50 @@ def test_the_same_evaluation_transfer_and_comparison(trained):
     for kind, values in one['cka'][part].items():
       if kind.endswith('cka'):
         np.testing.assert_allclose(values, two['cka'][part][kind], atol=1e-6)
+
+
+@pytest.fixture
+def other_digits(digits_dir, tmp_path):
+  """The same data set, of which one file has one more byte."""
+  shutil.copytree(digits_dir, tmp_path / 'tfds')
+  record = sorted((tmp_path / 'tfds').rglob('*train.tfrecord*'))[0]
+  record.write_bytes(record.read_bytes() + b'x')
+  return tmp_path / 'tfds'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('second', 'text'),
+  [
+    (
+      '--config.seed=1',
+      '--config.seed: 0 in process 0 on HOST, 1 in process 1',
+    ),
+    ('--config.data_dir={other}', 'the data set: '),
+    ('--allow=data', '--allow: [] in process 0 on HOST,'),
+  ],
+)
+def test_processes_of_different_runs_are_refused(
+  second, text, digits_dir, other_digits, tmp_path
+):
+  """On every process by the same line, before anything is written."""
+  statuses = run_two(
+    'main.py',
+    *RECIPE,
+    f'--config.data_dir={digits_dir}',
+    f'--workdir={tmp_path / "run"}',
+    logs=tmp_path / 'logs',
+    second=(second.format(other=other_digits),),
+  )
+  assert statuses == [1, 1]
+  text = text.replace('HOST', os.uname().nodename)
+  lines = [
+    [line for line in log.read_text().splitlines() if 'Error' in line]
+    for log in sorted((tmp_path / 'logs').iterdir())
+  ]
+  assert lines[0] == lines[1]
+  assert len(lines[0]) == 1
+  assert lines[0][0].startswith(
+    f'Error: The processes of this run differ in {text}'
+  )
+  assert not (tmp_path / 'run').exists()

@@ -369,3 +369,87 @@ def test_value_that_is_not_json_leaves_the_old_file(tmp_path):
     write_json(path, {'new': object()})
   assert read_json(path) == {'old': 1}
   assert [p.name for p in tmp_path.iterdir()] == ['x.json']
+
+
+# Starts.
+
+
+def _start(**changes):
+  dataset = {'name': 'digits', 'version': '1.0.0', 'fingerprint': 'aa'}
+  start = {
+    'allowed': [],
+    'dataset': dataset,
+    'device_kind': 'cpu',
+    'devices': 4,
+    'processes': 1,
+  }
+  return {**start, **changes}
+
+
+def _about(run):
+  return json.loads((run.path / 'run.json').read_text())
+
+
+def test_every_start_is_kept(run, config):
+  source = {'path': 'elsewhere', 'step': 7, 'fingerprint': 'bb'}
+  run.claim(config, num_steps=26, start=_start(step=0), source=source)
+  run.claim(config, num_steps=26, start=_start(step=0))  # killed in between
+  _save_step(run, 13)
+  run.claim(config, num_steps=26, start=_start(step=13, processes=2))
+  assert [start['step'] for start in _about(run)['starts']] == [0, 0, 13]
+  assert _about(run)['source'] == source
+
+
+def test_a_claim_without_a_checkpoint_leaves_no_start_to_another_run(
+  run, config
+):
+  run.claim(config, num_steps=26, start=_start(devices=8))
+  config.seed = 5
+  run.claim(config, num_steps=26, start=_start())
+  assert _about(run)['starts'] == [_start()]
+
+
+@pytest.mark.parametrize(
+  ('name', 'change', 'text'),
+  [
+    (
+      'devices',
+      {'devices': 8},
+      r'devices = 4, but now it is 8: .*images of ea',
+    ),
+    ('device_kind', {'device_kind': 'TPU v3'}, 'device_kind = cpu.* TPU v3'),
+    (
+      'data',
+      {'dataset': {'name': 'digits', 'version': '1.0.0', 'fingerprint': 'cc'}},
+      r'data = digits 1\.0\.0 aa, but now it is digits 1\.0\.0 cc',
+    ),
+  ],
+)
+def test_a_resumed_run_finds_what_it_had_or_is_allowed_not_to(
+  run, config, name, change, text
+):
+  run.claim(config, num_steps=26, start=_start())
+  run.claim(config, num_steps=26, start=_start(**change))  # nothing is lost yet
+  run.claim(config, num_steps=26, start=_start())
+  _save_step(run, 13)
+  before = run.about_path.read_text()
+  with pytest.raises(ValueError, match=f'{text}.*--allow={name}, which'):
+    run.claim(config, num_steps=26, start=_start(**change))
+  assert run.about_path.read_text() == before
+  allowed = _start(**change, allowed=[name])
+  run.claim(config, num_steps=26, start=allowed)
+  assert _about(run)['starts'][-1] == allowed
+  # From there on it is what the run has.
+  run.claim(config, num_steps=26, start=_start(**change))
+
+
+def test_runs_of_before_and_damaged_records_go_on(run, config):
+  """Version 0.1 kept no starts; a damaged run.json is written again."""
+  run.claim(config, num_steps=26)
+  about = _about(run)
+  del about['starts']
+  _save_step(run, 13)
+  for text in (json.dumps(about), '{"num'):
+    run.about_path.write_text(text)
+    run.claim(config, num_steps=26, start=_start(devices=8))
+    assert _about(run)['starts'] == [_start(devices=8)]

@@ -58,6 +58,22 @@ def test_without_flags_there_is_one_process(monkeypatch):
 
 
 @pytest.mark.parametrize(
+  ('platforms', 'expected'),
+  [(None, True), ('', True), ('tpu', True), ('tpu,cpu', True), ('cpu', False)],
+)
+def test_libtpu_is_used_unless_another_platform_is_named(
+  platforms, expected, monkeypatch
+):
+  monkeypatch.delenv('JAX_COORDINATOR_ADDRESS', raising=False)
+  monkeypatch.setattr(cluster.importlib.util, 'find_spec', lambda name: name)
+  if platforms is None:
+    monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  else:
+    monkeypatch.setenv('JAX_PLATFORMS', platforms)
+  assert cluster._found_by_jax() == expected
+
+
+@pytest.mark.parametrize(
   ('error', 'hint'), [(JaxRuntimeError('gone'), True), (KeyError('x'), False)]
 )
 def test_one_of_several_ends_at_once(error, hint, monkeypatch, capfd):
@@ -71,16 +87,15 @@ def test_one_of_several_ends_at_once(error, hint, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize('several', [False, True])
-@pytest.mark.parametrize('status', [1, 75])
-def test_a_message_ends_the_program(several, status, monkeypatch, capfd):
+def test_a_message_ends_the_program_with_status_1(several, monkeypatch, capfd):
   statuses = []
   monkeypatch.setattr(cluster, '_several', several)
-  # Of many processes one must not wait for the others.
   monkeypatch.setattr(os, '_exit', statuses.append)
-  try:
-    cluster.exit_with('Error: no data.', status=status)
-  except SystemExit as ended:
-    assert not several
-    statuses.append(ended.code)
-  assert statuses == [status]
-  assert capfd.readouterr().err == 'Error: no data.\n'
+  if several:
+    cluster.exit_with('Error: no data.')
+    assert capfd.readouterr().err == 'Error: no data.\n'
+    assert statuses == [1]
+  else:
+    with pytest.raises(SystemExit, match='Error: no data'):
+      cluster.exit_with('Error: no data.')
+    assert not statuses

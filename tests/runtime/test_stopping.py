@@ -1,6 +1,8 @@
 """SIGTERM and Ctrl-C as an exception."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +39,30 @@ def test_cleaning_up_is_not_interrupted():
   with pytest.raises(Stopped), stop_on_signals():
     _clean_up(cleaned)
   assert cleaned
+
+
+def test_a_main_thread_that_sees_no_signal_is_ended(root):
+  """It waits in C for ever; a thread ends the program all the same."""
+  program = """
+import ctypes
+from lossbench.runtime import stopping
+stopping.GRACE_SECS = 0.5
+with stopping.stop_on_signals():
+  mutex = ctypes.create_string_buffer(64)
+  lock = ctypes.CDLL(None).pthread_mutex_lock
+  lock(mutex)
+  print('ready', flush=True)
+  lock(mutex)
+"""
+  process = subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=root,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert process.stdout.readline() == 'ready\n'
+  process.terminate()
+  _, printed = process.communicate(timeout=20)
+  assert process.returncode == EXIT_STATUS
+  assert printed.splitlines()[-1] == STOPPED

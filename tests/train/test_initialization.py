@@ -14,6 +14,7 @@ import pytest
 from configs import digits_cnn
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
+from lossbench.runs.stored import find_checkpoint
 from lossbench.train import initialization, loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -99,6 +100,16 @@ def test_fine_tunes_and_resumes_without_the_source(config, tmp_path, tiny_runs):
   loop.train(config, workdir=str(workdir))
   again = json.loads((workdir / 'history.json').read_text())
   assert again[-1]['nll'] == history[-1]['nll']
+  about = json.loads((workdir / 'run.json').read_text())
+  step, fingerprint = find_checkpoint(
+    RunDirectory(tiny_runs['sigmoid_0']), 'best'
+  )
+  assert about['source'] == {
+    'path': str(source),
+    'step': step,
+    'fingerprint': fingerprint,
+  }
+  assert [start['step'] for start in about['starts']] == [0, 8]
 
 
 def test_killed_in_the_first_save_starts_from_the_source_again(

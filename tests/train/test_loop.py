@@ -51,6 +51,11 @@ def test_run_directory_tells_all(trained):
   about = json.loads((workdir / 'run.json').read_text())
   assert about['objective'] == 'sigmoid'
   assert {'lossbench_version', 'jax_version', 'command'} <= about.keys()
+  (start,) = about['starts']
+  assert start['dataset']['name'] == 'digits'
+  assert (start['devices'], start['processes'], start['step']) == (4, 1, 0)
+  assert start['libraries']['jax'] == about['jax_version']
+  assert 'source' not in about
   history = json.loads((workdir / 'history.json').read_text())
   assert [record['step'] for record in history] == [20, 40]
   assert [record['epoch'] for record in history] == [1.0, 2.0]
