@@ -23,6 +23,7 @@ def _plan(**changes):
     keep_every=0,
     keep_last=2,
     log_every=50,
+    check_every=0,
     num_profiled=0,
   )
   return Plan(**{**fields, **changes})
