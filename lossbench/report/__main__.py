@@ -49,8 +49,8 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   progress = Progress(0, len(FIGURES))
   for number, spec in enumerate(FIGURES, start=1):
     images = tuple(
-      _write_figure(study, recipe, spec, target / 'figures')
-      for recipe in study.recipes()
+      _write_figure(study, group, spec, target / 'figures')
+      for group in study.groups()
     )
     figure_sections.append(page.FigureSection(spec.title, spec.caption, images))
     _, position = progress.tick(number)
@@ -90,16 +90,16 @@ def _write_table(study, spec, target):
   return page.TableSection(spec.title, table)
 
 
-def _write_figure(study, recipe, spec, target):
+def _write_figure(study, group, spec, target):
   from lossbench.report import page, records
 
-  png_path = target / f'{spec.name}-{recipe}.png'
+  png_path = target / f'{spec.name}-{group}.png'
   try:
-    drawing = spec.draw(study, recipe)
+    drawing = spec.draw(study, group)
   except records.NotRun as reason:
     for file in (png_path, png_path.with_suffix('.pdf')):
       file.unlink(missing_ok=True)
-    return page.Image(recipe, reason=str(reason))
+    return page.Image(group, reason=str(reason))
   png = io.BytesIO()
   drawing.figure.savefig(png, format='png', dpi=_DPI)
   png_path.write_bytes(png.getvalue())
@@ -107,7 +107,7 @@ def _write_figure(study, recipe, spec, target):
   drawing.figure.savefig(
     png_path.with_suffix('.pdf'), metadata={'CreationDate': None}
   )
-  return page.Image(recipe, png.getvalue(), drawing.sizes)
+  return page.Image(group, png.getvalue(), drawing.sizes)
 
 
 def define_flags():

@@ -33,8 +33,8 @@ IMAGENET_RESNET50 = {
 }
 
 
-def published(recipe: str, objective: str, metric: str) -> str:
+def published(group: str, objective: str, metric: str) -> str:
   """The printed value, or ''."""
-  if recipe == 'imagenet_resnet50':
+  if group == 'imagenet_resnet50':
     return IMAGENET_RESNET50.get((objective, metric), '')
   return ''

@@ -141,8 +141,8 @@ class _RunReader:
     settings = record['settings']
     run = RunRecords(
       name=record['name'],
+      group=record['group'],
       recipe=record['recipe'],
-      recipe_file=record['recipe_file'],
       model=record['model'],
       key=Key(
         record['objective'],

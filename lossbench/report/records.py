@@ -73,8 +73,8 @@ class RunRecords:
 
   Attributes:
     name: its directory under runs/.
-    recipe: the group's name.
-    recipe_file: of its configuration.
+    group: of the study.
+    recipe: file of the recipe.
     model: the name of the architecture.
     key: objective, with augmentations, and variant.
     settings: field -> value, what the study changes of the recipe.
@@ -94,8 +94,8 @@ class RunRecords:
   """
 
   name: str
+  group: str
   recipe: str
-  recipe_file: str
   model: str
   key: Key
   settings: Mapping[str, Any]
@@ -232,24 +232,22 @@ class StudyRecords:
   comparison_commands: Mapping[str, str]
   problems: tuple[str, ...]
 
-  def recipes(self) -> tuple[str, ...]:
+  def groups(self) -> tuple[str, ...]:
     """Names of the groups, in the order of all tables and figures."""
-    names = dict.fromkeys(run.recipe for run in self.runs)
+    names = dict.fromkeys(run.group for run in self.runs)
     return tuple(sorted(names, key=looks.group_order))
 
-  def keys(self, recipe: str) -> tuple[Key, ...]:
+  def keys(self, group: str) -> tuple[Key, ...]:
     """Objectives and variants of a group, in the order of all tables."""
-    keys = {run.key for run in self.runs if run.recipe == recipe}
+    keys = {run.key for run in self.runs if run.group == group}
     return tuple(sorted(keys, key=looks.order))
 
   def runs_of(
-    self, recipe: str, key: Key | None = None
+    self, group: str, key: Key | None = None
   ) -> tuple[RunRecords, ...]:
     """The runs of a group, or only the seeds of one configuration."""
     return tuple(
-      run
-      for run in self.runs
-      if run.recipe == recipe and key in (None, run.key)
+      run for run in self.runs if run.group == group and key in (None, run.key)
     )
 
   @functools.cached_property
@@ -260,15 +258,15 @@ class StudyRecords:
     """Colour and marker of one of the study's objectives."""
     return self._looks[key]
 
-  def comparison(self, recipe: str) -> Comparison:
+  def comparison(self, group: str) -> Comparison:
     """The comparison of a group's runs.
 
     Raises:
       NotRun: if it is not there.
     """
-    if recipe in self.comparisons:
-      return self.comparisons[recipe]
-    if recipe not in self.comparison_commands:
+    if group in self.comparisons:
+      return self.comparisons[group]
+    if group not in self.comparison_commands:
       raise NotRun('not run: this study does not compare these runs')
     raise NotRun(f'not run: {self.rerun_command}')
 

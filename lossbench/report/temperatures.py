@@ -13,14 +13,14 @@ class Sweep:
   Groups whose temperatures complement one another make up one sweep.
 
   Attributes:
-    recipe: the first of the groups, which stands for all of them in `study`.
-    recipes: the groups.
+    group: the first of the groups, which stands for all of them in `study`.
+    groups: the groups.
     study: the records of these runs alone, as if they were of one group.
     keys: temperature -> key, ascending.
   """
 
-  recipe: str
-  recipes: tuple[str, ...]
+  group: str
+  groups: tuple[str, ...]
   study: StudyRecords
   keys: dict[float, Key]
 
@@ -32,7 +32,7 @@ def _but_for_temperature(run: RunRecords) -> tuple:
     for field, value in run.settings.items()
     if field.rpartition('.')[2] != 'temperature'
   )
-  return run.recipe_file, run.key.parts[0], *settings
+  return run.recipe, run.key.parts[0], *settings
 
 
 def sweeps(study: StudyRecords) -> list[Sweep]:
@@ -44,7 +44,7 @@ def sweeps(study: StudyRecords) -> list[Sweep]:
   units: dict[tuple[str, str], list[RunRecords]] = {}
   for run in study.runs:
     if run.key.temperature is not None:
-      units.setdefault((run.recipe, run.key.objective), []).append(run)
+      units.setdefault((run.group, run.key.objective), []).append(run)
   found: list[list[RunRecords]] = []
   for unit in units.values():
     own = {run.key.temperature for run in unit}
@@ -60,13 +60,13 @@ def sweeps(study: StudyRecords) -> list[Sweep]:
 
 
 def _sweep(study: StudyRecords, runs: list[RunRecords]) -> Sweep:
-  first = runs[0].recipe
+  first = runs[0].group
   return Sweep(
-    recipe=first,
-    recipes=tuple(dict.fromkeys(run.recipe for run in runs)),
+    group=first,
+    groups=tuple(dict.fromkeys(run.group for run in runs)),
     study=dataclasses.replace(
       study,
-      runs=tuple(dataclasses.replace(run, recipe=first) for run in runs),
+      runs=tuple(dataclasses.replace(run, group=first) for run in runs),
     ),
     keys={run.key.temperature: run.key for run in _by_temperature(runs)},
   )

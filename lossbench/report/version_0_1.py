@@ -32,6 +32,9 @@ def upgrade_run(
     record: as it was written.
     config: the run's config.json; {} before it has begun.
   """
+  if 'recipe_file' in record:  # 'recipe' was the group
+    record = {**record, 'group': record['recipe']}
+    record['recipe'] = record.pop('recipe_file')
   if 'settings' in record:
     return record
   settings = {}

@@ -363,8 +363,8 @@ def _run_json(
 ) -> dict[str, Any]:
   return {
     'name': run.name,
-    'recipe': run.group,
-    'recipe_file': run.recipe,
+    'group': run.group,
+    'recipe': run.recipe,
     'objective': run.objective,
     'settings': run.settings,
     'varied': list(run.varied),
@@ -442,7 +442,6 @@ def write_study(
         'comparisons': [
           {
             'name': comparison.name,
-            'recipe': comparison.name,
             'runs': list(comparison.runs),
             'command': study.comparison_command(comparison),
           }

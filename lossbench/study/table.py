@@ -145,7 +145,7 @@ class StudyTable:
     table = rich.table.Table(
       title=f'{self._study.title}  {self._summary()}', title_justify='left'
     )
-    for column in ('recipe', 'objective', 'seeds', 'now'):
+    for column in ('group', 'objective', 'seeds', 'now'):
       table.add_column(column, overflow='ellipsis', no_wrap=True)
     cells = collections.defaultdict(list)
     for name, row in self._rows.items():

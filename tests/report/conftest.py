@@ -151,13 +151,13 @@ def _comparison(names, objectives):
   }
 
 
-def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
+def write_study(root: pathlib.Path, group='imagenet_resnet50') -> pathlib.Path:
   """Three objectives x three seeds with every measurement."""
   rng = np.random.default_rng(0)
   names, objectives, runs = [], [], []
   for place, (objective, accuracies) in enumerate(ACCURACY.items()):
     for seed, accuracy in enumerate(accuracies):
-      name = f'{recipe}/{objective}/seed{seed}'
+      name = f'{group}/{objective}/seed{seed}'
       path = root / 'runs' / name
       own = path / 'eval' / 'imagenet2012-validation'
       write_metrics(
@@ -207,8 +207,8 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
       runs.append(
         {
           'name': name,
-          'recipe': recipe,
-          'recipe_file': 'configs/imagenet_resnet50.py',
+          'group': group,
+          'recipe': 'configs/imagenet_resnet50.py',
           'model': 'resnet',
           'objective': objective,
           'settings': {},
@@ -228,7 +228,7 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
           'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
         }
       )
-  target = root / 'comparisons' / recipe
+  target = root / 'comparisons' / group
   target.mkdir(parents=True)
   comparison = _comparison(names, objectives)
   (target / 'comparison.json').write_text(json.dumps(comparison))
@@ -241,7 +241,7 @@ def write_study(root: pathlib.Path, recipe='imagenet_resnet50') -> pathlib.Path:
         'overrides': [],
         'runs': runs,
         'comparisons': [
-          {'name': recipe, 'runs': names, 'command': 'python -m compare'}
+          {'name': group, 'runs': names, 'command': 'python -m compare'}
         ],
       }
     )

@@ -133,7 +133,7 @@ def test_temperatures_of_two_groups_are_one_line(study):
     runs.append(
       dataclasses.replace(
         run,
-        recipe='plain' if place else 'scaled',
+        group='plain' if place else 'scaled',
         key=Key('cosine_softmax', (('temperature', temperature),)),
       )
     )

@@ -190,6 +190,7 @@ def _as_version_0_1(root):
   for run in study['runs']:
     for field in ('model', 'varied', 'wanted'):
       del run[field]
+    run['recipe_file'], run['recipe'] = run['recipe'], run.pop('group')
     settings = run.pop('settings')
     [(field, value)] = settings.items()
     run['variant'] = f'{field.rpartition(".")[2]}={value}'
@@ -232,6 +233,7 @@ def test_a_study_of_version_0_1_stays_readable(synthetic_study):
   for old, new in zip(found.runs, expected.runs, strict=True):
     for field in ('key', 'settings', 'model', 'metrics', 'transfers'):
       assert getattr(old, field) == getattr(new, field)
+    assert (old.group, old.recipe) == (new.group, new.recipe)
   [old], [new] = found.comparisons.values(), expected.comparisons.values()
   assert (old.keys, old.group_keys) == (new.keys, new.group_keys)
   assert old.record['agreement']['num_both_wrong'][0][1] == 20

@@ -172,7 +172,7 @@ def test_temperatures_are_rows_in_ascending_order(synthetic_study):
     run['objective'] = 'cosine_softmax'
     if place:  # two groups, as where some temperatures scale the loss
       run['objective'] += '+scale_by_temperature'
-      run['recipe'] = 'scaled'
+      run['group'] = 'scaled'
 
   _rewrite(synthetic_study, change)
   table = temperature.build(load_study(synthetic_study))
@@ -186,7 +186,7 @@ def test_other_objectives_and_recipes_are_other_sweeps(synthetic_study):
   def change(run):
     _vary(run, 'temperature', 0.05)
     if run['objective'] == 'dropout':
-      run['recipe_file'] = 'another.py'
+      run['recipe'] = 'another.py'
 
   _rewrite(synthetic_study, change)
   table = temperature.build(load_study(synthetic_study))
@@ -211,12 +211,12 @@ def test_variants_are_rows(synthetic_study):
 def test_tables_are_sorted_by_imagenet(synthetic_study):
   study = load_study(synthetic_study)
   other = [
-    dataclasses.replace(run, recipe='cifar100_wrn16_8') for run in study.runs
+    dataclasses.replace(run, group='cifar100_wrn16_8') for run in study.runs
   ]
   study = dataclasses.replace(study, runs=(*other, *study.runs))
-  assert study.recipes() == ('imagenet_resnet50', 'cifar100_wrn16_8')
+  assert study.groups() == ('imagenet_resnet50', 'cifar100_wrn16_8')
   table = accuracy.build(study)
-  assert table.columns[0].recipe == 'imagenet_resnet50'
+  assert table.columns[0].group == 'imagenet_resnet50'
 
 
 def _write_detection(root, dataset, value, **about):
@@ -371,7 +371,7 @@ def _two_groups(root, change):
   """The same runs as a group of their own beside."""
   study = load_study(root)
   runs = [dataclasses.replace(run, key=change(run.key)) for run in study.runs]
-  others = [dataclasses.replace(run, recipe='cifar100_wrn16_8') for run in runs]
+  others = [dataclasses.replace(run, group='cifar100_wrn16_8') for run in runs]
   return dataclasses.replace(study, runs=(*runs, *others))
 
 

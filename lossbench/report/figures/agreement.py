@@ -13,9 +13,9 @@ from lossbench.report.records import StudyRecords
 MIN_BOTH_WRONG = 20
 
 
-def draw_same_top1(study: StudyRecords, recipe: str) -> Drawing:
+def draw_same_top1(study: StudyRecords, group: str) -> Drawing:
   """Figure 1: the same top-1 prediction, and the tree it makes."""
-  comparison = study.comparison(recipe)
+  comparison = study.comparison(group)
   record, keys = comparison.record, comparison.keys
   height = max(5.0, 0.17 * len(keys) + 1)
   figure = Figure(figsize=(13, height), layout='constrained')
@@ -34,9 +34,9 @@ def draw_same_top1(study: StudyRecords, recipe: str) -> Drawing:
   return Drawing(figure, describe_comparison(comparison))
 
 
-def draw_right_and_wrong(study: StudyRecords, recipe: str) -> Drawing:
+def draw_right_and_wrong(study: StudyRecords, group: str) -> Drawing:
   """Figure D.1: both right or both wrong; the same where both are wrong."""
-  comparison = study.comparison(recipe)
+  comparison = study.comparison(group)
   found = {
     name: matrices.matrix(values)
     for name, values in comparison.record['agreement'].items()

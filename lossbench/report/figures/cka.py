@@ -87,12 +87,12 @@ def _draw_objectives(figure, panels, parts, layer, comparison):
     )
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure 3: layers of two initialisations; objectives at a layer."""
-  comparison = study.comparison(recipe)
+  comparison = study.comparison(group)
   parts = comparison.record.get('cka', {})
   if 'corresponding' not in parts or 'layers' not in parts:
-    raise NotRun(f'not run (layers): {study.comparison_commands[recipe]}')
+    raise NotRun(f'not run (layers): {study.comparison_commands[group]}')
   keys = comparison.keys
   shown = _shown_layers(len(parts['corresponding']['endpoints']))
   rows = 1 + -(-len(shown) // _LAYERS_A_ROW)

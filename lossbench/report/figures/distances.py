@@ -21,12 +21,10 @@ def num_examples_of(curves) -> int:
   return round((1 + np.sqrt(1 + 8 * float(pairs))) / 2)
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure E.3: smooth densities, linear above and logarithmic below."""
   found = [
-    run
-    for run in study.runs_of(recipe)
-    if 'cosine_distance_edges' in run.curves
+    run for run in study.runs_of(group) if 'cosine_distance_edges' in run.curves
   ]
   if not found:
     raise NotRun(f'not run: {study.rerun_command}')

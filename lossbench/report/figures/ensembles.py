@@ -9,9 +9,9 @@ from lossbench.report.figures.drawing import Drawing, describe_comparison
 from lossbench.report.records import NotRun, StudyRecords
 
 
-def draw_agreement(study: StudyRecords, recipe: str) -> Drawing:
+def draw_agreement(study: StudyRecords, group: str) -> Drawing:
   """Figure D.2: agreement of the ensembles of two objectives."""
-  comparison = study.comparison(recipe)
+  comparison = study.comparison(group)
   found, keys = comparison.record['ensembles'], comparison.group_keys
   if 'linkage' not in found:
     raise NotRun('not run: this needs runs of two objectives')
@@ -34,9 +34,9 @@ def draw_agreement(study: StudyRecords, recipe: str) -> Drawing:
   return Drawing(figure, describe_comparison(comparison))
 
 
-def draw_accuracy(study: StudyRecords, recipe: str) -> Drawing:
+def draw_accuracy(study: StudyRecords, group: str) -> Drawing:
   """Figure D.3: accuracy of ensembles within and across objectives."""
-  comparison = study.comparison(recipe)
+  comparison = study.comparison(group)
   found = comparison.record['ensembles']
   labels = [looks.label(key) for key in comparison.group_keys]
   size = found['num_members']

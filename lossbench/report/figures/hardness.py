@@ -61,11 +61,11 @@ def _draw_means(study, axes, values):
   axes.set_title('b: means', fontsize='medium')
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure E.1: densities over examples, and their means."""
   measured = [
     (run.key, found)
-    for run in study.runs_of(recipe)
+    for run in study.runs_of(group)
     if (found := run.measured('angular_visual_hardness'))
     and found.value is not None
   ]
@@ -75,7 +75,7 @@ def draw(study: StudyRecords, recipe: str) -> Drawing:
   for key, found in sorted(measured, key=lambda pair: looks.order(pair[0])):
     values.setdefault(key, []).append(found.value)
   # Runs that were evaluated before there were densities have none.
-  sampled = [run for run in study.runs_of(recipe) if 'hardness' in run.curves]
+  sampled = [run for run in study.runs_of(group) if 'hardness' in run.curves]
   figure = Figure(figsize=(13, 5.2), layout='constrained')
   left, right = figure.subplots(1, 2)
   _draw_densities(study, left, sampled)

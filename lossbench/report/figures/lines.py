@@ -17,7 +17,7 @@ _SAME = 1e-5
 
 
 def layer_values(
-  study: StudyRecords, recipe: str, metric: str
+  study: StudyRecords, group: str, metric: str
 ) -> tuple[tuple[str, ...], dict[Key, np.ndarray], str]:
   """Layers; for each objective [seeds, layers] of a metric; seeds, examples.
 
@@ -27,8 +27,8 @@ def layer_values(
   values: dict[Key, list[list[float]]] = {}
   keys, sizes = [], []
   endpoints: tuple[str, ...] = ()
-  for key in study.keys(recipe):
-    for run in study.runs_of(recipe, key):
+  for key in study.keys(group):
+    for run in study.runs_of(group, key):
       names = run.endpoints(metric)
       if not names:
         continue

@@ -21,11 +21,11 @@ def _pool(curves) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   return total, average('confidence'), average('accuracy')
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """One small diagram an objective, all of its seeds pooled."""
   found = [
     run
-    for run in study.runs_of(recipe)
+    for run in study.runs_of(group)
     if 'reliability_num_examples' in run.curves
   ]
   if not found:

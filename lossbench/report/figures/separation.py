@@ -7,10 +7,10 @@ from lossbench.report.figures.drawing import Drawing
 from lossbench.report.records import StudyRecords
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure 4."""
   endpoints, values, sizes = lines.layer_values(
-    study, recipe, 'class_separation'
+    study, group, 'class_separation'
   )
   endpoints, values = lines.merge_equal_layers(endpoints, values)
   figure = Figure(figsize=(9, 4.5), layout='constrained')

@@ -8,10 +8,10 @@ from lossbench.report.figures.drawing import Drawing
 from lossbench.report.records import StudyRecords
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure 2."""
   endpoints, values, sizes = lines.layer_values(
-    study, recipe, 'nonzero_fraction'
+    study, group, 'nonzero_fraction'
   )
   figure = Figure(figsize=(9, 4.5), layout='constrained')
   axes = figure.subplots()

@@ -31,13 +31,13 @@ def _dead_units(runs: list[RunRecords]) -> str:
   return f'dead units in a (mean): {", ".join(texts)}' if texts else ''
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure E.2: relative to the largest, mean over seeds."""
   figure = Figure(figsize=(14, 4.4), layout='constrained')
   panels = figure.subplots(1, 3)
   runs = [
     run
-    for run in study.runs_of(recipe)
+    for run in study.runs_of(group)
     if any(f'{name}_singular_values' in run.curves for name, *_ in _PANELS)
   ]
   if not runs:

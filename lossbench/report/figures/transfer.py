@@ -27,12 +27,12 @@ def _accuracies(run: RunRecords) -> tuple[float, float] | None:
 
 
 def _points(
-  study: StudyRecords, recipe: str, keys: Iterable[Key]
+  study: StudyRecords, group: str, keys: Iterable[Key]
 ) -> dict[Key, list[tuple[float, float]]]:
   """Key -> (transfer, relearning) of each seed that has both."""
   points = {}
   for key in keys:
-    pairs = [_accuracies(run) for run in study.runs_of(recipe, key)]
+    pairs = [_accuracies(run) for run in study.runs_of(group, key)]
     pairs = [pair for pair in pairs if pair]
     if pairs:
       points[key] = pairs
@@ -59,17 +59,17 @@ def _draw_points(study, axes, points):
     )
 
 
-def draw(study: StudyRecords, recipe: str) -> Drawing:
+def draw(study: StudyRecords, group: str) -> Drawing:
   """Figure 5a: one point an objective; with temperatures 5b, joined by a line."""
-  of_group = [s for s in sweeps(study) if recipe in s.recipes]
-  drawn = [s for s in of_group if s.recipe == recipe]
+  of_group = [s for s in sweeps(study) if group in s.groups]
+  drawn = [s for s in of_group if s.group == group]
   if of_group and not drawn:
-    raise NotRun(f'not run by itself: drawn with {of_group[0].recipe}')
+    raise NotRun(f'not run by itself: drawn with {of_group[0].group}')
   swept = [key for sweep in of_group for key in sweep.keys.values()]
   points = _points(
-    study, recipe, [key for key in study.keys(recipe) if key not in swept]
+    study, group, [key for key in study.keys(group) if key not in swept]
   )
-  curves = [_points(s.study, recipe, s.keys.values()) for s in drawn]
+  curves = [_points(s.study, group, s.keys.values()) for s in drawn]
   for curve in curves:
     points |= curve
   if not points:
@@ -92,6 +92,6 @@ def draw(study: StudyRecords, recipe: str) -> Drawing:
   lines.add_legend(figure, axes)
   keys = [key for key, pairs in points.items() for _ in pairs]
   notes = [describe_sizes(keys, ())]
-  for group in dict.fromkeys([recipe, *(g for s in drawn for g in s.recipes)]):
-    notes += relearning_notes(study, group)
+  for name in dict.fromkeys([group, *(g for s in drawn for g in s.groups)]):
+    notes += relearning_notes(study, name)
   return Drawing(figure, '; '.join(notes))

@@ -9,12 +9,12 @@ from lossbench.report.tables.inception import MODEL
 
 def build(study: StudyRecords) -> Table:
   """Table 1: all architectures but Inception v3, which has its own."""
-  recipes = [
-    recipe
-    for recipe in columns.evaluated(study)
-    if study.runs_of(recipe)[0].model != MODEL
+  groups = [
+    group
+    for group in columns.evaluated(study)
+    if study.runs_of(group)[0].model != MODEL
   ]
-  columns.require(recipes, study, 'evaluated runs')
+  columns.require(groups, study, 'evaluated runs')
   return build_table(
     study,
     f'Accuracy (%) on the test split. {columns.SIGNIFICANCE} Against the best: '
@@ -23,8 +23,8 @@ def build(study: StudyRecords) -> Table:
     'examples.',
     [
       column
-      for recipe in recipes
-      for column in columns.accuracy_columns(study, recipe, recipes)
+      for group in groups
+      for column in columns.accuracy_columns(study, group, groups)
     ],
-    columns.all_plain_keys(study, recipes),
+    columns.all_plain_keys(study, groups),
   )

@@ -8,15 +8,15 @@ from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
 
 
-def _columns(recipe: str, augmentation: str, recipes) -> list[Column]:
+def _columns(group: str, augmentation: str, groups) -> list[Column]:
   name = looks.objective_label(augmentation) if augmentation else 'standard'
   return [
     columns.metric_column(
-      recipe,
+      group,
       metric,
       'higher',
       label=columns.titled(
-        recipe, f'{name}: {display.metric_label(metric)}', recipes
+        group, f'{name}: {display.metric_label(metric)}', groups
       ),
       key_fn=lambda key: Key(
         f'{key.objective}+{augmentation}' if augmentation else key.objective,
@@ -29,33 +29,33 @@ def _columns(recipe: str, augmentation: str, recipes) -> list[Column]:
 
 def build(study: StudyRecords) -> Table:
   """Table C.2."""
-  recipes = [
-    recipe
-    for recipe in study.recipes()
-    if any(map(columns.augmentation, study.keys(recipe)))
-    and any('evaluate' in run.commands for run in study.runs_of(recipe))
+  groups = [
+    group
+    for group in study.groups()
+    if any(map(columns.augmentation, study.keys(group)))
+    and any('evaluate' in run.commands for run in study.runs_of(group))
   ]
   columns.require(
-    recipes,
+    groups,
     study,
     'runs with AutoAugment or mixup',
     config='configs/studies/augmentation.py',
   )
   keys = dict.fromkeys(
     columns.without_augmentation(key)
-    for recipe in recipes
-    for key in study.keys(recipe)
+    for group in groups
+    for key in study.keys(group)
   )
   return build_table(
     study,
     f'Accuracy (%) on the test split. {columns.SIGNIFICANCE}',
     [
       column
-      for recipe in recipes
+      for group in groups
       for augmentation in dict.fromkeys(
-        map(columns.augmentation, study.keys(recipe))
+        map(columns.augmentation, study.keys(group))
       )
-      for column in _columns(recipe, augmentation, recipes)
+      for column in _columns(group, augmentation, groups)
     ],
     list(keys),
     sort=False,

@@ -45,7 +45,7 @@ def _interval(ours: _Pairs, best: _Pairs) -> tuple[float, float] | None:
 
 def _column_runs(study, column, key) -> tuple[RunRecords, ...]:
   key = column.key_fn(key)
-  return () if key is None else study.runs_of(column.recipe, key)
+  return () if key is None else study.runs_of(column.group, key)
 
 
 def _measured(column: Column, runs) -> _Pairs:
@@ -98,7 +98,7 @@ def _column_cells(
         if compared and column.on_examples
         else None,
         published=published(
-          column.recipe, row_key.objective if row_key else '', column.metric
+          column.group, row_key.objective if row_key else '', column.metric
         ),
       )
     )
@@ -178,7 +178,7 @@ def _sizes(columns, cells) -> tuple[str, list[str]]:
     if sizes:
       by_size.setdefault(display.span(sizes), []).append(column)
   groups = {
-    size: tuple(dict.fromkeys(column.recipe for column in alike))
+    size: tuple(dict.fromkeys(column.group for column in alike))
     for size, alike in by_size.items()
   }
   if len(groups) == 1:
@@ -213,7 +213,7 @@ def _record_notes(study, columns: Sequence[Column], keys) -> list[str]:
 def _missing_notes(study, column: Column, key: Key) -> list[str]:
   """Which seeds were not run, and which are undefined beside others."""
   runs = _column_runs(study, column, key)
-  where = f'{column.recipe}, {looks.label(column.key_fn(key))}'
+  where = f'{column.group}, {looks.label(column.key_fn(key))}'
   notes = []
   lacking = [run for run in runs if column.read_fn(run) is None]
   if lacking:

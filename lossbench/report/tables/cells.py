@@ -14,7 +14,7 @@ class Column:
 
   Attributes:
     label: heading.
-    recipe: the group whose runs it is of.
+    group: the group whose runs it is of.
     read_fn: run -> what was measured, or None.
     is_percent: shown in percent.
     direction: 'higher' or 'lower' is better and the best is looked for; or
@@ -27,7 +27,7 @@ class Column:
   """
 
   label: str
-  recipe: str
+  group: str
   read_fn: Callable[[RunRecords], Measured | None]
   is_percent: bool = False
   direction: str = 'neutral'

@@ -27,12 +27,12 @@ def reader(metric: str, **where) -> Callable[[RunRecords], Measured | None]:
 
 
 def metric_column(
-  recipe: str, metric: str, direction: str, *, label: str | None = None, **more
+  group: str, metric: str, direction: str, *, label: str | None = None, **more
 ) -> Column:
   """A metric of the runs' own test split."""
   return Column(
     label=label or display.metric_label(metric),
-    recipe=recipe,
+    group=group,
     read_fn=reader(metric),
     is_percent=display.is_percent(metric),
     direction=direction,
@@ -41,51 +41,51 @@ def metric_column(
   )
 
 
-def separation_column(recipe: str, label: str) -> Column:
+def separation_column(group: str, label: str) -> Column:
   """Class separation of the penultimate features."""
   return Column(
     label=label,
-    recipe=recipe,
+    group=group,
     read_fn=reader('class_separation', endpoint='features'),
   )
 
 
-def transfer_column(recipe: str, target: Target, label: str) -> Column:
+def transfer_column(group: str, target: Target, label: str) -> Column:
   """The main metric of a transfer."""
   return Column(
     label=label,
-    recipe=recipe,
+    group=group,
     read_fn=lambda run: run.transferred(target.name),
     is_percent=True,
     direction='higher',
   )
 
 
-def targets(study: StudyRecords, recipe: str) -> list[Target]:
+def targets(study: StudyRecords, group: str) -> list[Target]:
   """Transfers of a group, the relearned source task last."""
-  runs = study.runs_of(recipe)
+  runs = study.runs_of(group)
   found = dict.fromkeys(target for run in runs for target in run.transfer)
   return sorted(found, key=lambda target: target.dataset == runs[0].dataset)
 
 
-def target_label(study: StudyRecords, recipe: str, target: Target) -> str:
+def target_label(study: StudyRecords, group: str, target: Target) -> str:
   """What a transfer is called: of the runs' own task, that it is relearned."""
-  if target.dataset == study.runs_of(recipe)[0].dataset:
+  if target.dataset == study.runs_of(group)[0].dataset:
     return f'{target.dataset}, relearned from {target.split or "train"}'
   return target.name
 
 
-def relearning_notes(study: StudyRecords, recipe: str) -> list[str]:
+def relearning_notes(study: StudyRecords, group: str) -> list[str]:
   """How many of the images a source task is relearned from were seen before."""
   notes = {}
-  for run in study.runs_of(recipe):
+  for run in study.runs_of(group):
     for target in run.transfer:
       record = run.transfers.get(target.name)
       if record is None or target.dataset != run.dataset:
         continue
       seen = f'{record.num_seen:,}' if record.num_seen else 'none'
       notes[
-        f'{recipe}: {target_label(study, recipe, target)}: '
+        f'{group}: {target_label(study, group, target)}: '
         f'{record.num_train:,} images, of which the networks were trained on '
         f'{seen}'
       ] = None
@@ -103,30 +103,30 @@ def without_augmentation(key: Key) -> Key:
   return key._replace(objective='+'.join(parts))
 
 
-def plain_keys(study: StudyRecords, recipe: str) -> list[Key]:
+def plain_keys(study: StudyRecords, group: str) -> list[Key]:
   """Rows that are not augmented; those have a table of their own."""
-  return [key for key in study.keys(recipe) if not augmentation(key)]
+  return [key for key in study.keys(group) if not augmentation(key)]
 
 
-def all_plain_keys(study: StudyRecords, recipes: Sequence[str]) -> list[Key]:
+def all_plain_keys(study: StudyRecords, groups: Sequence[str]) -> list[Key]:
   """The rows of a table over several groups."""
-  keys = {key for recipe in recipes for key in plain_keys(study, recipe)}
+  keys = {key for group in groups for key in plain_keys(study, group)}
   return sorted(keys, key=looks.order)
 
 
 def evaluated(study: StudyRecords) -> list[str]:
   """Groups that are evaluated, whose rows are plain objectives."""
   return [
-    recipe
-    for recipe in study.recipes()
-    if plain_keys(study, recipe)
-    and any('evaluate' in run.commands for run in study.runs_of(recipe))
+    group
+    for group in study.groups()
+    if plain_keys(study, group)
+    and any('evaluate' in run.commands for run in study.runs_of(group))
   ]
 
 
-def titled(recipe: str, label: str, recipes: Sequence[str]) -> str:
+def titled(group: str, label: str, groups: Sequence[str]) -> str:
   """A heading, with the group's name where there are several."""
-  return f'{recipe}: {label}' if len(recipes) > 1 else label
+  return f'{group}: {label}' if len(groups) > 1 else label
 
 
 def require(
@@ -141,21 +141,21 @@ def require(
 
 
 def accuracy_columns(
-  study: StudyRecords, recipe: str, recipes: Sequence[str]
+  study: StudyRecords, group: str, groups: Sequence[str]
 ) -> list[Column]:
   """Top-1 and, of more than five classes, top-5."""
   columns = []
   for metric in ('top1_accuracy', 'top5_accuracy'):
     if metric == 'top5_accuracy' and not any(
-      run.measured(metric) for run in study.runs_of(recipe)
+      run.measured(metric) for run in study.runs_of(group)
     ):
       continue  # of five classes or fewer there is none
     columns.append(
       metric_column(
-        recipe,
+        group,
         metric,
         'higher',
-        label=titled(recipe, display.metric_label(metric), recipes),
+        label=titled(group, display.metric_label(metric), groups),
         on_examples=metric == 'top1_accuracy',
       )
     )
@@ -169,16 +169,16 @@ def build_metrics_table(
   direction: str,
 ) -> Table:
   """A column for each metric of each group that is evaluated."""
-  recipes = evaluated(study)
-  require(recipes, study, 'evaluated runs')
+  groups = evaluated(study)
+  require(groups, study, 'evaluated runs')
   columns = [
     metric_column(
-      recipe,
+      group,
       metric,
       'neutral' if metric == 'temperature' else direction,
-      label=titled(recipe, display.metric_label(metric), recipes),
+      label=titled(group, display.metric_label(metric), groups),
     )
-    for recipe in recipes
+    for group in groups
     for metric in metrics
   ]
   if direction != 'neutral':
@@ -187,6 +187,6 @@ def build_metrics_table(
     study,
     caption,
     columns,
-    all_plain_keys(study, recipes),
+    all_plain_keys(study, groups),
     sort=False,
   )

@@ -8,19 +8,19 @@ from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
 
 
-def _keys(study: StudyRecords, recipe: str) -> list[Key]:
-  return [key for key in columns.plain_keys(study, recipe) if not key.variant]
+def _keys(study: StudyRecords, group: str) -> list[Key]:
+  return [key for key in columns.plain_keys(study, group) if not key.variant]
 
 
 def _added(key: Key) -> str:
   return '+'.join(key.parts[1:])
 
 
-def _column(recipe: str, addend: str, recipes) -> Column:
+def _column(group: str, addend: str, groups) -> Column:
   label = looks.objective_label(addend) if addend else 'alone'
   return Column(
-    label=columns.titled(recipe, label, recipes),
-    recipe=recipe,
+    label=columns.titled(group, label, groups),
+    group=group,
     read_fn=lambda run: run.holdout_accuracy,
     is_percent=True,
     direction='higher',
@@ -30,29 +30,29 @@ def _column(recipe: str, addend: str, recipes) -> Column:
 
 def build(study: StudyRecords) -> Table:
   """Table C.1: of every group that combines."""
-  recipes = [
-    recipe
-    for recipe in study.recipes()
-    if any(_added(key) for key in _keys(study, recipe))
+  groups = [
+    group
+    for group in study.groups()
+    if any(_added(key) for key in _keys(study, group))
   ]
   columns.require(
-    recipes,
+    groups,
     study,
     'combined objectives',
     config='configs/studies/combinations.py',
   )
   heads = dict.fromkeys(
-    key.parts[0] for recipe in recipes for key in _keys(study, recipe)
+    key.parts[0] for group in groups for key in _keys(study, group)
   )
   return build_table(
     study,
     'Best accuracy (%) on the holdout at any time in training; columns are added '
     f'to rows. {columns.SIGNIFICANCE}',
     [
-      _column(recipe, addend, recipes)
-      for recipe in recipes
+      _column(group, addend, groups)
+      for group in groups
       for addend in dict.fromkeys(
-        _added(key) for key in sorted(_keys(study, recipe), key=_by_addend)
+        _added(key) for key in sorted(_keys(study, group), key=_by_addend)
       )
     ],
     [Key(head) for head in heads],

@@ -10,19 +10,19 @@ MODEL = 'inception_v3'
 
 def build(study: StudyRecords) -> Table:
   """Table B.1."""
-  recipes = [
-    recipe
-    for recipe in columns.evaluated(study)
-    if study.runs_of(recipe)[0].model == MODEL
+  groups = [
+    group
+    for group in columns.evaluated(study)
+    if study.runs_of(group)[0].model == MODEL
   ]
-  columns.require(recipes, study, 'Inception v3 runs')
+  columns.require(groups, study, 'Inception v3 runs')
   return build_table(
     study,
     f'Accuracy (%) on the test split. {columns.SIGNIFICANCE}',
     [
       column
-      for recipe in recipes
-      for column in columns.accuracy_columns(study, recipe, recipes)
+      for group in groups
+      for column in columns.accuracy_columns(study, group, groups)
     ],
-    columns.all_plain_keys(study, recipes),
+    columns.all_plain_keys(study, groups),
   )

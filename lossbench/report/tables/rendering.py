@@ -118,7 +118,7 @@ def to_csv(table: Table) -> str:
     'interval_high',
     'published',
   ]
-  writer.writerow(['row', 'recipe', 'column', *fields])
+  writer.writerow(['row', 'group', 'column', *fields])
   for label, row in zip(table.rows, table.cells, strict=True):
     for column, cell in zip(table.columns, row, strict=True):
       values = vars(cell) | dict(
@@ -129,7 +129,7 @@ def to_csv(table: Table) -> str:
         )
       )
       texts = [_csv_text(values[field]) for field in fields]
-      writer.writerow([label, column.recipe, column.label, *texts])
+      writer.writerow([label, column.group, column.label, *texts])
   return output.getvalue()
 
 

@@ -9,22 +9,22 @@ from lossbench.report.tables.cells import Table
 
 def build(study: StudyRecords) -> Table:
   """Table 2: class separation, beside accuracy."""
-  recipes = columns.evaluated(study)
-  columns.require(recipes, study, 'evaluated runs')
+  groups = columns.evaluated(study)
+  columns.require(groups, study, 'evaluated runs')
   pairs = []
-  for recipe in recipes:
+  for group in groups:
     accuracy, separation = (
-      columns.titled(recipe, display.metric_label(metric), recipes)
+      columns.titled(group, display.metric_label(metric), groups)
       for metric in ('top1_accuracy', 'class_separation')
     )
     pairs += [
-      columns.metric_column(recipe, 'top1_accuracy', 'higher', label=accuracy),
-      columns.separation_column(recipe, separation),
+      columns.metric_column(group, 'top1_accuracy', 'higher', label=accuracy),
+      columns.separation_column(group, separation),
     ]
   return build_table(
     study,
     'R² (eq. 11) of the penultimate features on the test split (the paper: of the '
     f'training set), beside top-1 accuracy (%). {columns.SIGNIFICANCE}',
     pairs,
-    columns.all_plain_keys(study, recipes),
+    columns.all_plain_keys(study, groups),
   )

@@ -13,17 +13,17 @@ _METRICS = ('top1_accuracy', 'subset_top1_accuracy', 'real_accuracy')
 
 
 def _columns(
-  study: StudyRecords, recipe: str, metrics: Sequence[str], recipes
+  study: StudyRecords, group: str, metrics: Sequence[str], groups
 ) -> list[Column]:
   """A column for every data set that was measured.
 
   Of a family of corruptions only its mean, which evaluation makes and which an
   incomplete family lacks.
   """
-  own = study.runs_of(recipe)[0].dataset
+  own = study.runs_of(group)[0].dataset
   measured = {
     (dataset, metric)
-    for run in study.runs_of(recipe)
+    for run in study.runs_of(group)
     for dataset, metric, _ in run.metrics
     if metric in metrics and dataset != own and not catalogue.family_of(dataset)
   }
@@ -34,8 +34,8 @@ def _columns(
       label += f', {display.metric_label(metric)}'
     found.append(
       Column(
-        label=columns.titled(recipe, label, recipes),
-        recipe=recipe,
+        label=columns.titled(group, label, groups),
+        group=group,
         read_fn=columns.reader(metric, dataset=dataset),
         is_percent=True,
         direction='lower' if 'fpr' in metric else 'higher',
@@ -48,21 +48,21 @@ def build_shifts_table(
   study: StudyRecords, caption: str, metrics: Sequence[str]
 ) -> Table:
   """A column for every metric on every out-of-distribution set."""
-  recipes = [
-    recipe
-    for recipe in columns.evaluated(study)
-    if _columns(study, recipe, metrics, ())
+  groups = [
+    group
+    for group in columns.evaluated(study)
+    if _columns(study, group, metrics, ())
   ]
-  columns.require(recipes, study, 'measurements out of distribution')
+  columns.require(groups, study, 'measurements out of distribution')
   return build_table(
     study,
     f'{caption} {columns.SIGNIFICANCE}',
     [
       column
-      for recipe in recipes
-      for column in _columns(study, recipe, metrics, recipes)
+      for group in groups
+      for column in _columns(study, group, metrics, groups)
     ],
-    columns.all_plain_keys(study, recipes),
+    columns.all_plain_keys(study, groups),
   )
 
 

@@ -15,7 +15,7 @@ def _sweep_name(sweep: Sweep) -> str:
   objectives = {key.objective for key in sweep.keys.values()}
   if len(objectives) > 1:  # with and without scaling of the loss
     objectives = {key.parts[0] for key in sweep.keys.values()}
-  return f'{sweep.recipe}, {looks.objective_label(objectives.pop())}'
+  return f'{sweep.group}, {looks.objective_label(objectives.pop())}'
 
 
 def _sweep_columns(sweep: Sweep, name: str, names) -> list[Column]:
@@ -26,9 +26,9 @@ def _sweep_columns(sweep: Sweep, name: str, names) -> list[Column]:
   ]
   of_sweep += [
     columns.transfer_column(
-      name, target, columns.target_label(sweep.study, sweep.recipe, target)
+      name, target, columns.target_label(sweep.study, sweep.group, target)
     )
-    for target in reversed(columns.targets(sweep.study, sweep.recipe))
+    for target in reversed(columns.targets(sweep.study, sweep.group))
   ]
   return [
     dataclasses.replace(
@@ -52,9 +52,9 @@ def build(study: StudyRecords) -> Table:
   names = [_sweep_name(sweep) for sweep in found]
   runs, of_sweeps, notes = [], [], []
   for sweep, name in zip(found, names, strict=True):
-    runs += [dataclasses.replace(r, recipe=name) for r in sweep.study.runs]
+    runs += [dataclasses.replace(r, group=name) for r in sweep.study.runs]
     of_sweeps += _sweep_columns(sweep, name, names)
-    notes += columns.relearning_notes(sweep.study, sweep.recipe)
+    notes += columns.relearning_notes(sweep.study, sweep.group)
   temperatures = sorted({t for sweep in found for t in sweep.keys})
   return build_table(
     dataclasses.replace(study, runs=tuple(runs)),

@@ -8,31 +8,31 @@ from lossbench.report.tables.cells import Table
 
 def build(study: StudyRecords) -> Table:
   """Table 3: transfer of fixed features, and the source task relearned."""
-  recipes = [
-    recipe
-    for recipe in study.recipes()
-    if columns.plain_keys(study, recipe) and columns.targets(study, recipe)
+  groups = [
+    group
+    for group in study.groups()
+    if columns.plain_keys(study, group) and columns.targets(study, group)
   ]
-  columns.require(recipes, study, 'transfer')
+  columns.require(groups, study, 'transfer')
   return build_table(
     study,
     'Accuracy (%) of L2-regularised logistic regression on fixed penultimate '
     f'features; mean per class where the field reports it. {columns.SIGNIFICANCE}',
     [
       columns.transfer_column(
-        recipe,
+        group,
         target,
         columns.titled(
-          recipe, columns.target_label(study, recipe, target), recipes
+          group, columns.target_label(study, group, target), groups
         ),
       )
-      for recipe in recipes
-      for target in columns.targets(study, recipe)
+      for group in groups
+      for target in columns.targets(study, group)
     ],
-    columns.all_plain_keys(study, recipes),
+    columns.all_plain_keys(study, groups),
     notes=[
       note
-      for recipe in recipes
-      for note in columns.relearning_notes(study, recipe)
+      for group in groups
+      for note in columns.relearning_notes(study, group)
     ],
   )
