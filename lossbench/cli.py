@@ -12,6 +12,12 @@ from absl import app, flags
 
 from lossbench.runtime import cluster, console, stopping
 
+# Of setup.py: extra -> the modules that come with it alone.
+EXTRAS = {
+  'report': ('jinja2', 'matplotlib'),
+  'tune': ('matplotlib', 'optuna', 'psycopg', 'sqlalchemy'),
+}
+
 # `--help` shows flags of the binary, whose they are, and none of other modules.
 flags.disclaim_key_flags()
 
@@ -76,7 +82,7 @@ def run(
       another, and the log is set up, before `command_fn` is called.
     saves: whether `command_fn` itself answers SIGTERM on a cluster, as training
       does, which saves.
-    extra: of setup.py, without which a module may be missing.
+    extra: of `EXTRAS`, which the binary needs and whose modules may be missing.
   """
 
   def main(argv):
@@ -95,10 +101,11 @@ def run(
     except stopping.Stopped:
       cluster.leave_stopped()
     except ModuleNotFoundError as error:
-      if not extra:
+      module = (error.name or '').partition('.')[0]
+      if not extra or module not in EXTRAS[extra]:
         raise
       sys.exit(
-        f'Error: this needs {error.name}: pip install -e .[{extra}] (in the '
+        f'Error: this needs {module}: pip install -e .[{extra}] (in the '
         'checkout).'
       )
     except cluster.Disagreement as error:

@@ -1,9 +1,13 @@
 """Binaries answer at once: help and mistakes wait for no library."""
 
+import ast
+import re
 import subprocess
 import sys
 
 import pytest
+
+from lossbench import cli
 
 BINARIES = {
   'main': 'main.py',
@@ -125,3 +129,57 @@ def test_stray_arguments_and_empty_directories_are_refused(root, name):
   assert result.returncode == 1
   [line] = result.stderr.splitlines()
   assert 'It is empty: name a directory' in line
+
+
+def test_extras_are_those_of_setup(root):
+  """By the lists in setup.py; modules are called as their distributions."""
+  lists = {
+    node.targets[0].id: ast.literal_eval(node.value)
+    for node in ast.parse((root / 'setup.py').read_text()).body
+    if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
+  }
+  for extra, modules in cli.EXTRAS.items():
+    named = [re.match(r'\w+', need)[0] for need in lists[f'_{extra.upper()}']]
+    assert sorted(named) == sorted(modules)
+
+
+MISSING = """
+import sys
+from absl import flags
+from lossbench import cli
+
+def command(arguments):
+  raise ModuleNotFoundError(f'No module named {name!r}', name=name)
+
+name = sys.argv.pop(1)
+cli.run(command, extra='tune')
+"""
+
+
+@pytest.mark.parametrize('name', ['optuna', 'psycopg.rows'])
+def test_a_missing_module_of_the_extra_names_it(root, name):
+  result = subprocess.run(
+    [sys.executable, '-c', MISSING, name],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1
+  assert result.stderr == (
+    f'Error: this needs {name.partition(".")[0]}: pip install -e .[tune] (in '
+    'the checkout).\n'
+  )
+
+
+def test_a_missing_module_of_something_else_names_no_extra(root):
+  result = subprocess.run(
+    [sys.executable, '-c', MISSING, 'tensorflow_text'],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1
+  assert "No module named 'tensorflow_text'" in result.stderr
+  assert 'pip install' not in result.stderr
