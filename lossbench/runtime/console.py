@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import subprocess
 import sys
 
 import rich.console
@@ -11,6 +12,13 @@ from absl import logging as absl_logging
 
 LOGGER = logging.getLogger('lossbench')
 
+_FIND_DEVICE = """
+import sys, jax
+try:
+  jax.process_index()
+except (RuntimeError, AssertionError) as error:
+  sys.exit(str(error))
+"""
 _first = True  # of the processes of this run, since `configure`
 
 
@@ -40,14 +48,32 @@ def configure():
   try:
     _first = jax.process_index() == 0
   except (RuntimeError, AssertionError) as error:  # of cuda, with no plug-in
-    fail(_no_device(error))
+    fail(_no_device(str(error)))
   LOGGER.setLevel(logging.INFO if _first else logging.WARNING)
 
 
-def _no_device(error: Exception) -> ValueError:
+def check_device_of_children():
+  """Ends the program where JAX would find no device in processes it starts.
+
+  In one of them, for accelerators belong to whoever takes hold of them first.
+  """
+  # Without a name, or as 'cpu', JAX always finds one.
+  if os.environ.get('JAX_PLATFORMS', '') in ('', 'cpu'):
+    return
+  found = subprocess.run(
+    [sys.executable, '-c', _FIND_DEVICE],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  if found.returncode:
+    fail(_no_device(found.stderr.strip().rpartition('\n')[2]))
+
+
+def _no_device(why: str) -> ValueError:
   """The error for a machine without the accelerator that JAX was to use."""
   asked = os.environ.get('JAX_PLATFORMS', '')
-  reason = str(error).partition(' (set JAX_PLATFORMS')[0].rstrip('.')
+  reason = why.partition(' (set JAX_PLATFORMS')[0].rstrip('.')
   return ValueError(
     f'With JAX_PLATFORMS={asked} JAX finds no device'
     f'{f" ({reason})" if reason else ""}. Set JAX_PLATFORMS=cpu to compute on '

@@ -77,11 +77,18 @@ def main(arguments):
     table.print_states(study, runs, output)
     return
   storage.check_reachable(study.workdir)
+  is_remote = storage.is_remote(study.workdir)
+  if not (args.commands or is_remote):
+    # Before the study's directory is made.
+    if args.num_workers:
+      console.check_device_of_children()
+    else:
+      console.configure()
   driver.write_study(study)
   if args.commands:
     _print_missing(study, runs)
     return
-  if storage.is_remote(study.workdir):
+  if is_remote:
     raise ValueError(
       f'A study cannot be run from here into {study.workdir}: buckets know no '
       'locks. Launch its runs as jobs (launch/README.md); --list shows their '
@@ -90,7 +97,6 @@ def main(arguments):
   with locks.locked(study.workdir):
     driver.share_compilations(study)
     if not args.num_workers:
-      console.configure()
       pool.configure_devices(0)
     errors = driver.run_study(
       study, only=args.only, num_workers=args.num_workers, output=output

@@ -493,3 +493,29 @@ def test_brackets_in_errors_are_no_markup(finished, capsys):
   printed = capsys.readouterr().out
   assert printed.count(error) == 2
   assert '[/data] [train]' in printed
+
+
+@pytest.mark.parametrize('num_workers', [0, 1])
+def test_a_missing_accelerator_is_one_line_before_anything_is_made(
+  tiny_study_file, tmp_path, num_workers
+):
+  """The line of a training: tests/test_main.py."""
+  result = subprocess.run(
+    [
+      sys.executable,
+      '-m',
+      'lossbench.study',
+      f'--config={tiny_study_file}',
+      f'--workdir={tmp_path}/s',
+      f'--num_workers={num_workers}',
+    ],
+    cwd=ROOT,
+    env={**os.environ, 'JAX_PLATFORMS': 'cuda'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1
+  (line,) = result.stderr.strip().splitlines()
+  assert line.startswith('Error: With JAX_PLATFORMS=cuda JAX finds no device')
+  assert not list(tmp_path.iterdir())
