@@ -73,14 +73,15 @@ def epoch_candidates(
       f'{", ".join(map(str, sorted(steps_per_epoch)))}. Give runs of one '
       'configuration.'
     )
+  # Not above: it takes long, and help and mistakes wait for nothing.
+  from scipy import stats
+
   candidates = [
     BestEpoch(
       epoch=epoch,
       step=step,
       mean=statistics.fmean(found),
-      standard_error=(
-        statistics.stdev(found) / math.sqrt(num_runs) if num_runs > 1 else None
-      ),
+      standard_error=float(stats.sem(found)) if num_runs > 1 else None,
       num_runs=num_runs,
     )
     for (step, epoch), found in sorted(values.items())

@@ -130,14 +130,15 @@ def check_runs(study: Study):
   """Raises ValueError if a run in the directory has another configuration."""
   for run in study.runs:
     directory = RunDirectory(study.path(run))
-    stored = _read(directory.config_path)
-    if not stored or directory.is_bare_claim():
+    try:
+      stored = directory.read_config()
+    except (FileNotFoundError, ValueError):  # missing or damaged: made again
+      continue
+    if directory.is_bare_claim():
       continue
     differing = [
       f'{name}: {old!r} there, {new!r} in the study'
-      for name, old, new in differing_fields(
-        ml_collections.ConfigDict(stored), run.config
-      )
+      for name, old, new in differing_fields(stored, run.config)
       if not (name == 'stop_epoch' and run.stop_epoch_from)
     ]
     if differing:
