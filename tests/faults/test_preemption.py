@@ -124,6 +124,7 @@ def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
     *LONG,
     f'--config.data_dir={digits_dir}',
     '--config.num_epochs=2000',
+    '--heartbeat_secs=20',
     f'--workdir={tmp_path / "run"}',
     logs=logs,
   )
