@@ -24,8 +24,8 @@ from lossbench.evaluation.collected import (
   Keeper,
   fetch_batch,
 )
+from lossbench.evaluation.predictions import Accumulators
 from lossbench.evaluation.suites import (
-  Accumulators,
   ModelOutputs,
   create_measurements,
   spatial_mean,

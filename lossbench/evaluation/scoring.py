@@ -5,19 +5,17 @@ objective's own probabilities; so whatever was predicted once can be scored in
 any label space, and again.
 """
 
-import functools
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lossbench.evaluation import predictions
 from lossbench.metrics import ood
-from lossbench.metrics.accuracy import Accuracy, top_k_correct
 from lossbench.metrics.brier import BrierScore
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
-  NegativeLogLikelihood,
   Reliability,
   fit_temperature,
   negative_log_likelihood,
@@ -31,7 +29,6 @@ from lossbench.objectives import Objective
 from lossbench.runs.records import Record, create_record
 
 _CHUNK = 4096  # examples whose probabilities are on the device at once
-_NUM_BINS = 15
 _TEMPERATURES = (1e-2, 1e2)  # that are searched
 
 
@@ -77,36 +74,17 @@ def _log_probs_of(objective, logits):
   return log_probs
 
 
-def _empty(num_classes: int):
-  accumulators = {
-    'top1_accuracy': Accuracy.empty(k=1),
-    'top5_accuracy': Accuracy.empty(k=5),
-    'nll': NegativeLogLikelihood.empty(),
-    'ece': ExpectedCalibrationError.empty(num_bins=_NUM_BINS),
+def _empty(num_classes: int) -> predictions.Accumulators:
+  return {
+    **predictions.empty(num_classes),
     'brier_score': BrierScore.empty(),
     'classwise_ece': ClasswiseCalibrationError.empty(
-      num_classes, num_bins=_NUM_BINS
+      num_classes, num_bins=predictions.NUM_BINS
     ),
   }
-  if num_classes <= 5:  # then the top 5 are always right
-    del accumulators['top5_accuracy']
-  return accumulators
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _update(accumulators, logits, log_probs, labels, mask):
-  # The logits tell what is predicted: where sigmoids saturate, distinct logits
-  # get the same probability.
-  more = {'ece': {'correct': top_k_correct(logits, labels, k=1)}}
-  return {
-    name: accumulator.update(
-      logits if name.endswith('accuracy') else log_probs,
-      labels,
-      mask,
-      **more.get(name, {}),
-    )
-    for name, accumulator in accumulators.items()
-  }
+_update = jax.jit(predictions.update, donate_argnums=0)
 
 
 def _fill(logits, log_probs, labels):
@@ -169,13 +147,13 @@ def prediction_records(
 
 def _adaptive_records(log_probs, correct) -> list[Record]:
   n = len(correct)
-  if n < _NUM_BINS or np.isnan(log_probs).any():
+  if n < predictions.NUM_BINS or np.isnan(log_probs).any():
     note = 'not available: NaN predictions'
-    if n < _NUM_BINS:
-      note = f'not available: {n} examples for {_NUM_BINS} bins'
+    if n < predictions.NUM_BINS:
+      note = f'not available: {n} examples for {predictions.NUM_BINS} bins'
     return [create_record('adaptive_ece', None, n=n, note=note)]
   confidence = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
-  error = equal_mass_error(confidence, correct, num_bins=_NUM_BINS)
+  error = equal_mass_error(confidence, correct, num_bins=predictions.NUM_BINS)
   return [create_record('adaptive_ece', error, n=n)]
 
 
@@ -197,7 +175,7 @@ def _temperature_records(log_probs, labels, correct) -> list[Record]:
     found = create_record(
       'temperature', None, n=n, note=f'not available: {note}'
     )
-  bins = ExpectedCalibrationError.empty(num_bins=_NUM_BINS)
+  bins = ExpectedCalibrationError.empty(num_bins=predictions.NUM_BINS)
   nll_sum = 0.0
   for rows, row_labels, row_correct, mask in _chunks(
     log_probs, labels, correct

@@ -12,12 +12,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lossbench.metrics.accumulators import Accumulator
-from lossbench.metrics.accuracy import Accuracy, top_k_correct
-from lossbench.metrics.calibration import (
-  ExpectedCalibrationError,
-  NegativeLogLikelihood,
-)
+from lossbench.evaluation import predictions
+from lossbench.evaluation.predictions import Accumulators
 from lossbench.metrics.class_separation import ClassSeparation
 from lossbench.metrics.hardness import (
   AngularVisualHardness,
@@ -25,8 +21,6 @@ from lossbench.metrics.hardness import (
 )
 from lossbench.metrics.neural_collapse import NeuralCollapse
 from lossbench.metrics.sparsity import ActivationSparsity
-
-Accumulators = dict[str, Accumulator]
 
 
 class ModelOutputs(NamedTuple):
@@ -80,31 +74,16 @@ def _prediction_measurements(endpoint_sizes, num_classes) -> Measurements:
   """Accuracy, NLL and ECE."""
   del endpoint_sizes
 
-  def empty_fn():
-    accumulators = {
-      'top1_accuracy': Accuracy.empty(k=1),
-      'top5_accuracy': Accuracy.empty(k=5),
-      'nll': NegativeLogLikelihood.empty(),
-      'ece': ExpectedCalibrationError.empty(),
-    }
-    if num_classes <= 5:  # then the top 5 are always right
-      del accumulators['top5_accuracy']
-    return accumulators
-
   def update_fn(accumulators, outputs):
-    # The logits tell what is predicted: where sigmoids saturate, distinct
-    # logits get the same probability.
-    logits, labels = outputs.endpoints['logits'], outputs.labels
-    scores = {'nll': outputs.log_probs, 'ece': outputs.log_probs}
-    more = {'ece': {'correct': top_k_correct(logits, labels, k=1)}}
-    return {
-      name: accumulator.update(
-        scores.get(name, logits), labels, outputs.mask, **more.get(name, {})
-      )
-      for name, accumulator in accumulators.items()
-    }
+    return predictions.update(
+      accumulators,
+      outputs.endpoints['logits'],
+      outputs.log_probs,
+      outputs.labels,
+      outputs.mask,
+    )
 
-  return Measurements(empty_fn, update_fn)
+  return Measurements(lambda: predictions.empty(num_classes), update_fn)
 
 
 def _representation_measurements(endpoint_sizes, num_classes) -> Measurements:
