@@ -1,4 +1,4 @@
-"""How numbers look in tables and figures: labels of metrics, percent, digits.
+"""How numbers look in tables and figures: percent and digits.
 
 The one place where fractions become percent.
 """
@@ -6,38 +6,10 @@ The one place where fractions become percent.
 import math
 from collections.abc import Sequence
 
-_METRICS = {
-  'top1_accuracy': 'top-1',
-  'top5_accuracy': 'top-5',
-  'nll': 'NLL (nats)',
-  'ece': 'ECE',
-  'brier_score': 'Brier score',
-  'classwise_ece': 'class-wise ECE',
-  'adaptive_ece': 'adaptive ECE',
-  'temperature': 'temperature',
-  'tempered_nll': 'NLL, tempered',
-  'tempered_ece': 'ECE, tempered',
-  'class_separation': 'class separation (R²)',
-  'angular_visual_hardness': 'angular visual hardness',
-  'participation_ratio': 'participation ratio',
-  'dead_unit_fraction': 'dead units',
-  'subset_top1_accuracy': 'top-1 (of 200)',
-  'real_accuracy': 'ReaL accuracy',
-  'max_probability_auroc': 'AUROC, max. probability',
-  'energy_auroc': 'AUROC, energy',
-  'max_probability_fpr_at_95_tpr': 'FPR at 95 % TPR, max. probability',
-  'energy_fpr_at_95_tpr': 'FPR at 95 % TPR, energy',
-}
-
 NOT_RUN = 'not run'
 NONE = '–'
 _SIGNIFICANT = 3  # digits of a number without a standard error
 _MAX_SIGNIFICANT = 6  # of one whose standard error is next to nothing
-
-
-def metric_label(metric: str) -> str:
-  """What a metric is called in tables and on axes."""
-  return _METRICS.get(metric, metric.replace('_', ' '))
 
 
 def is_percent(metric: str) -> bool:

@@ -109,7 +109,7 @@ def best_epoch(
     ValueError: see `epoch_candidates`; or if no direction of the metric is
       better, or it is unknown.
   """
-  direction = records.create_record(metric, None, n=0).direction
+  direction = records.get_measure(metric).direction
   if direction == records.NEUTRAL:
     raise ValueError(f'Neither more nor less of {metric!r} is better.')
   candidates = epoch_candidates(histories, metric=metric)

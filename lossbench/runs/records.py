@@ -1,62 +1,94 @@
-"""What is written of a metric: name, value, unit, direction, n."""
+"""Every measure's unit, direction and title; and what is written of one."""
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 HIGHER, LOWER, NEUTRAL = 'higher', 'lower', 'neutral'
 
-# name -> (unit, which direction is better)
-_KNOWN = {
-  'top1_accuracy': ('fraction', HIGHER),
-  'top5_accuracy': ('fraction', HIGHER),
-  'nll': ('nats', LOWER),
-  'ece': ('fraction', LOWER),
-  'temperature': ('ratio', NEUTRAL),
-  'tempered_nll': ('nats', LOWER),
-  'tempered_ece': ('fraction', LOWER),
-  'class_separation': ('R^2', NEUTRAL),
-  'nonzero_fraction': ('fraction', NEUTRAL),
-  'brier_score': ('squared error', LOWER),
-  'classwise_ece': ('fraction', LOWER),
-  'adaptive_ece': ('fraction', LOWER),
-  'adaptive_classwise_ece': ('fraction', LOWER),
-  'subset_top1_accuracy': ('fraction', HIGHER),
-  'subset_nll': ('nats', LOWER),
-  'subset_ece': ('fraction', LOWER),
-  'real_accuracy': ('fraction', HIGHER),
-  'mean_class_accuracy': ('fraction', HIGHER),
-  'holdout_accuracy': ('fraction', HIGHER),
-  'train_accuracy': ('fraction', NEUTRAL),
-  'l2': ('on the sum of losses', NEUTRAL),
-  'num_equal_l2': ('L2 values', NEUTRAL),
-  'train_objective': ('nats, summed', LOWER),
-  'gradient_norm': ('nats, summed', LOWER),
-  'relative_gap_bound': ('fraction', LOWER),
-  'angular_visual_hardness': ('fraction', LOWER),
-  'participation_ratio': ('directions', NEUTRAL),
-  'dead_unit_fraction': ('fraction', NEUTRAL),
-  'nc1': ('ratio', NEUTRAL),
-  'nc2_mean_norms': ('ratio', NEUTRAL),
-  'nc2_mean_angles': ('cosine', NEUTRAL),
-  'nc2_mean_simplex': ('cosine', NEUTRAL),
-  'nc2_kernel_norms': ('ratio', NEUTRAL),
-  'nc2_kernel_angles': ('cosine', NEUTRAL),
-  'nc2_kernel_simplex': ('cosine', NEUTRAL),
-  'nc3': ('squared distance', NEUTRAL),
-  'nc4': ('fraction', NEUTRAL),
-  'linear_cka': ('fraction', NEUTRAL),
-  'debiased_cka': ('fraction', NEUTRAL),
-  'rbf_cka': ('fraction', NEUTRAL),
-  'minibatch_cka': ('fraction', NEUTRAL),
-  'same_top1': ('fraction', NEUTRAL),
-  'both_right_or_wrong': ('fraction', NEUTRAL),
-  'same_when_both_wrong': ('fraction', NEUTRAL),
-  'max_probability_auroc': ('fraction', HIGHER),
-  'max_probability_fpr_at_95_tpr': ('fraction', LOWER),
-  'energy_auroc': ('fraction', HIGHER),
-  'energy_fpr_at_95_tpr': ('fraction', LOWER),
+
+class Measure(NamedTuple):
+  """What is known of a measure, besides its name.
+
+  Attributes:
+    unit: e.g. 'fraction', 'nats'.
+    direction: which is better, 'higher', 'lower' or 'neutral'.
+    title: what people call it; '' where that is its name.
+  """
+
+  unit: str
+  direction: str
+  title: str = ''
+
+
+_MEASURES = {
+  'top1_accuracy': Measure('fraction', HIGHER, 'top-1'),
+  'top5_accuracy': Measure('fraction', HIGHER, 'top-5'),
+  'nll': Measure('nats', LOWER, 'NLL (nats)'),
+  'ece': Measure('fraction', LOWER, 'ECE'),
+  'temperature': Measure('ratio', NEUTRAL),
+  'tempered_nll': Measure('nats', LOWER, 'NLL, tempered'),
+  'tempered_ece': Measure('fraction', LOWER, 'ECE, tempered'),
+  'class_separation': Measure('R^2', NEUTRAL, 'class separation (R²)'),
+  'nonzero_fraction': Measure('fraction', NEUTRAL),
+  'brier_score': Measure('squared error', LOWER, 'Brier score'),
+  'classwise_ece': Measure('fraction', LOWER, 'class-wise ECE'),
+  'adaptive_ece': Measure('fraction', LOWER, 'adaptive ECE'),
+  'adaptive_classwise_ece': Measure('fraction', LOWER),
+  'subset_top1_accuracy': Measure('fraction', HIGHER, 'top-1 (of 200)'),
+  'subset_nll': Measure('nats', LOWER),
+  'subset_ece': Measure('fraction', LOWER),
+  'real_accuracy': Measure('fraction', HIGHER, 'ReaL accuracy'),
+  'mean_class_accuracy': Measure('fraction', HIGHER),
+  'holdout_accuracy': Measure('fraction', HIGHER),
+  'train_accuracy': Measure('fraction', NEUTRAL),
+  'l2': Measure('on the sum of losses', NEUTRAL),
+  'num_equal_l2': Measure('L2 values', NEUTRAL),
+  'train_objective': Measure('nats, summed', LOWER),
+  'gradient_norm': Measure('nats, summed', LOWER),
+  'relative_gap_bound': Measure('fraction', LOWER),
+  'angular_visual_hardness': Measure('fraction', LOWER),
+  'participation_ratio': Measure('directions', NEUTRAL),
+  'dead_unit_fraction': Measure('fraction', NEUTRAL, 'dead units'),
+  'nc1': Measure('ratio', NEUTRAL),
+  'nc2_mean_norms': Measure('ratio', NEUTRAL),
+  'nc2_mean_angles': Measure('cosine', NEUTRAL),
+  'nc2_mean_simplex': Measure('cosine', NEUTRAL),
+  'nc2_kernel_norms': Measure('ratio', NEUTRAL),
+  'nc2_kernel_angles': Measure('cosine', NEUTRAL),
+  'nc2_kernel_simplex': Measure('cosine', NEUTRAL),
+  'nc3': Measure('squared distance', NEUTRAL),
+  'nc4': Measure('fraction', NEUTRAL),
+  'linear_cka': Measure('fraction', NEUTRAL),
+  'debiased_cka': Measure('fraction', NEUTRAL),
+  'rbf_cka': Measure('fraction', NEUTRAL),
+  'minibatch_cka': Measure('fraction', NEUTRAL),
+  'same_top1': Measure('fraction', NEUTRAL),
+  'both_right_or_wrong': Measure('fraction', NEUTRAL),
+  'same_when_both_wrong': Measure('fraction', NEUTRAL),
+  'max_probability_auroc': Measure(
+    'fraction', HIGHER, 'AUROC, max. probability'
+  ),
+  'max_probability_fpr_at_95_tpr': Measure(
+    'fraction', LOWER, 'FPR at 95 % TPR, max. probability'
+  ),
+  'energy_auroc': Measure('fraction', HIGHER, 'AUROC, energy'),
+  'energy_fpr_at_95_tpr': Measure('fraction', LOWER, 'FPR at 95 % TPR, energy'),
 }
+
+
+def get_measure(name: str) -> Measure:
+  """Looks a measure up, with its title.
+
+  Raises:
+    ValueError: if this module does not list it.
+  """
+  if name not in _MEASURES:
+    raise ValueError(
+      f'Unknown metric {name!r}. Known: {", ".join(sorted(_MEASURES))}.'
+    )
+  measure = _MEASURES[name]
+  return measure._replace(title=measure.title or name.replace('_', ' '))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,20 +128,16 @@ def create_record(
   """A record of a known metric; NaN or infinity is noted as no value.
 
   Raises:
-    ValueError: if the metric has no unit and direction in this module.
+    ValueError: if this module does not list the metric.
   """
-  if name not in _KNOWN:
-    raise ValueError(
-      f'Unknown metric {name!r}. Known: {", ".join(sorted(_KNOWN))}.'
-    )
-  unit, direction = _KNOWN[name]
+  measure = get_measure(name)
   if value is not None and not math.isfinite(value):
     value, note = None, note or f'not available: {name} is {value}'
   return Record(
     name=name,
     value=value,
-    unit=unit,
-    direction=direction,
+    unit=measure.unit,
+    direction=measure.direction,
     n=n,
     endpoint=endpoint,
     note=note,

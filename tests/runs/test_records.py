@@ -8,7 +8,7 @@ import pytest
 from lossbench.evaluation import scoring
 from lossbench.evaluation.suites import create_measurements
 from lossbench.objectives import create_objective
-from lossbench.runs.records import create_record
+from lossbench.runs.records import create_record, get_measure
 
 
 def _accumulated():
@@ -69,6 +69,18 @@ def test_everything_that_is_scored_is_known():
 def test_units_and_directions(name, unit, direction):
   record = create_record(name, 0.5, n=1)
   assert (record.unit, record.direction) == (unit, direction)
+
+
+@pytest.mark.parametrize(
+  ('name', 'title'),
+  [
+    ('top1_accuracy', 'top-1'),
+    ('nll', 'NLL (nats)'),
+    ('participation_ratio', 'participation ratio'),
+  ],
+)
+def test_titles(name, title):
+  assert get_measure(name).title == title
 
 
 def test_record_as_json():

@@ -1,11 +1,12 @@
 """Table C.2: AutoAugment and mixup."""
 
-from lossbench.report import display, looks
+from lossbench.report import looks
 from lossbench.report.looks import Key
 from lossbench.report.records import StudyRecords
 from lossbench.report.tables import columns
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
+from lossbench.runs.records import get_measure
 
 
 def _columns(group: str, augmentation: str, groups) -> list[Column]:
@@ -14,9 +15,8 @@ def _columns(group: str, augmentation: str, groups) -> list[Column]:
     columns.metric_column(
       group,
       metric,
-      'higher',
       label=columns.titled(
-        group, f'{name}: {display.metric_label(metric)}', groups
+        group, f'{name}: {get_measure(metric).title}', groups
       ),
       key_fn=lambda key: Key(
         f'{key.objective}+{augmentation}' if augmentation else key.objective,

@@ -14,5 +14,4 @@ def build(study: StudyRecords) -> Table:
     'are normalised over the classes; squared error’s outputs were never trained '
     'to be log-odds: read its rows with care.',
     ('nll', 'ece', 'tempered_nll', 'tempered_ece'),
-    'lower',
   )

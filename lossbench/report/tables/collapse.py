@@ -22,5 +22,5 @@ def build(study: StudyRecords) -> Table:
       'nc3',
       'nc4',
     ),
-    'neutral',
+    compares=False,
   )

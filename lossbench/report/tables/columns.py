@@ -1,5 +1,6 @@
 """What the columns and rows of tables are made of."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 from lossbench.report import display, looks
@@ -13,6 +14,7 @@ from lossbench.report.records import (
 )
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
+from lossbench.runs.records import HIGHER, NEUTRAL, get_measure
 
 SIGNIFICANCE = (
   'Mean ± standard error over seeds. Bold: the best, and whatever a Welch t-test '
@@ -27,15 +29,16 @@ def reader(metric: str, **where) -> Callable[[RunRecords], Measured | None]:
 
 
 def metric_column(
-  group: str, metric: str, direction: str, *, label: str | None = None, **more
+  group: str, metric: str, *, label: str = '', **more
 ) -> Column:
   """A metric of the runs' own test split."""
+  measure = get_measure(metric)
   return Column(
-    label=label or display.metric_label(metric),
+    label=label or measure.title,
     group=group,
     read_fn=reader(metric),
     is_percent=display.is_percent(metric),
-    direction=direction,
+    direction=measure.direction,
     metric=metric,
     **more,
   )
@@ -57,7 +60,7 @@ def transfer_column(group: str, target: Target, label: str) -> Column:
     group=group,
     read_fn=lambda run: run.transferred(target.name),
     is_percent=True,
-    direction='higher',
+    direction=HIGHER,
   )
 
 
@@ -154,8 +157,7 @@ def accuracy_columns(
       metric_column(
         group,
         metric,
-        'higher',
-        label=titled(group, display.metric_label(metric), groups),
+        label=titled(group, get_measure(metric).title, groups),
         on_examples=metric == 'top1_accuracy',
       )
     )
@@ -166,22 +168,31 @@ def build_metrics_table(
   study: StudyRecords,
   caption: str,
   metrics: Sequence[str],
-  direction: str,
+  *,
+  compares: bool = True,
 ) -> Table:
-  """A column for each metric of each group that is evaluated."""
+  """A column for each metric of each group that is evaluated.
+
+  Args:
+    study: to report on.
+    caption: of the table.
+    metrics: of the own test split.
+    compares: whether the best is looked for, of metrics that have a direction.
+  """
   groups = evaluated(study)
   require(groups, study, 'evaluated runs')
   columns = [
     metric_column(
       group,
       metric,
-      'neutral' if metric == 'temperature' else direction,
-      label=titled(group, display.metric_label(metric), groups),
+      label=titled(group, get_measure(metric).title, groups),
     )
     for group in groups
     for metric in metrics
   ]
-  if direction != 'neutral':
+  if not compares:
+    columns = [dataclasses.replace(c, direction=NEUTRAL) for c in columns]
+  if compares:
     caption = f'{caption} {SIGNIFICANCE}'
   return build_table(
     study,

@@ -12,5 +12,4 @@ def build(study: StudyRecords) -> Table:
     'Temperature of the lowest NLL, Brier score, class-wise ECE, ECE with bins of '
     'equal mass. A temperature at the end of its search is n/a, and in no mean.',
     ('temperature', 'brier_score', 'classwise_ece', 'adaptive_ece'),
-    'lower',
   )

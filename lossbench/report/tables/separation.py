@@ -1,10 +1,10 @@
 """Table 2: class separation."""
 
-from lossbench.report import display
 from lossbench.report.records import StudyRecords
 from lossbench.report.tables import columns
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Table
+from lossbench.runs.records import get_measure
 
 
 def build(study: StudyRecords) -> Table:
@@ -14,11 +14,11 @@ def build(study: StudyRecords) -> Table:
   pairs = []
   for group in groups:
     accuracy, separation = (
-      columns.titled(group, display.metric_label(metric), groups)
+      columns.titled(group, get_measure(metric).title, groups)
       for metric in ('top1_accuracy', 'class_separation')
     )
     pairs += [
-      columns.metric_column(group, 'top1_accuracy', 'higher', label=accuracy),
+      columns.metric_column(group, 'top1_accuracy', label=accuracy),
       columns.separation_column(group, separation),
     ]
   return build_table(

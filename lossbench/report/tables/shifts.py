@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 from lossbench.data import catalogue
-from lossbench.report import display
 from lossbench.report.records import StudyRecords
 from lossbench.report.tables import columns
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
+from lossbench.runs.records import get_measure
 
 _METRICS = ('top1_accuracy', 'subset_top1_accuracy', 'real_accuracy')
 
@@ -31,14 +31,14 @@ def _columns(
   for dataset, metric in sorted(measured):
     label = dataset
     if metric != 'top1_accuracy':
-      label += f', {display.metric_label(metric)}'
+      label += f', {get_measure(metric).title}'
     found.append(
       Column(
         label=columns.titled(group, label, groups),
         group=group,
         read_fn=columns.reader(metric, dataset=dataset),
         is_percent=True,
-        direction='lower' if 'fpr' in metric else 'higher',
+        direction=get_measure(metric).direction,
       )
     )
   return found

@@ -2,13 +2,14 @@
 
 import dataclasses
 
-from lossbench.report import display, looks
+from lossbench.report import looks
 from lossbench.report.looks import Key
 from lossbench.report.records import StudyRecords
 from lossbench.report.tables import columns
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
 from lossbench.report.temperatures import Sweep, sweeps
+from lossbench.runs.records import get_measure
 
 
 def _sweep_name(sweep: Sweep) -> str:
@@ -21,8 +22,8 @@ def _sweep_name(sweep: Sweep) -> str:
 def _sweep_columns(sweep: Sweep, name: str, names) -> list[Column]:
   """Columns whose rows are temperatures."""
   of_sweep = [
-    columns.metric_column(name, 'top1_accuracy', 'higher'),
-    columns.separation_column(name, display.metric_label('class_separation')),
+    columns.metric_column(name, 'top1_accuracy'),
+    columns.separation_column(name, get_measure('class_separation').title),
   ]
   of_sweep += [
     columns.transfer_column(
