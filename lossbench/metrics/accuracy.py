@@ -5,22 +5,9 @@ from typing import Self
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators
-
-
-def check_scores_and_labels(scores: ArrayLike, labels: ArrayLike) -> None:
-  """Raises ValueError unless scores is [N, K] and labels [N], integer."""
-  if np.ndim(scores) != 2 or np.shape(labels) != np.shape(scores)[:1]:
-    raise ValueError(
-      'Expected scores [num_examples, num_classes] and labels '
-      f'[num_examples]; got {np.shape(scores)} and {np.shape(labels)}.'
-    )
-  dtype = jnp.asarray(labels).dtype
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise ValueError(f'labels must be integer class ids; got dtype {dtype}.')
+from lossbench.metrics import accumulators, checks
 
 
 def known_labels(labels: ArrayLike, *, num_classes: int) -> jax.Array:
@@ -64,7 +51,7 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, *, k: int) -> jax.Array:
     ValueError: if shapes disagree, labels are not integers, or k is not in
       [1, K): with k = K everything is correct, and so nothing is measured.
   """
-  check_scores_and_labels(logits, labels)
+  checks.check_rows_and_labels(logits, labels)
   logits = jnp.asarray(logits)
   num_classes = logits.shape[1]
   if not 1 <= k < num_classes:
@@ -164,12 +151,7 @@ class Accuracy(accumulators.Accumulator):
     Raises:
       ValueError: if a real row had a label that is not in [0, K).
     """
-    if int(self.num_bad_labels):
-      raise ValueError(
-        f'{int(self.num_bad_labels)} of {int(self.num_examples)} labels are '
-        'not class ids in [0, num_classes): do the labels and the model use '
-        'the same classes?'
-      )
+    checks.check_known(int(self.num_bad_labels), int(self.num_examples))
     if not int(self.num_examples):
       return float('nan')
     return int(self.num_correct) / int(self.num_examples)

@@ -19,10 +19,9 @@ from jax.typing import ArrayLike
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from lossbench.metrics import accumulators
+from lossbench.metrics import accumulators, checks
 
 _CHUNK_SIZE = 4096
-_SUM_TOLERANCE = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,7 +272,8 @@ def _running_sums(members):
   total = None
   for index, member in enumerate(members):
     member = np.asarray(member, np.float64)
-    _check_log_probs(member, index)
+    checks.check_scores(member, name=f'Log-probabilities of member {index}')
+    checks.check_distributions(member, prefix=f'Member {index}: ')
     if total is None:
       total = member.copy()
     elif member.shape != total.shape:
@@ -311,37 +311,15 @@ def check_same_examples(ids: Mapping[str, ArrayLike]) -> None:
 
 
 def _check_predictions(predictions, labels, *, min_examples=1):
+  checks.check_rows_and_labels(
+    predictions, labels, name='predictions', columns='num_models'
+  )
+  checks.check_class_ids(predictions, name='predictions')
   shape = np.shape(predictions)
-  if len(shape) != 2 or np.shape(labels) != shape[:1]:
-    raise ValueError(
-      'Expected predictions [num_examples, num_models] and labels '
-      f'[num_examples]; got {shape} and {np.shape(labels)}.'
-    )
   if shape[0] < min_examples or shape[1] < 1:
     raise ValueError(
       'Agreement needs at least one example and one model; got predictions '
       f'{shape}.'
-    )
-  for name, ids in (('predictions', predictions), ('labels', labels)):
-    # Traced arrays have a dtype too, but cannot be converted.
-    dtype = ids.dtype if isinstance(ids, jax.Array) else np.asarray(ids).dtype
-    if not np.issubdtype(dtype, np.integer):
-      raise ValueError(f'{name} must be integer class ids; got dtype {dtype}.')
-
-
-def _check_log_probs(log_probs, index):
-  if log_probs.ndim != 2:
-    raise ValueError(
-      f'Member {index}: expected log-probabilities [num_examples, '
-      f'num_classes]; got {log_probs.shape}.'
-    )
-  excess = np.abs(np.exp(log_probs).sum(axis=1) - 1.0)
-  num_bad = int((~(excess <= _SUM_TOLERANCE)).sum())
-  if num_bad:
-    raise ValueError(
-      f'Member {index}: the probabilities of {num_bad} of {len(log_probs)} '
-      'examples are NaN or do not sum to 1. Pass log-probabilities '
-      '(Objective.log_probs), not logits or probabilities.'
     )
 
 

@@ -21,10 +21,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import optimize
 
-from lossbench.metrics import accumulators, accuracy
+from lossbench.metrics import accumulators, accuracy, checks
 from lossbench.objectives.losses import log_softmax
-
-_SUM_TOLERANCE = 1e-2
 
 
 def negative_log_likelihood(
@@ -165,7 +163,7 @@ def fit_temperature(
       NaN or +inf, a label is not in [0, K) or has log-probability -inf (the
       NLL is then infinite at every T), or bounds or chunk_size make no sense.
   """
-  accuracy.check_scores_and_labels(log_probs, labels)
+  checks.check_rows_and_labels(log_probs, labels)
   lowest, highest = bounds
   _check_temperatures(lowest=lowest, highest=highest)
   if not lowest < highest or chunk_size < 1:
@@ -391,12 +389,12 @@ def _tempered(log_probs, inverse_temperature):
 
 def _scorable(log_probs, labels):
   """[N] bool: the row is a distribution (or NaN) and its label a class."""
-  accuracy.check_scores_and_labels(log_probs, labels)
+  checks.check_rows_and_labels(log_probs, labels)
   log_probs = jnp.asarray(log_probs, jnp.float32)
   excess = jnp.abs(jnp.sum(jnp.exp(log_probs), axis=1) - 1.0)
   # Not "excess <= tolerance": a NaN row is scored, and its score is NaN, so
   # that evaluating a diverged model reports NaN and does not stop the run.
-  distribution = ~(excess > _SUM_TOLERANCE)
+  distribution = ~(excess > checks.SUM_TOLERANCE)
   known = accuracy.known_labels(labels, num_classes=log_probs.shape[1])
   return distribution & known
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators, accuracy, calibration
+from lossbench.metrics import accumulators, calibration, checks
 
 
 def classwise_calibration_error(
@@ -49,7 +49,7 @@ def classwise_calibration_error(
   Raises:
     ValueError: if shapes disagree, labels are not integers or num_bins < 1.
   """
-  accuracy.check_scores_and_labels(log_probs, labels)
+  checks.check_rows_and_labels(log_probs, labels)
   bins = ClasswiseCalibrationError.empty(
     np.shape(log_probs)[1], num_bins=num_bins
   )
@@ -230,7 +230,7 @@ def _bin_index(log_probs, *, num_bins):
 
 
 def _check(log_probs, labels, *, num_bins):
-  accuracy.check_scores_and_labels(log_probs, labels)
+  checks.check_rows_and_labels(log_probs, labels)
   log_probs, labels = np.asarray(log_probs, np.float64), np.asarray(labels)
   num_examples, num_classes = log_probs.shape
   if not 1 <= num_bins <= num_examples:
@@ -239,7 +239,7 @@ def _check(log_probs, labels, *, num_bins):
       f'{num_examples}]; got {num_bins}.'
     )
   excess = np.abs(np.exp(log_probs).sum(axis=1) - 1.0)
-  bad = (excess > 1e-2) | (labels < 0) | (labels >= num_classes)
+  bad = (excess > checks.SUM_TOLERANCE) | (labels < 0) | (labels >= num_classes)
   if bad.any():
     raise ValueError(
       f'{int(bad.sum())} of {num_examples} examples have probabilities that do '

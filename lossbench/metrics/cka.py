@@ -30,9 +30,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators, moments
+from lossbench.metrics import accumulators, checks, moments
 from lossbench.metrics.accumulators import CompensatedSum
-from lossbench.metrics.features import as_features, check_counts, finite_rows
+from lossbench.metrics.features import as_features, finite_rows
 
 Layers = ArrayLike | Sequence[ArrayLike]
 
@@ -301,7 +301,7 @@ class LinearCKA(accumulators.Accumulator):
       ValueError: if there are fewer than 2 examples or one was NaN or infinite.
     """
     num_examples = int(self.num_examples)
-    check_counts(num_examples, int(self.num_broken))
+    checks.check_counts(num_examples, int(self.num_broken))
 
     def covariance(products, x_sum, y_sum):
       return moments.covariance(

@@ -22,7 +22,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import sparse
 
-from lossbench.metrics import accumulators
+from lossbench.metrics import accumulators, checks
+from lossbench.metrics.features import as_labels
 
 # Below these the mean cosine distance of all pairs is rounding error.
 _FLOAT32_RESOLUTION = 1e-6
@@ -54,13 +55,11 @@ def class_separation(
   """
   _check_shapes(features, labels)
   features = np.asarray(features, np.float64)
-  labels = np.asarray(labels)
   num_broken = int((~np.isfinite(features)).any(axis=1).sum())
-  if num_classes is None:
-    classes, labels = np.unique(labels, return_inverse=True)
-    num_classes = len(classes)
-  num_bad_labels = int(((labels < 0) | (labels >= num_classes)).sum())
-  _check_values(num_broken, num_bad_labels, len(labels))
+  checks.check_counts(len(features), num_broken, min_examples=0)
+  labels, num_classes = as_labels(
+    labels, num_examples=len(features), num_classes=num_classes
+  )
   scale = np.maximum(
     features.max(axis=1, initial=0.0), -features.min(axis=1, initial=0.0)
   )
@@ -158,35 +157,22 @@ class ClassSeparation(accumulators.Accumulator):
     """
     counts = np.asarray(self.num_examples, np.int64)
     num_broken, num_bad = int(self.num_broken), int(self.num_bad_labels)
-    _check_values(num_broken, num_bad, int(counts.sum()) + num_broken + num_bad)
+    num_examples = int(counts.sum()) + num_broken + num_bad
+    checks.check_counts(num_examples, num_broken, min_examples=0)
+    checks.check_classes(counts, num_bad)
     return _from_sums(
       self.unit_sums.compute(), counts, resolution=_FLOAT32_RESOLUTION
     )
 
 
 def _check_shapes(features, labels):
-  if np.ndim(features) != 2 or np.shape(labels) != np.shape(features)[:1]:
-    raise ValueError(
-      'Expected features [num_examples, num_features] and labels '
-      f'[num_examples]; got {np.shape(features)} and {np.shape(labels)}. '
-      'Pool or flatten feature maps first.'
-    )
-  dtype = jnp.asarray(labels).dtype
-  if not jnp.issubdtype(dtype, jnp.integer):
-    raise ValueError(f'labels must be integer class ids; got dtype {dtype}.')
-
-
-def _check_values(num_broken, num_bad_labels, num_examples):
-  if num_broken:
-    raise ValueError(
-      f'{num_broken} of {num_examples} feature rows hold NaN or infinity: did '
-      'the run diverge?'
-    )
-  if num_bad_labels:
-    raise ValueError(
-      f'{num_bad_labels} of {num_examples} labels are not class ids in '
-      '[0, num_classes).'
-    )
+  checks.check_rows_and_labels(
+    features,
+    labels,
+    name='features',
+    columns='num_features',
+    remedy='Pool or flatten feature maps first.',
+  )
 
 
 def _unit_rows(features):
@@ -199,18 +185,6 @@ def _unit_rows(features):
 
 def _from_sums(sums, counts, *, resolution):
   """R^2 of float64 sums of unit vectors [K, M] and counts [K]."""
-  empty = np.flatnonzero(counts == 0)
-  if len(empty):
-    shown = ', '.join(str(k) for k in empty[:5])
-    more = ', ...' if len(empty) > 5 else ''
-    raise ValueError(
-      f'{len(empty)} of {len(counts)} classes have no examples: {shown}{more}. '
-      'R^2 averages over classes: use a split that has them all.'
-    )
-  if len(counts) < 2:
-    raise ValueError(
-      f'Class separation needs at least two classes; got {len(counts)}.'
-    )
   means = sums / counts[:, None]
   within = 1.0 - np.mean(np.sum(means**2, axis=1))
   overall = 1.0 - np.sum(np.mean(means, axis=0) ** 2)

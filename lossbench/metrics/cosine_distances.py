@@ -12,7 +12,8 @@ import dataclasses
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics.features import as_features, as_labels, check_shape
+from lossbench.metrics import checks
+from lossbench.metrics.features import as_features, as_labels
 
 MAX_EXAMPLES = 10_000
 _CHUNK_SIZE = 512
@@ -97,7 +98,7 @@ def cosine_distances(
       'Expected num_bins >= 1 and max_examples >= 2; got '
       f'{num_bins} and {max_examples}.'
     )
-  check_shape(np.shape(features))
+  checks.check_shape(np.shape(features))
   labels = as_labels(
     labels,
     num_examples=len(features),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators, accuracy
+from lossbench.metrics import accumulators, accuracy, checks
 from lossbench.metrics.features import as_features, as_labels
 
 
@@ -116,7 +116,7 @@ class AngularVisualHardness(accumulators.Accumulator):
       labels: [B] int class ids.
       mask: [B], 1 = real, 0 = padding; None counts every row.
     """
-    accuracy.check_scores_and_labels(cosines, labels)
+    checks.check_rows_and_labels(cosines, labels)
     cosines = jnp.asarray(cosines, jnp.float32)
     num_classes = cosines.shape[1]
     real = accumulators.real_rows(mask, cosines.shape[0])
@@ -142,16 +142,8 @@ class AngularVisualHardness(accumulators.Accumulator):
       ValueError: if a real row had a NaN or a label not in [0, K).
     """
     num_examples = int(self.num_examples)
-    if int(self.num_broken):
-      raise ValueError(
-        f'{int(self.num_broken)} of {num_examples} examples have features with '
-        'NaN or infinity: did the run diverge?'
-      )
-    if int(self.num_bad_labels):
-      raise ValueError(
-        f'{int(self.num_bad_labels)} of {num_examples} labels are not class '
-        'ids in [0, num_classes).'
-      )
+    checks.check_counts(num_examples, int(self.num_broken), min_examples=0)
+    checks.check_known(int(self.num_bad_labels), num_examples)
     if not num_examples:
       return float('nan')
     return float(self.hardness_sum.compute() / num_examples)

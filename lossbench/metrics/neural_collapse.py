@@ -29,12 +29,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators, accuracy, moments, spectra
+from lossbench.metrics import accumulators, accuracy, checks, moments, spectra
 from lossbench.metrics.features import (
   as_features,
   as_labels,
-  check_classes,
-  check_counts,
   class_means,
   finite_rows,
 )
@@ -160,7 +158,9 @@ class NeuralCollapse(accumulators.Accumulator):
     self, features: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
   ) -> Self:
     """Counts features [B, M], labels [B] where mask [B] is not 0."""
-    accuracy.check_scores_and_labels(features, labels)
+    checks.check_rows_and_labels(
+      features, labels, name='features', columns='num_features'
+    )
     num_classes, num_features = self.class_sums.total.shape
     if np.shape(features)[1] != num_features:
       raise ValueError(
@@ -201,8 +201,8 @@ class NeuralCollapse(accumulators.Accumulator):
     """
     counts = np.asarray(self.num_examples, np.int64)
     num_broken, num_bad = int(self.num_broken), int(self.num_bad_labels)
-    check_counts(int(counts.sum()) + num_broken + num_bad, num_broken)
-    check_classes(counts, num_bad)
+    checks.check_counts(int(counts.sum()) + num_broken + num_bad, num_broken)
+    checks.check_classes(counts, num_bad)
     return self.class_sums.compute() / counts[:, None]
 
   def measures(self, kernel: ArrayLike) -> CollapseMeasures:

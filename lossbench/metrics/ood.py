@@ -12,6 +12,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from scipy import special, stats
 
+from lossbench.metrics import checks
+
 
 def max_probability_score(log_probs: ArrayLike) -> np.ndarray:
   """Log of the maximum probability; higher is more in-distribution.
@@ -29,13 +31,7 @@ def max_probability_score(log_probs: ArrayLike) -> np.ndarray:
     ValueError: if it is not [N, K], or a row is NaN or does not sum to 1.
   """
   log_probs = _check_scores_2d(log_probs, 'log_probs')
-  excess = np.abs(np.exp(log_probs).sum(axis=1) - 1.0)
-  num_bad = int((~(excess <= 1e-2)).sum())
-  if num_bad:
-    raise ValueError(
-      f'The probabilities of {num_bad} of {len(log_probs)} examples do not sum '
-      'to 1: pass log-probabilities, not logits or probabilities.'
-    )
+  checks.check_distributions(log_probs, prefix='log_probs: ')
   return log_probs.max(axis=1)
 
 
@@ -132,10 +128,7 @@ def _check_scores(scores, name):
 
 def _check_scores_2d(scores, name):
   scores = np.asarray(scores, np.float64)
-  if scores.ndim != 2 or not scores.shape[1]:
-    raise ValueError(
-      f'{name} must be [num_examples, num_classes]; got {scores.shape}.'
-    )
+  checks.check_scores(scores, name=name)
   num_broken = int((np.isnan(scores) | np.isposinf(scores)).any(axis=1).sum())
   if num_broken:
     raise ValueError(

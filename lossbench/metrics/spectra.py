@@ -15,11 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from lossbench.metrics import accumulators, moments
+from lossbench.metrics import accumulators, checks, moments
 from lossbench.metrics.features import (
   as_features,
   as_labels,
-  check_counts,
   class_means,
   finite_rows,
 )
@@ -147,7 +146,7 @@ class ActivationSpectrum(accumulators.Accumulator):
     Raises:
       ValueError: as `singular_values`.
     """
-    check_counts(int(self.num_examples), int(self.num_broken))
+    checks.check_counts(int(self.num_examples), int(self.num_broken))
     return float(np.mean(np.diagonal(self.products.compute()) == 0))
 
   def singular_values(self, *, centered: bool) -> np.ndarray:
@@ -157,7 +156,7 @@ class ActivationSpectrum(accumulators.Accumulator):
       ValueError: if there are fewer than 2 examples or one was NaN or infinite.
     """
     num_examples = int(self.num_examples)
-    check_counts(num_examples, int(self.num_broken))
+    checks.check_counts(num_examples, int(self.num_broken))
     if centered:
       squares = num_examples * moments.covariance(
         self.products,

@@ -52,6 +52,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from lossbench.metrics import checks
 from lossbench.runtime import devices
 
 # 45 values, on the sum of losses (Kornblith et al. 2021, section 3.4).
@@ -545,17 +546,11 @@ def check_examples(
     num_classes: K >= 2.
     all_classes: False for examples to test on, which may lack some.
   """
-  if np.ndim(features) != 2 or np.shape(labels) != np.shape(features)[:1]:
-    raise ValueError(
-      'Expected features [num_examples, num_features] and labels '
-      f'[num_examples]; got {np.shape(features)} and {np.shape(labels)}.'
-    )
+  checks.check_rows_and_labels(
+    features, labels, name='features', columns='num_features'
+  )
   num_examples, num_features = np.shape(features)
   labels = np.asarray(labels)
-  if not np.issubdtype(labels.dtype, np.integer):
-    raise ValueError(
-      f'labels must be integer class ids; got dtype {labels.dtype}.'
-    )
   if num_classes < 2:
     raise ValueError(f'num_classes must be at least 2; got {num_classes}.')
   if num_examples < 2 or num_features < 1:
@@ -564,11 +559,7 @@ def check_examples(
       f'{num_examples} and {num_features}.'
     )
   num_broken = int((~np.isfinite(np.asarray(features))).any(axis=1).sum())
-  if num_broken:
-    raise ValueError(
-      f'{num_broken} of {num_examples} feature rows hold NaN or infinity: did '
-      'the run diverge?'
-    )
+  checks.check_counts(num_examples, num_broken)
   bad = (labels < 0) | (labels >= num_classes)
   if bad.any():
     raise ValueError(

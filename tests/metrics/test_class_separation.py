@@ -230,7 +230,7 @@ def test_classes_without_examples():
 def test_features_that_are_not_finite(bad):
   features, labels = _clusters(BALANCED)
   features[3, 2] = features[5, 0] = bad
-  text = '2 of 80 feature rows hold NaN or infinity'
+  text = '2 of 80 rows of features hold NaN or infinity'
   with pytest.raises(ValueError, match=text):
     class_separation(features, labels)
   with pytest.raises(ValueError, match=text):

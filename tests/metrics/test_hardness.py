@@ -127,7 +127,7 @@ def test_mask_and_broken_rows():
   assert got == pytest.approx(expected[keep].mean(), rel=1e-6)
   with pytest.raises(ValueError, match='2 of 60 rows of features hold NaN'):
     angular_visual_hardness(features, labels, kernel=kernel)
-  with pytest.raises(ValueError, match='2 of 60 examples have features with'):
+  with pytest.raises(ValueError, match='2 of 60 rows of features hold NaN'):
     _streamed(features, labels, kernel)
   good = np.nan_to_num(features)
   with pytest.raises(ValueError, match='1 of 60 labels are not class ids'):

@@ -101,7 +101,9 @@ def test_refusals():
     with pytest.raises(ValueError, match=r'tpr must be in \(0, 1\]'):
       fpr_at_95_tpr(scores, scores, tpr=tpr)
   logits = np.zeros((4, 3))
-  with pytest.raises(ValueError, match='of 4 of 4 examples do not sum to 1'):
+  with pytest.raises(
+    ValueError, match='of 4 of 4 examples are NaN or do not sum'
+  ):
     max_probability_score(logits)
   for bad in (np.nan, np.inf):
     broken = logits.copy()

@@ -297,7 +297,7 @@ def _with_nan():
   [
     ({'features': np.zeros(150)}, r'Expected features \[num_examples'),
     ({'labels': np.zeros(150)}, 'labels must be integer'),
-    ({'features': _with_nan()}, '1 of 150 feature rows hold NaN'),
+    ({'features': _with_nan()}, '1 of 150 rows of features hold NaN'),
     ({'num_classes': 6}, '2 of 6 classes have no training example: 4, 5'),
     ({'num_classes': 3}, r'Label 3 is not a class id in \[0, 3\)'),
     ({'num_classes': 1}, 'num_classes must be at least 2'),
