@@ -38,6 +38,7 @@ class PreemptionNotice:
 
   def __init__(self):
     self._received = threading.Event()
+    self._calls = 0
     self._old_handlers = {}
     self._several = jax.process_count() > 1
 
@@ -68,6 +69,8 @@ class PreemptionNotice:
 
   def reached(self, step: int) -> bool:
     """Whether to save and stop after this step; the same on all processes."""
+    # JAX agrees on a number to come, and steps may be taken several at once.
+    self._calls += 1
     if self._several:
-      return multihost_utils.reached_preemption_sync_point(step)
+      return multihost_utils.reached_preemption_sync_point(self._calls)
     return self._received.is_set()
