@@ -228,7 +228,7 @@ def test_holdout_of_another_data_set_is_refused(run, real_data_dir):
   [
     (np.nan, 'parameter arrays of step 40 of .* hold NaN'),
     # Finite, but the convolutions overflow.
-    (3e38, 'of 1442 feature rows hold NaN or infinity'),
+    (3e38, 'of 1442 rows of features hold NaN or infinity'),
   ],
 )
 def test_broken_checkpoints_are_refused(
@@ -254,7 +254,7 @@ def test_broken_checkpoints_are_refused(
 @pytest.mark.parametrize(
   ('broken', 'text'),
   [
-    ('features', '1 of 20 feature rows hold NaN'),
+    ('features', '1 of 20 rows of features hold NaN'),
     ('label', r'Label 3 is not a class id in \[0, 3\)'),
   ],
 )
