@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from lossbench.runtime import cluster, console, stopping
+from lossbench.runtime import cluster, compilations, console, stopping
 
 # Of setup.py: extra -> the modules that come with it alone.
 EXTRAS = {
@@ -88,6 +88,8 @@ def run(
   def main(argv):
     if len(argv) > 1 and not arguments:
       sys.exit(f'Error: unexpected arguments: {" ".join(argv[1:])}.')
+    # Before anything imports JAX, which reads the environment then.
+    compilations.keep_compilations()
     try:
       with stopping.stop_on_signals():
         check_fn()

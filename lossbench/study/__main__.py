@@ -67,7 +67,7 @@ def _print_missing(study, runs):
 
 def main(arguments):
   del arguments
-  from lossbench.study import driver, plan, pool, table
+  from lossbench.study import driver, plan, table
 
   args = flags.FLAGS
   output = console.output()  # before anything is redirected
@@ -95,9 +95,6 @@ def main(arguments):
       'states, and --commands what is missing.'
     )
   with locks.locked(study.workdir):
-    driver.share_compilations(study)
-    if not args.num_workers:
-      pool.configure_devices(0)
     errors = driver.run_study(
       study, only=args.only, num_workers=args.num_workers, output=output
     )

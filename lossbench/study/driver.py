@@ -1,7 +1,5 @@
 """Doing whatever is missing of a study, until nothing more can be done."""
 
-import os
-
 import rich.console
 
 from configs import legal
@@ -103,16 +101,3 @@ def _ready_runs(study, found, errors) -> list[plan.PlannedRun]:
     if state.missing and not state.waits_for and name not in errors:
       ready.append(run)
   return ready
-
-
-def share_compilations(study: plan.Study):
-  """Compiled programs are kept in the study, for all of its processes."""
-  # Read by JAX when it is imported, in this process and in workers.
-  os.environ.setdefault(
-    'JAX_COMPILATION_CACHE_DIR', str(study.workdir.absolute() / 'compiled')
-  )
-  import jax
-
-  jax.config.update(
-    'jax_compilation_cache_dir', os.environ['JAX_COMPILATION_CACHE_DIR']
-  )

@@ -222,7 +222,7 @@ def _work(connection, study: Study, number: int, num_workers: int):
     os.dup2(file, stream.fileno())
   # A terminal's Ctrl-C goes to the study too, which then tells the workers.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  configure_devices(num_workers)
+  _share_cores(num_workers)
   with stop_on_signals(signal.SIGTERM):
     _do_tasks(connection, study, number)
 
@@ -245,19 +245,11 @@ def _do_tasks(connection, study: Study, number: int):
     send('', _do(study, task, send))
 
 
-def configure_devices(num_workers: int):
-  """Prepares JAX for a study: before anything is computed.
-
-  Compiled programs are kept between processes, and workers on CPUs share the
-  cores instead of fighting for all of them.
-  """
-  import jax
-
+def _share_cores(num_workers: int):
+  """Keeps workers on CPUs from fighting for all cores; before any computation."""
   cores = len(os.sched_getaffinity(0))
   if num_workers > 1 and cores // num_workers <= 1:
     # One core each: threads of one program would only wait for one another.
     os.environ['XLA_FLAGS'] = ' '.join(
       [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_multi_thread_eigen=false']
     ).strip()
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
-  jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
