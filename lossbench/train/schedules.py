@@ -8,29 +8,37 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import optax
 
 ScheduleFn = Callable[[jax.Array], jax.Array]
 
 
-def _constant(step, *, decay_steps, steps_per_epoch, decay_per_epoch):
+def _constant(*, decay_steps, steps_per_epoch, decay_per_epoch):
   del decay_steps, steps_per_epoch, decay_per_epoch
-  return jnp.ones_like(step, jnp.float32)
+  return optax.constant_schedule(1.0)
 
 
-def _cosine(step, *, decay_steps, steps_per_epoch, decay_per_epoch):
+def _cosine(*, decay_steps, steps_per_epoch, decay_per_epoch):
   """Half a cosine from 1 to 0 without restarts (Loshchilov & Hutter 2017)."""
   del steps_per_epoch, decay_per_epoch
-  share = jnp.clip(step / decay_steps, 0.0, 1.0)
-  return 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+
+  # Not optax's: it rounds pi * step first, so runs would get other bits.
+  def decay_fn(step):
+    share = jnp.clip(step / decay_steps, 0.0, 1.0)
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * share))
+
+  return decay_fn
 
 
-def _exponential(step, *, decay_steps, steps_per_epoch, decay_per_epoch):
+def _exponential(*, decay_steps, steps_per_epoch, decay_per_epoch):
   """decay_per_epoch^e, where e counts whole epochs (appendix A.1)."""
   del decay_steps
-  return decay_per_epoch ** (step // steps_per_epoch).astype(jnp.float32)
+  return optax.exponential_decay(
+    1.0, steps_per_epoch, decay_per_epoch, staircase=True
+  )
 
 
-_SCHEDULES = {
+_DECAYS = {
   'constant': _constant,
   'cosine': _cosine,
   'exponential': _exponential,
@@ -60,10 +68,8 @@ def create_schedule(
   Raises:
     ValueError: if the name is unknown or a value is out of range.
   """
-  if name not in _SCHEDULES:
-    raise ValueError(
-      f'Unknown schedule {name!r}. Known: {", ".join(_SCHEDULES)}.'
-    )
+  if name not in _DECAYS:
+    raise ValueError(f'Unknown schedule {name!r}. Known: {", ".join(_DECAYS)}.')
   if not 0 <= warmup_epochs < num_epochs:
     raise ValueError(
       f'warmup_epochs must be in [0, num_epochs={num_epochs}); got '
@@ -73,20 +79,18 @@ def create_schedule(
     raise ValueError(
       f'decay_per_epoch must be in (0, 1]; got {decay_per_epoch}.'
     )
-  decay_fn = _SCHEDULES[name]
   warmup_steps = round(warmup_epochs * steps_per_epoch)
   # At least one: a fraction of an epoch may round to none.
   decay_steps = max(1, round(num_epochs * steps_per_epoch) - warmup_steps)
 
-  def schedule_fn(step):
-    step = jnp.asarray(step)
-    decay = decay_fn(
-      jnp.maximum(step - warmup_steps, 0),
-      decay_steps=decay_steps,
-      steps_per_epoch=steps_per_epoch,
-      decay_per_epoch=decay_per_epoch,
-    )
-    warmup = step / max(warmup_steps, 1)
-    return jnp.where(step < warmup_steps, warmup, decay)
+  decay_fn = _DECAYS[name](
+    decay_steps=decay_steps,
+    steps_per_epoch=steps_per_epoch,
+    decay_per_epoch=decay_per_epoch,
+  )
 
-  return schedule_fn
+  # Not optax.linear_schedule, whose 1 - (1 - x) has few digits near 0.
+  def warmup_fn(step):
+    return jnp.asarray(step) / max(warmup_steps, 1)
+
+  return optax.join_schedules([warmup_fn, decay_fn], [warmup_steps])
