@@ -10,7 +10,8 @@ import pytest
 
 from configs import digits_cnn
 from lossbench import early_stopping
-from lossbench.runs.directory import RunDirectory
+from lossbench.runs.directory import RunDirectory, write_json
+from tests.damage import change_a_digit
 
 
 def _history(accuracies):
@@ -163,6 +164,17 @@ def test_missing_history_is_named(runs):
   with pytest.raises(FileNotFoundError, match=r'has no history\.json') as error:
     early_stopping.report(runs)
   assert runs[1] in str(error.value)
+
+
+def test_a_changed_digit_of_a_history_is_named_with_the_remedy(runs):
+  """It would move the epoch to stop at."""
+  path = RunDirectory(runs[1]).history_path
+  write_json(path, json.loads(path.read_text()))
+  early_stopping.report(runs)
+  change_a_digit(path, 'top1_accuracy')
+  with pytest.raises(ValueError, match="Run this run's command again") as error:
+    early_stopping.report(runs)
+  assert str(error.value).startswith(f'{path} is damaged: its content is not')
 
 
 @pytest.mark.parametrize(

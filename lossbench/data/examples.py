@@ -67,7 +67,9 @@ def build_examples(
   if config.on_bad_image != 'skip':
     return everything
   path = run.path / 'bad_images.json'
-  known = read_json(path) if path.exists() else {}
+  known = {}
+  if path.exists():
+    known = read_json(path, remedy='Delete it: the images are looked at again.')
   key = f'{dataset or config.dataset} {split}'
   if not config.resize_images:
     key += f' of {config.image_size} x {config.image_size} pixels'

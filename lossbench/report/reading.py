@@ -1,7 +1,6 @@
 """Reads the records of a study; names what is damaged or of other networks."""
 
 import dataclasses
-import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from lossbench.report.records import (
   Target,
   TransferRecord,
 )
-from lossbench.runs.directory import RunDirectory
+from lossbench.runs.directory import RunDirectory, parse_json
 
 _COMPARED = ('runs', 'num_examples', 'agreement', 'clustering', 'ensembles')
 
@@ -36,7 +35,7 @@ class _Reader:
   ) -> Any:
     """The content; an empty one if the file is missing or damaged."""
     try:
-      value = json.loads(path.read_text())
+      value = parse_json(path.read_bytes())
       if not isinstance(value, kind):
         raise ValueError(f'it is not a {kind.__name__}')
       return value
@@ -124,14 +123,20 @@ class _RunReader:
     self._directory = RunDirectory(path)
     self._record = record
     self._rerun = rerun
-    self._wanted = _wanted(record, reader.json(self._directory.evaluation_path))
+    self._wanted = _wanted(
+      record,
+      reader.json(
+        self._directory.evaluation_path,
+        remedy=f'. Measure it again: {rerun}',
+      ),
+    )
     self.left_out: list[str] = []
 
   def read(self) -> RunRecords:
     record, directory = self._record, self._directory
     targets = tuple(Target(**target) for target in record['transfer'])
     own = directory.eval_path(record['dataset'], record['test_split'])
-    metrics = self._evaluations(own)
+    metrics = self._evaluations(own, targets)
     remedy = self._remedy(directory.evaluation_path)
     self._reader.archive(own / 'predictions.npz', remedy=remedy)
     curves = self._reader.arrays(own / 'curves.npz', remedy=remedy)
@@ -160,7 +165,11 @@ class _RunReader:
       path=directory.path,
       metrics=metrics,
       transfers=self._transfers(targets),
-      history=self._reader.json(directory.history_path, list),
+      history=self._reader.json(
+        directory.history_path,
+        list,
+        remedy=f'. Train again, which writes it anew: {self._rerun}',
+      ),
       curves=curves,
       error=f'{error["stage"]}: {error["error"]}' if len(error) == 2 else '',
       left_out='; '.join(self.left_out),
@@ -168,9 +177,14 @@ class _RunReader:
     # Another attempt, by hand, may have done it all since.
     return dataclasses.replace(run, error='') if run.is_evaluated else run
 
-  def _evaluations(self, own) -> dict[tuple[str, str, str], Measured]:
+  def _evaluations(self, own, targets) -> dict[tuple[str, str, str], Measured]:
     found = {}
+    transfers = [
+      self._directory.transfer_path(t.dataset, t.split) for t in targets
+    ]
     for path in sorted(self._directory.path.glob('eval/*/metrics.json')):
+      if path.parent in transfers:
+        continue
       record = self._metrics(path, delete=self._directory.evaluation_path)
       if 'main_metric' in record or not record:
         continue
@@ -250,7 +264,7 @@ def _read_comparison(
   *,
   rerun: str,
 ) -> Comparison | None:
-  record = reader.json(path)
+  record = reader.json(path, remedy=f'. Compare again: {rerun}')
   if not record:
     return None
   try:
@@ -307,7 +321,7 @@ def load_study(path: str | pathlib.Path) -> StudyRecords:
     )
   reader = _Reader()
   try:
-    study = json.loads(study_path.read_text())
+    study = parse_json(study_path.read_bytes())
     records = _read_study(reader, path, study)
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(

@@ -23,13 +23,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import jax_utils
 
-from lossbench.runs.directory import RunDirectory
-from lossbench.runs.stored import (
-  best_step,
-  fingerprint_of,
-  read_record,
-  record_checksum,
-)
+from lossbench.runs.directory import RunDirectory, sealed
+from lossbench.runs.stored import best_step, fingerprint_of, read_record
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere, first_says
@@ -194,7 +189,6 @@ class Checkpointer:
     step = int(host_state.step)
     history = list(history)  # written later, when the caller's may be longer
     record = {'step': step, 'history': history, 'crc32': _checksums(arrays)}
-    record['record_crc32'] = record_checksum(record)
     self._keep_best.history = history
     with self._saving():
       self._check_space(arrays)
@@ -202,7 +196,7 @@ class Checkpointer:
         step,
         args=ocp.args.Composite(
           state=ocp.args.PyTreeSave(arrays),
-          meta=ocp.args.JsonSave(record),
+          meta=ocp.args.JsonSave(sealed(record)),
         ),
       )
     return step

@@ -9,6 +9,9 @@ events.out.tfevents.*             TensorBoard
 eval/<dataset>-<split>/           metrics.json and predictions.npz
 eval/evaluation.json              written last: what was evaluated, what not
 lock                              held by whoever trains into the directory
+
+Every record in these JSON files has a checksum, `write_json`'s, which `read_json`
+verifies: a digit that was altered is JSON as good as any.
 """
 
 import contextlib
@@ -16,7 +19,8 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -53,18 +57,79 @@ _BEFORE_FIELDS = {
 }
 
 
+# Of a record, the checksum of all its other entries.
+_CHECKSUM = 'record_crc32'
+
+
+def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
+  """A record, of what JSON can hold, with its checksum (CRC-32)."""
+  # As it will be read: JSON has no tuples, and all its names are strings.
+  content = json.loads(json.dumps(record))
+  return {**content, _CHECKSUM: _crc32(content)}
+
+
+def _crc32(content: dict[str, Any]) -> int:
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _unsealed(record: dict[str, Any]) -> dict[str, Any]:
+  """A record without its checksum, which records of version 0.1 lack."""
+  content = {k: v for k, v in record.items() if k != _CHECKSUM}
+  if _CHECKSUM in record and record[_CHECKSUM] != _crc32(content):
+    raise ValueError(
+      'its content is not what was written: the checksum (CRC-32) differs'
+    )
+  return content
+
+
+def _each_record(value: Any, function: Callable[[dict], dict]) -> Any:
+  """Applies a function to a record, or to each in a list of them."""
+  if isinstance(value, dict):
+    return function(value)
+  if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+    return [function(item) for item in value]
+  return value
+
+
 def write_json(path: storage.Path, value: Any):
-  """Writes JSON so that a reader sees the old file or the whole new one."""
+  """Writes JSON so that a reader sees the old file or the whole new one.
+
+  A record, or each in a list of them, is `sealed`; `read_json` verifies it.
+  """
+  value = _each_record(value, sealed)
   text = json.dumps(value, indent=2, sort_keys=True) + '\n'
   storage.write_whole(path, lambda file: file.write(text.encode()))
 
 
-def read_json(path: storage.Path) -> Any:
-  """Reads JSON; a damaged file raises ValueError naming it."""
+def parse_json(content: bytes) -> Any:
+  """What `write_json` was given.
+
+  Raises:
+    ValueError: if it is not JSON, or a record is not what was written.
+  """
   try:
-    return json.loads(path.read_text())
+    value = json.loads(content)
   except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise ValueError(f'{path} is not valid JSON: {error}') from error
+    raise ValueError(f'it is not valid JSON: {error}') from error
+  return _each_record(value, _unsealed)
+
+
+def read_json(path: storage.Path, *, remedy: str = '') -> Any:
+  """What `write_json` was given.
+
+  Args:
+    path: of the file.
+    remedy: a sentence on what to do about a damaged one.
+
+  Raises:
+    OSError: if it cannot be read.
+    ValueError: if it is damaged; names it, and the remedy.
+  """
+  try:
+    return parse_json(path.read_bytes())
+  except ValueError as error:
+    words = f'{path} is damaged: {error}', remedy
+    raise ValueError('. '.join(filter(None, words))) from error
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -191,11 +256,11 @@ class RunDirectory:
       'another --workdir, which may be stopped at its first step.'
     )
     try:
-      fields = read_json(self.config_path)
+      fields = read_json(self.config_path, remedy=remedy)
     except ValueError as error:
       if not self.config_path.stat().st_size:
         raise ValueError(f'{self.config_path} is empty. {remedy}') from error
-      raise ValueError(f'{error}. {remedy}') from error
+      raise
     if not isinstance(fields, dict):
       raise ValueError(f'{self.config_path} holds no configuration. {remedy}')
     fields = {**_BEFORE_FIELDS, **fields}

@@ -138,11 +138,15 @@ def read_history(run: RunDirectory) -> list[dict[str, float]]:
       'has not come to its first evaluation. Train it with '
       '--config.num_holdout > 0, or leave it out.'
     )
-  history = read_json(path)
+  remedy = (
+    "Run this run's command again, which writes it anew from the newest "
+    'checkpoint, or leave this run out.'
+  )
+  history = read_json(path, remedy=remedy)
   if not (isinstance(history, list) and all(map(_is_evaluation, history))):
     raise ValueError(
       f'{path} is damaged: it is not a list of records with step and epoch. '
-      'Leave this run out.'
+      f'{remedy}'
     )
   return history
 

@@ -10,12 +10,11 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from lossbench.runs.directory import RunDirectory, read_json
+from lossbench.runs.directory import RunDirectory, parse_json
 from lossbench.runtime import storage
 
 # The measure of the best checkpoint.
 BEST_METRIC = 'top1_accuracy'
-_CHECKSUM = 'record_crc32'  # of a record's other entries
 
 
 class StoredCheckpoint(NamedTuple):
@@ -56,12 +55,6 @@ def find_checkpoint(run: RunDirectory, step: str) -> StoredCheckpoint | None:
   return StoredCheckpoint(number, fingerprint_of(record['crc32']))
 
 
-def record_checksum(record: Mapping[str, Any]) -> int:
-  """CRC-32 of a checkpoint's record, its own entry left out."""
-  rest = {name: value for name, value in record.items() if name != _CHECKSUM}
-  return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
-
-
 def read_record(path: storage.Path) -> dict[str, Any]:
   """What lies beside a checkpoint's arrays, verified.
 
@@ -76,18 +69,12 @@ def read_record(path: storage.Path) -> dict[str, Any]:
     OSError: if it cannot be read.
     ValueError: if it is not what was saved.
   """
-  record = read_json(path / 'meta' / 'metadata')
+  record = parse_json((path / 'meta' / 'metadata').read_bytes())
   kinds = {'crc32': dict, 'history': list}
   if not isinstance(record, dict) or not all(
     isinstance(record.get(name), kind) for name, kind in kinds.items()
   ):
     raise ValueError('it has no history or no checksums')
-  # Version 0.1 stored no checksum of the record.
-  if record.get(_CHECKSUM, record_checksum(record)) != record_checksum(record):
-    raise ValueError(
-      'its step, history or checksums are not those that were saved (CRC-32 '
-      'differs)'
-    )
   return record
 
 

@@ -100,6 +100,9 @@ def do_run(study: Study, run: PlannedRun, on_status: OnStatus) -> str:
   """
   path = study.path(run)
   for stage in read_state(study, run).missing:
+    # What seemed to be of no checkpoint may have lacked a whole run.json only.
+    if stage not in read_state(study, run).missing:
+      continue
 
     def on_line(line, stage=stage):
       on_status(stage, line)

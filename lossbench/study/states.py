@@ -154,10 +154,11 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   directory = RunDirectory(study.path(run))
   missing = []
   num_steps, step = _num_steps(directory), directory.last_step
-  if num_steps is None or step < num_steps:
-    missing.append(TRAIN)
+  trained = num_steps is not None and step >= num_steps
   # The best so far of a run that is not over is not what is wanted.
-  wanted = None if missing else find_checkpoint(directory, run.step)
+  wanted = find_checkpoint(directory, run.step) if trained else None
+  if not trained or _has_damaged_history(directory):
+    missing.append(TRAIN)
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
   for target in run.transfer:
@@ -204,6 +205,17 @@ def _num_steps(directory: RunDirectory) -> int | None:
     return directory.num_steps
   except ValueError:  # a damaged run.json is written again
     return None
+
+
+def _has_damaged_history(directory: RunDirectory) -> bool:
+  """Training writes it anew, from the newest checkpoint."""
+  try:
+    read_history(directory)
+  except FileNotFoundError:  # it was trained without a holdout
+    return False
+  except ValueError:
+    return True
+  return False
 
 
 def comparison_path(study: Study, name: str) -> pathlib.Path:

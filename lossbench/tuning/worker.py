@@ -178,7 +178,8 @@ def _claim_directory(config, workdir: str | pathlib.Path) -> pathlib.Path:
   if not path.exists():
     write_json(path, json.loads(config.to_json()))
     return root
-  old = ml_collections.ConfigDict(read_json(path))
+  old = read_json(path, remedy='Delete it: the next call writes it anew.')
+  old = ml_collections.ConfigDict(old)
   names = [name for name, *_ in differing_fields(old, config)]
   if names:
     raise ValueError(

@@ -1,6 +1,5 @@
 """Outputs are computed once and stored with their source."""
 
-import json
 import shutil
 
 import jax
@@ -12,7 +11,7 @@ from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
 from lossbench.probe.transfer import build_image_fn
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
-from lossbench.runs.directory import RunDirectory
+from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runtime import devices
 from lossbench.train.state import TrainState
 
@@ -199,9 +198,9 @@ def test_outputs_of_another_type_are_not_mixed(run, num_passes):
 def test_images_of_another_data_set_are_of_any_size(run):
   """To a run that leaves bad images out they are not bad for their size."""
   path = run / 'config.json'
-  config = json.loads(path.read_text())
+  config = read_json(path)
   config |= {'on_bad_image': 'skip', 'image_size': 9}
-  path.write_text(json.dumps(config))
+  write_json(path, config)
   source = RunOutputs(run)
   image_fn, preprocessing = build_image_fn(source.config, 'digits_low')
   found = source.features(
@@ -209,5 +208,5 @@ def test_images_of_another_data_set_are_of_any_size(run):
   )
   builder = source.open_dataset('digits_low')
   assert len(found) == builder.info.splits['test'].num_examples
-  bad = json.loads((run / 'bad_images.json').read_text())
+  bad = read_json(run / 'bad_images.json')
   assert bad == {'digits_low test': {}}

@@ -13,6 +13,8 @@ import pytest
 from lossbench.report.__main__ import write_report
 from lossbench.report.reading import load_study
 from lossbench.report.tables import accuracy, rendering
+from lossbench.runs.directory import write_json
+from tests.damage import change_a_digit
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -105,6 +107,36 @@ def test_damaged_files_are_named_and_left_out(synthetic_study):
   assert str(comparison) in result.stderr
   table = (synthetic_study / 'report/tables/table_1.md').read_text()
   assert '(2 of 3)' in table
+
+
+def test_a_changed_digit_is_named_and_left_out(synthetic_study):
+  run = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
+  damaged = {
+    run / 'eval/imagenet2012-validation/metrics.json': 'value',
+    run / 'eval/transfer-food101/metrics.json': 'n',
+    run / 'history.json': 'top1_accuracy',
+    synthetic_study
+    / 'comparisons/imagenet_resnet50/comparison.json': 'num_examples',
+  }
+  for path in damaged:
+    write_json(path, json.loads(path.read_text()))
+  assert load_study(synthetic_study).problems == ()
+  for path, name in damaged.items():
+    change_a_digit(path, name)
+  study = load_study(synthetic_study)
+  assert len(study.problems) == len(damaged)
+  rerun = study.rerun_command
+  for path in damaged:
+    [problem] = [
+      p for p in study.problems if p.startswith(f'{path} is damaged')
+    ]
+    assert 'the checksum (CRC-32) differs' in problem
+    assert problem.endswith(rerun)
+  found = next(r for r in study.runs if r.path == run)
+  assert not found.is_evaluated
+  assert not found.history
+  assert 'food101' not in found.transfers
+  assert not study.comparisons
 
 
 def _rerecord(path, **changes):

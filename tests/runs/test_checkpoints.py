@@ -199,7 +199,9 @@ def test_a_changed_digit_in_the_history_is_damage(tmp_path):
   _change_a_digit(directory / '000000003/meta/metadata', b'0.25', b'0.85')
   with Checkpointer(directory, read_only=True) as checkpointer:
     for read in (checkpointer.restore, checkpointer.fingerprint):
-      with pytest.raises(ValueError, match=r'000000003 is damaged: its .*hist'):
+      with pytest.raises(
+        ValueError, match=r'000000003 is damaged: its .*CRC-32'
+      ):
         read(3)
     assert checkpointer.best_step == 1
     assert checkpointer.fingerprint(2) == fingerprint

@@ -42,8 +42,8 @@ def _files(run):
 def test_claim_makes_the_directory_and_says_what_it_is(run, config):
   run.claim(config, num_steps=26)
   assert _files(run) == ['config.json', 'run.json']
-  assert json.loads(run.config_path.read_text()) == json.loads(config.to_json())
-  about = json.loads((run.path / 'run.json').read_text())
+  assert read_json(run.config_path) == json.loads(config.to_json())
+  about = read_json(run.path / 'run.json')
   assert about['objective'] == 'sigmoid+dropout'
   assert about['lossbench_version'] == lossbench.__version__
   assert about['jax_version'] == jax.__version__
@@ -64,7 +64,7 @@ def test_config_comes_back_as_a_config(run, config):
 def test_runs_from_before_a_field_did_what_was_done_then(run, config):
   """An ImageNet run without `resize_method` was trained with bilinear."""
   run.claim(config, num_steps=26)
-  old = json.loads(run.config_path.read_text())
+  old = read_json(run.config_path)
   assert old['data_on_device']
   for name in (
     'ema_ramp',
@@ -324,6 +324,48 @@ def test_json_goes_out_and_comes_back(tmp_path):
   write_json(path, {'new': True})
   assert read_json(path) == {'new': True}
   assert [p.name for p in tmp_path.iterdir()] == ['x.json']
+
+
+@pytest.mark.parametrize(
+  'value',
+  [
+    {'n': 297, 'metrics': [{'step': 20, 'value': 0.93}], 'of': {1: (2, None)}},
+    [{'step': 20, 'accuracy': 0.93}, {'step': 400, 'accuracy': 0.5}],
+  ],
+)
+def test_no_flipped_bit_is_read_as_another_record(value, tmp_path):
+  """Of 0.93 and 0.98 one is as good JSON as the other."""
+  path = tmp_path / 'x.json'
+  write_json(path, value)
+  whole, written = path.read_bytes(), read_json(path)
+  assert written == json.loads(json.dumps(value))
+  kept = 0
+  for place in range(len(whole)):
+    for bit in range(8):
+      altered = bytearray(whole)
+      altered[place] ^= 1 << bit
+      path.write_bytes(altered)
+      try:
+        found = read_json(path)
+      except ValueError:
+        continue
+      kept += 1
+      # A bit of the checksum's own name adds an entry, and changes none.
+      for old, new in zip(*map(_as_list, (written, found)), strict=True):
+        assert new.items() >= old.items()
+  assert kept < 0.2 * 8 * len(whole)
+
+
+def _as_list(value):
+  return value if isinstance(value, list) else [value]
+
+
+def test_records_without_a_checksum_stay_readable(tmp_path):
+  """Those of version 0.1, and what other programs wrote."""
+  path = tmp_path / 'x.json'
+  for value in ({'n': 297}, [{'step': 20}, {'step': 40}], [], [1, 2], 'text'):
+    path.write_text(json.dumps(value))
+    assert read_json(path) == value
 
 
 def test_old_json_stays_whole_until_the_new_one_is(tmp_path, monkeypatch):

@@ -1,13 +1,12 @@
 """Checkpoints found by their small files are those that Orbax finds."""
 
-import json
 import shutil
 
 import pytest
 
 from lossbench.runs.checkpoints import open_checkpoints
-from lossbench.runs.directory import RunDirectory
-from lossbench.runs.stored import find_checkpoint, record_checksum
+from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runs.stored import find_checkpoint
 
 
 @pytest.fixture
@@ -34,11 +33,10 @@ def _meta_path(run, step):
 def test_the_best_is_the_latest_of_equals(run, scores, best):
   for step in (20, 40):
     path = _meta_path(run, step)
-    meta = json.loads(path.read_text())
+    meta = read_json(path)
     for record, score in zip(meta['history'], scores, strict=False):
       record['top1_accuracy'] = score
-    meta['record_crc32'] = record_checksum(meta)
-    path.write_text(json.dumps(meta))
+    write_json(path, meta)
   assert find_checkpoint(run, 'best').step == best
   shutil.rmtree(run.checkpoints_path / f'{best:09d}')
   assert find_checkpoint(run, 'best').step == 60 - best

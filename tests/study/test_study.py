@@ -23,11 +23,13 @@ from lossbench.comparison import runs as comparison_runs
 from lossbench.evaluation import checkpoint as evaluation
 from lossbench.probe.transfer import transfer_checkpoint
 from lossbench.report.__main__ import write_report
+from lossbench.runs.directory import read_json
 from lossbench.runtime import console
 from lossbench.study import plan, states, table
 from lossbench.study.driver import run_study, write_study
 from lossbench.study.pool import Event
 from lossbench.train import loop
+from tests.damage import change_a_digit
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -95,7 +97,7 @@ def test_runs_are_those_of_main(finished):
     assert values([script, *arguments]) == [script]
     workdir = finished.path(run)
     assert pathlib.Path(values.workdir) == workdir
-    trained = json.loads((workdir / 'config.json').read_text())
+    trained = read_json(workdir / 'config.json')
     assert trained == json.loads(values.config.to_json())
 
 
@@ -139,7 +141,38 @@ def test_what_was_deleted_is_done_again(finished, tmp_path):
 
 
 def _metrics(run, name):
-  return json.loads((run / 'eval' / name / 'metrics.json').read_text())
+  return read_json(run / 'eval' / name / 'metrics.json')
+
+
+def test_a_changed_digit_is_made_again(finished):
+  """It is JSON as good as any, of the checkpoint that is wanted."""
+  run, [comparison] = finished.runs[0], finished.comparisons
+  path = finished.path(run)
+  compared = states.comparison_path(finished, comparison.name)
+  for file, name, missing in [
+    (path / 'run.json', 'devices', ('train', 'evaluate', 'transfer')),
+    (path / 'history.json', 'nll', ('train',)),
+    (path / 'eval/evaluation.json', 'step', ('evaluate',)),
+    (path / 'eval/digits-test/metrics.json', 'value', ('evaluate',)),
+    (path / 'eval/transfer-digits-holdout/metrics.json', 'n', ('transfer',)),
+    (compared / 'comparison.json', 'top1_accuracy', ()),
+  ]:
+    whole = file.read_text()
+    change_a_digit(file, name)
+    found = states.read_state(finished, run).missing
+    assert [stage.split()[0] for stage in found] == list(missing), file
+    compared_still = missing == ('transfer',)
+    assert states.is_compared(finished, comparison) == compared_still
+    file.write_text(whole)
+  assert states.read_state(finished, run).done
+  # Training once more writes what lies beside its checkpoints, and no more.
+  metrics = path / 'eval/digits-test/metrics.json'
+  history, written = (path / 'history.json').read_text(), metrics.stat()
+  change_a_digit(path / 'history.json', 'nll')
+  change_a_digit(path / 'run.json', 'devices')
+  assert _run(finished) == {}
+  assert (path / 'history.json').read_text() == history
+  assert metrics.stat() == written
 
 
 def test_a_measurement_of_another_step_is_made_again(finished):
@@ -199,7 +232,7 @@ def test_replaced_parameters_are_measured_and_compared_again(
   names = [record['name'] for record in before['runs']]
   assert names == [r.name for r in finished.runs]
   old = states.read_state(finished, run).wanted
-  config = json.loads((path / 'config.json').read_text())
+  config = read_json(path / 'config.json')
   shutil.rmtree(path / 'checkpoints')
   shutil.rmtree(path / 'eval')
   (path / 'config.json').unlink()
@@ -235,8 +268,8 @@ def test_records_of_version_0_1_are_told_by_their_step(finished):
       compared / 'comparison.json',
     )
   }
-  for file, text in files.items():
-    record = json.loads(text)
+  for file in files:
+    record = read_json(file)  # without its checksum, which they lack too
     record.pop('checkpoint', None)
     for of_run in record.get('runs', []):
       del of_run['checkpoint']
@@ -275,7 +308,7 @@ def test_a_stage_that_leaves_no_record_is_an_error(finished, monkeypatch):
 
 def test_study_json_says_what_is_wanted(finished):
   write_study(finished)
-  written = json.loads((finished.workdir / 'study.json').read_text())
+  written = read_json(finished.workdir / 'study.json')
   for record, run in zip(written['runs'], finished.runs, strict=True):
     wanted = states.read_state(finished, run).wanted
     assert record['step'] == 'best'
@@ -352,7 +385,7 @@ def test_final_runs_stop_where_their_holdout_runs_say(
     [[e['top1_accuracy'] for e in history] for history in histories], axis=0
   )
   expected = 1.0 + int(np.argmax(means))
-  found = json.loads((study.path(run) / 'config.json').read_text())
+  found = read_json(study.path(run) / 'config.json')
   assert found['stop_epoch'] == expected
   assert found['num_epochs'] == 2.0
   # Their features are transferred though nobody asked to evaluate them.
