@@ -5,7 +5,8 @@ import dataclasses
 import jax
 
 from lossbench.data import catalogue
-from lossbench.evaluation import scoring
+from lossbench.evaluation import per_example, scoring
+from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs, write_arrays, write_metrics
 from lossbench.evaluation.representations import representation_records
 from lossbench.evaluation.shifts import evaluate_ood
@@ -37,30 +38,58 @@ class Evaluation:
   not_available: dict[str, str]
 
 
+def _holdout(outputs: RunOutputs, split: str) -> Collected | None:
+  """Predictions on the run's holdout, beside those on its test split.
+
+  Another split of the training data might share examples with it.
+  """
+  config = outputs.config
+  test_split = catalogue.get_dataset_spec(config.dataset).test_split
+  if not config.num_holdout or split != test_split:
+    return None
+  return outputs.predictions(config.dataset, 'holdout', quiet=True)
+
+
 def _evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
   """Predictions and representations on a split of the run's own data set."""
   config = outputs.config
   result = outputs.measure(config.dataset, split, suite='representations')
   whole = result.collected
-  records, reliability = scoring.prediction_records(
-    outputs.objective, whole.arrays['logits'], whole.labels
+  scored = scoring.score_predictions(
+    outputs.objective,
+    whole.arrays['logits'],
+    whole.labels,
+    holdout=_holdout(outputs, split),
+    held_out=True,
   )
   more, curves = representation_records(
     result.accumulators, result.sample, outputs.kernel, n=len(whole)
   )
-  records += more
-  if reliability is not None:
-    curves |= {f'reliability_{k}': v for k, v in vars(reliability).items()}
+  records = [*scored.records, *more]
+  if scored.reliability is not None:
+    reliability = vars(scored.reliability)
+    curves |= {f'reliability_{k}': v for k, v in reliability.items()}
   directory = outputs.eval_path(config.dataset, split)
+  about = {'step': outputs.step, 'checkpoint': outputs.fingerprint}
   write_metrics(
     directory,
     records,
     dataset=config.dataset,
     split=split,
-    step=outputs.step,
-    checkpoint=outputs.fingerprint,
     compute_dtype=outputs.config.compute_dtype,
     objective=config.objective.name,
+    **about,
+  )
+  [separation] = [
+    r
+    for r in records
+    if (r.name, r.endpoint) == ('class_separation', 'features')
+  ]
+  per_example.write(
+    directory,
+    whole.ids,
+    scored.per_example | per_example.of_features(result.sample, separation),
+    **about,
   )
   if jax.process_index() == 0:
     write_arrays(directory / 'curves.npz', **curves)

@@ -5,43 +5,23 @@ objective's own probabilities; so whatever was predicted once can be scored in
 any label space, and again.
 """
 
-from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lossbench.evaluation import predictions
+from lossbench.evaluation import chunks, per_example, predictions, temperatures
+from lossbench.evaluation.collected import Collected
 from lossbench.metrics import ood
 from lossbench.metrics.brier import BrierScore
-from lossbench.metrics.calibration import (
-  ExpectedCalibrationError,
-  Reliability,
-  fit_temperature,
-  negative_log_likelihood,
-  temper,
-)
+from lossbench.metrics.calibration import Reliability
 from lossbench.metrics.calibration_errors import (
   ClasswiseCalibrationError,
   equal_mass_error,
 )
 from lossbench.objectives import Objective
 from lossbench.runs.records import Record, create_record
-
-_CHUNK = 4096  # examples whose probabilities are on the device at once
-_TEMPERATURES = (1e-2, 1e2)  # that are searched
-
-
-def _chunks(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-  """Rows in chunks of one length, so that one program serves all; and a mask."""
-  num_rows = len(arrays[0])
-  size = min(_CHUNK, num_rows)
-  for first in range(0, num_rows, size):
-    parts = [array[first : first + size] for array in arrays]
-    short = size - len(parts[0])
-    mask = np.arange(size) < size - short
-    # Copies of the first row, which is no NaN that was not there before.
-    yield *[np.concatenate([p, p[:1].repeat(short, 0)]) for p in parts], mask
 
 
 @jax.jit
@@ -67,7 +47,7 @@ def log_probs_of(
 
 def _log_probs_of(objective, logits):
   log_probs, first = np.empty(logits.shape, logits.dtype), 0
-  for rows, mask in _chunks(logits):
+  for rows, mask in chunks.split(logits):
     real = np.asarray(_log_probs(objective, rows))[mask]
     log_probs[first : first + len(real)] = real
     first += len(real)
@@ -89,7 +69,7 @@ _update = jax.jit(predictions.update, donate_argnums=0)
 
 def _fill(logits, log_probs, labels):
   accumulators = _empty(logits.shape[1])
-  for *arrays, mask in _chunks(logits, log_probs, labels):
+  for *arrays, mask in chunks.split(logits, log_probs, labels):
     accumulators = _update(accumulators, *arrays, mask)
   names = _empty(logits.shape[1])  # jit sorts them
   return {name: accumulators[name] for name in names}
@@ -116,21 +96,41 @@ def accumulator_records(accumulators, *, n: int) -> list[Record]:
   return records
 
 
-def prediction_records(
-  objective: Objective, logits: np.ndarray, labels: np.ndarray
-) -> tuple[list[Record], Reliability | None]:
+class Scored(NamedTuple):
+  """What predictions are worth.
+
+  Attributes:
+    records: of accuracy and calibration.
+    reliability: the diagram, None if it cannot be computed.
+    per_example: metric -> [N] values whose mean is the metric's record.
+  """
+
+  records: list[Record]
+  reliability: Reliability | None
+  per_example: dict[str, np.ndarray]
+
+
+def score_predictions(
+  objective: Objective,
+  logits: np.ndarray,
+  labels: np.ndarray,
+  *,
+  holdout: Collected | None = None,
+  held_out: bool = False,
+) -> Scored:
   """Accuracy and calibration, before and after temperature scaling.
 
-  As in the paper the temperature is fitted on the very examples it is reported
-  on, so it is the best that scaling could do, not a held-out estimate.
+  As in the paper `temperature` is fitted on the very examples it is reported on,
+  so it is the best that scaling could do. `held_out_temperature` is fitted on
+  others: see `temperatures.held_out`.
 
   Args:
     objective: whose probabilities are meant.
     logits: [N, K] raw outputs of the output layer.
     labels: [N] int class ids in [0, K).
-
-  Returns:
-    Records, and the reliability diagram, None if it cannot be computed.
+    holdout: 'logits' of examples that trained nothing and are none of these;
+      None where the run has none.
+    held_out: whether a held-out temperature is wanted.
   """
   n = len(labels)
   log_probs = log_probs_of(objective, logits)
@@ -138,11 +138,21 @@ def prediction_records(
   records = accumulator_records(accumulators, n=n)
   correct = logits.argmax(axis=1) == labels
   records += _adaptive_records(log_probs, correct)
-  records += _temperature_records(log_probs, labels, correct)
+  fits = [temperatures.fitted_here(log_probs, labels)]
+  if held_out:
+    calibration = None
+    if holdout is not None:
+      fit_on = log_probs_of(objective, holdout.arrays['logits'])
+      calibration = fit_on, holdout.labels
+    fits.append(temperatures.held_out(log_probs, labels, calibration))
+  for fit in fits:
+    records += fit.records(labels, correct)
+  values = per_example.of_predictions(logits, log_probs, labels, fits)
   try:
-    return records, accumulators['ece'].reliability()
+    reliability = accumulators['ece'].reliability()
   except ValueError:
-    return records, None
+    reliability = None
+  return Scored(records, reliability, per_example.finite(values))
 
 
 def _adaptive_records(log_probs, correct) -> list[Record]:
@@ -155,40 +165,6 @@ def _adaptive_records(log_probs, correct) -> list[Record]:
   confidence = np.exp(np.minimum(log_probs.max(axis=1), 0.0))
   error = equal_mass_error(confidence, correct, num_bins=predictions.NUM_BINS)
   return [create_record('adaptive_ece', error, n=n)]
-
-
-def _temperature_records(log_probs, labels, correct) -> list[Record]:
-  n = len(labels)
-  names = ('temperature', 'tempered_nll', 'tempered_ece')
-  try:
-    temperature = fit_temperature(log_probs, labels, bounds=_TEMPERATURES)
-  except ValueError as error:
-    note = f'not available: {error}'
-    return [create_record(name, None, n=n, note=note) for name in names]
-  note = 'temperature fitted on this split'
-  found = create_record('temperature', temperature, n=n, note=note)
-  if temperature in _TEMPERATURES:
-    # No optimum: the bound says how far was searched, and nothing of the run.
-    note = (
-      f'the NLL falls up to the end of the search, temperature {temperature:g}'
-    )
-    found = create_record(
-      'temperature', None, n=n, note=f'not available: {note}'
-    )
-  bins = ExpectedCalibrationError.empty(num_bins=predictions.NUM_BINS)
-  nll_sum = 0.0
-  for rows, row_labels, row_correct, mask in _chunks(
-    log_probs, labels, correct
-  ):
-    tempered = temper(rows, jnp.float32(temperature))
-    bins = bins.update(tempered, row_labels, mask, correct=row_correct)
-    nll = negative_log_likelihood(tempered, row_labels, mask=mask)
-    nll_sum += float(nll) * int(mask.sum())
-  return [
-    found,
-    create_record('tempered_nll', nll_sum / n, n=n, note=note),
-    create_record('tempered_ece', bins.compute(), n=n, note=note),
-  ]
 
 
 def subset_records(
@@ -229,7 +205,7 @@ def subset_records(
   log_probs = np.concatenate(
     [
       np.asarray(jax.nn.log_softmax(jnp.asarray(rows), axis=1))[mask]
-      for rows, mask in _chunks(log_probs)
+      for rows, mask in chunks.split(log_probs)
     ]
   )
   accumulators = _fill(
@@ -278,7 +254,7 @@ def _detection_scores(
   def of_chunks(score_fn, map_fn):
     parts = [
       score_fn(np.asarray(map_fn(objective, rows))[mask])
-      for rows, mask in _chunks(logits)
+      for rows, mask in chunks.split(logits)
     ]
     return np.concatenate(parts)
 

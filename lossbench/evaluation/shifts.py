@@ -3,7 +3,7 @@
 import numpy as np
 
 from lossbench.data import catalogue
-from lossbench.evaluation import scoring
+from lossbench.evaluation import per_example, scoring
 from lossbench.evaluation.outputs import RunOutputs, write_metrics
 from lossbench.runs.records import Record, create_record
 from lossbench.runtime.progress import create_printer
@@ -49,7 +49,7 @@ def evaluate_ood(
     if reason:
       missing[ood_set.name] = reason
   results: dict[str, list[Record]] = {}
-  families: dict[str, list[list[Record]]] = {}
+  families: dict[str, list[tuple[list[Record], per_example.Values]]] = {}
   present = [ood_set for ood_set in suite if ood_set.name not in missing]
   test_split = catalogue.get_dataset_spec(config.dataset).test_split
   if present:
@@ -58,19 +58,21 @@ def evaluate_ood(
     on_progress = create_printer('out-of-distribution sets', len(present))
   for number, ood_set in enumerate(present, start=1):
     try:
-      records = _ood_records(outputs, ood_set, detector)
+      records, values = _ood_records(outputs, ood_set, detector)
     except FileNotFoundError as error:
       missing[ood_set.name] = f'not available: {error}'
       continue
     if ood_set.family:
-      families.setdefault(ood_set.family, []).append(records)
+      families.setdefault(ood_set.family, []).append((records, values))
     else:
       results[ood_set.name] = records
     on_progress(number)
   for family, members in families.items():
     of_family = [s for s in suite if s.family == family]
     records = _family_records(
-      members, num_members=len(of_family), num_own=len(own)
+      [of_member for of_member, _ in members],
+      num_members=len(of_family),
+      num_own=len(own),
     )
     split = catalogue.get_dataset_spec(of_family[0].name).test_split
     write_metrics(
@@ -83,11 +85,33 @@ def evaluate_ood(
       compute_dtype=outputs.config.compute_dtype,
       objective=config.objective.name,
     )
+    _write_family_values(
+      outputs, family, split, [values for _, values in members], of_family
+    )
     results[family] = records
   return results, missing
 
 
-def _ood_records(outputs, ood_set, detector) -> list[Record]:
+def _write_family_values(outputs, family, split, members, of_family):
+  """Means over corruptions of every example, where all are of the same ones."""
+  ids = [values.pop('id') for values in members]
+  if len(members) == len(of_family) and all(
+    np.array_equal(ids[0], other) for other in ids
+  ):
+    values = per_example.mean_of(members)
+    per_example.write(
+      outputs.eval_path(family, split),
+      ids[0],
+      {n: v for n, v in values.items() if n in _FAMILY_METRICS},
+      step=outputs.step,
+      checkpoint=outputs.fingerprint,
+    )
+
+
+def _ood_records(
+  outputs, ood_set, detector
+) -> tuple[list[Record], per_example.Values]:
+  """Records, and values of examples beside their 'id'."""
   from lossbench.data import real_labels
 
   spec = catalogue.get_dataset_spec(ood_set.name)
@@ -95,13 +119,15 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
     ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
   )
   logits, labels = predictions.arrays['logits'], predictions.labels
-  records = []
+  records, values = [], {}
   if ood_set.shifted:
-    records, _ = scoring.prediction_records(outputs.objective, logits, labels)
+    scored = scoring.score_predictions(outputs.objective, logits, labels)
+    records, values = scored.records, scored.per_example
   if spec.num_used_classes:
     records += scoring.subset_records(
       outputs.objective, logits, labels, num_used_classes=spec.num_used_classes
     )
+    values |= per_example.of_subset(logits, labels, spec.num_used_classes)
   if spec.real_labels:
     ids, is_label = real_labels.read_real_labels(
       outputs.open_dataset(ood_set.name), spec.test_split
@@ -112,6 +138,7 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
         'data set again.'
       )
     records.append(scoring.real_record(logits, is_label))
+    values |= per_example.of_real_labels(logits, is_label)
   records += detector.records(logits)
   write_metrics(
     outputs.eval_path(ood_set.name, spec.test_split),
@@ -123,7 +150,14 @@ def _ood_records(outputs, ood_set, detector) -> list[Record]:
     compute_dtype=outputs.config.compute_dtype,
     objective=outputs.config.objective.name,
   )
-  return records
+  per_example.write(
+    outputs.eval_path(ood_set.name, spec.test_split),
+    predictions.ids,
+    values,
+    step=outputs.step,
+    checkpoint=outputs.fingerprint,
+  )
+  return records, {'id': predictions.ids, **values}
 
 
 def _family_records(

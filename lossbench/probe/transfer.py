@@ -9,8 +9,10 @@ import numpy as np
 
 import lossbench
 from lossbench.data import catalogue
+from lossbench.evaluation import per_example
 from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs, write_arrays
+from lossbench.metrics.influence import mean_class_accuracy_values
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test
 from lossbench.runs.directory import write_json
@@ -108,12 +110,13 @@ def _write_results(
 ):
   """Writes predictions, classifier and metrics; the last says it is whole."""
   logits = test.arrays['features'] @ final.weights.T + final.bias
+  prediction = regression.predict(final, test.arrays['features'])
   write_arrays(
     target / 'predictions.npz',
     id=test.ids,
     label=test.labels,
     # What is measured: of logits in float64, which float32 may round to ties.
-    prediction=regression.predict(final, test.arrays['features']),
+    prediction=prediction,
     logits=logits.astype(np.float32),
   )
   write_arrays(
@@ -121,6 +124,17 @@ def _write_results(
     weights=final.weights,
     bias=final.bias,
     l2=final.l2,
+  )
+  correct = prediction == test.labels
+  per_example.write(
+    target,
+    test.ids,
+    {
+      'top1_accuracy': correct,
+      'mean_class_accuracy': mean_class_accuracy_values(correct, test.labels),
+    },
+    step=metrics['step'],
+    checkpoint=metrics['checkpoint'],
   )
   write_json(target / 'metrics.json', metrics)
 

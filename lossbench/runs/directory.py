@@ -6,7 +6,7 @@ run.json                          objective, steps; every start: command, code,
 checkpoints/<step>/               Orbax
 history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
-eval/<dataset>-<split>/           metrics.json and predictions.npz
+eval/<dataset>-<split>/           metrics.json, predictions.npz, per_example.npz
 eval/evaluation.json              written last: what was evaluated, what not
 lock                              held by whoever trains into the directory
 

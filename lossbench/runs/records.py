@@ -29,6 +29,11 @@ _MEASURES = {
   'temperature': Measure('ratio', NEUTRAL),
   'tempered_nll': Measure('nats', LOWER, 'NLL, tempered'),
   'tempered_ece': Measure('fraction', LOWER, 'ECE, tempered'),
+  'held_out_temperature': Measure('ratio', NEUTRAL, 'temperature, held-out'),
+  'held_out_tempered_nll': Measure('nats', LOWER, 'NLL, tempered (held-out)'),
+  'held_out_tempered_ece': Measure(
+    'fraction', LOWER, 'ECE, tempered (held-out)'
+  ),
   'class_separation': Measure('R^2', NEUTRAL, 'class separation (R²)'),
   'nonzero_fraction': Measure('fraction', NEUTRAL),
   'brier_score': Measure('squared error', LOWER, 'Brier score'),

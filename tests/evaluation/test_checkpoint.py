@@ -92,6 +92,32 @@ def test_metrics_follow_from_the_predictions(run, records):
   assert expected['tempered_nll'] <= expected['nll']
 
 
+def _check_per_example(directory):
+  """Every array's mean is the number that metrics.json has of it."""
+  metrics = json.loads((directory / 'metrics.json').read_text())
+  values = {(m['name'], m['endpoint']): m['value'] for m in metrics['metrics']}
+  with np.load(directory / 'per_example.npz') as stored:
+    arrays = dict(stored)
+  assert int(arrays.pop('about_step')) == metrics['step']
+  assert str(arrays.pop('about_checkpoint')) == metrics['checkpoint']
+  ids = arrays.pop('id')
+  for name, of_metric in arrays.items():
+    if not name.endswith('/id'):
+      metric, _, endpoint = name.partition('/')
+      assert of_metric.shape == arrays.get(f'{name}/id', ids).shape
+      assert of_metric.mean(dtype=np.float64) == pytest.approx(
+        values[metric, endpoint or None], rel=1e-5
+      )
+  return set(arrays)
+
+
+def test_values_of_examples_are_those_of_the_metrics(run, records):
+  names = _check_per_example(run / 'eval' / 'digits-test')
+  assert 'class_separation/features' in names
+  holdout = records['held_out_tempered_nll', None]
+  assert holdout.note.startswith('temperature fitted on the holdout, ')
+
+
 def test_representations_follow_from_the_features(run, records, digits_dir):
   config = RunDirectory(run).read_config()
   checkpoint = load_checkpoint(RunDirectory(run), 'best')
@@ -260,6 +286,8 @@ def test_out_of_distribution_sets(run, digits_dir, monkeypatch, capsys):
   assert sizes['top1_accuracy'] == 2 * 355
   assert sizes['energy_auroc'] == 3 * 355  # its own test images once
   assert corrupted[0]['top1_accuracy'] > corrupted[1]['top1_accuracy']
+  for name in ('digits_c_contrast_1-test', 'digits_c-test'):
+    assert 'nll' in _check_per_example(run / 'eval' / name)
   unrelated = _metrics(run, 'digits_high-test')
   assert set(unrelated) == {
     'max_probability_auroc',

@@ -7,7 +7,8 @@ import pytest
 from scipy import special
 from sklearn import metrics as sklearn_metrics
 
-from lossbench.evaluation import scoring, suites
+from lossbench.evaluation import chunks, per_example, scoring, suites
+from lossbench.evaluation.collected import Collected
 from lossbench.objectives import create_objective
 
 N, K = 101, 7
@@ -45,14 +46,14 @@ def _values(records):
 
 
 def test_chunks_change_nothing(objective, logits, labels, monkeypatch):
-  whole = _values(scoring.prediction_records(objective, logits, labels)[0])
-  monkeypatch.setattr(scoring, '_CHUNK', 8)
-  parts = _values(scoring.prediction_records(objective, logits, labels)[0])
+  whole = _values(scoring.score_predictions(objective, logits, labels)[0])
+  monkeypatch.setattr(chunks, '_SIZE', 8)
+  parts = _values(scoring.score_predictions(objective, logits, labels)[0])
   assert parts == pytest.approx(whole, rel=1e-6)
 
 
 def test_predictions_against_naive_formulas(objective, logits, labels):
-  records, reliability = scoring.prediction_records(objective, logits, labels)
+  records, reliability, _ = scoring.score_predictions(objective, logits, labels)
   found = _values(records)
   probs = _naive_probs(objective.name, logits)
   one_hot = np.eye(K)[labels]
@@ -89,7 +90,7 @@ def test_predictions_against_naive_formulas(objective, logits, labels):
 def test_a_temperature_at_the_end_of_the_search_is_none(labels):
   """Where all are right the NLL falls for ever as the temperature does."""
   logits = 3 * np.eye(K, dtype=np.float32)[labels]
-  records, _ = scoring.prediction_records(
+  records, *_ = scoring.score_predictions(
     create_objective('softmax'), logits, labels
   )
   found = {record.name: record for record in records}
@@ -101,9 +102,90 @@ def test_a_temperature_at_the_end_of_the_search_is_none(labels):
   assert 'end of the search' in found['tempered_nll'].note
 
 
+def test_values_of_examples_average_to_the_metrics(objective, logits, labels):
+  scored = scoring.score_predictions(objective, logits, labels, held_out=True)
+  found = _values(scored.records)
+  assert set(scored.per_example) == set(found) - {
+    'temperature',
+    'held_out_temperature',
+    'adaptive_ece',
+    'classwise_ece',
+  }
+  for name, values in scored.per_example.items():
+    assert values.shape == (N,)
+    assert values.mean(dtype=np.float64) == pytest.approx(found[name], rel=1e-5)
+
+
+def _best_temperature(probs, labels):
+  grid = np.geomspace(0.2, 5, 20_001)
+  rows = np.arange(len(labels))
+  found = [
+    -special.log_softmax(np.log(probs) / t, axis=1)[rows, labels].mean()
+    for t in grid
+  ]
+  return grid[np.argmin(found)]
+
+
+def test_a_held_out_temperature_is_of_other_examples(objective, logits, labels):
+  """Of the holdout; without one, of either half for the other."""
+  rows = np.arange(N)
+  probs = _naive_probs(objective.name, logits)
+  holdout = Collected(
+    ids=np.arange(40),
+    labels=labels[:40],
+    arrays={'logits': 3 * logits[:40]},
+  )
+  records, *_ = scoring.score_predictions(
+    objective, logits, labels, holdout=holdout, held_out=True
+  )
+  found = _values(records)
+  temperature = _best_temperature(
+    _naive_probs(objective.name, 3 * logits[:40]), labels[:40]
+  )
+  assert found['held_out_temperature'] == pytest.approx(temperature, rel=1e-3)
+  assert found['held_out_temperature'] > 1.5 * found['temperature']
+  tempered = special.log_softmax(np.log(probs) / temperature, axis=1)
+  assert found['held_out_tempered_nll'] == pytest.approx(
+    -tempered[rows, labels].mean(), rel=1e-4
+  )
+  [note] = {r.note for r in records if r.name.startswith('held_out')}
+  assert note == 'temperature fitted on the holdout, 40 images'
+  records, *_ = scoring.score_predictions(
+    objective, logits, labels, held_out=True
+  )
+  found = _values(records)
+  order = np.random.default_rng(0).permutation(N)
+  tempered, fitted = np.zeros((N, K)), []
+  for here, there in ((order[::2], order[1::2]), (order[1::2], order[::2])):
+    fitted.append(_best_temperature(probs[there], labels[there]))
+    tempered[here] = np.log(probs[here]) / fitted[-1]
+  nll = -special.log_softmax(tempered, axis=1)[rows, labels].mean()
+  assert found['held_out_tempered_nll'] == pytest.approx(nll, rel=1e-4)
+  assert found['held_out_temperature'] == pytest.approx(
+    np.sqrt(np.prod(fitted)), rel=1e-3
+  )
+  assert found['tempered_nll'] < nll
+
+
+def test_values_of_other_label_spaces(objective, logits, labels):
+  of_subset = per_example.of_subset(logits, labels % 3, 3)
+  records = scoring.subset_records(
+    objective, logits, labels % 3, num_used_classes=3
+  )
+  assert of_subset['subset_top1_accuracy'].mean() == records[0].value
+  assert per_example.of_subset(logits, labels % 3, 4) == {}
+  is_label = np.eye(K, dtype=bool)[labels]
+  is_label[::3] = False
+  values = per_example.of_real_labels(logits, is_label)['real_accuracy']
+  assert values.mean() == pytest.approx(
+    scoring.real_record(logits, is_label).value
+  )
+  assert per_example.of_real_labels(logits, is_label & False) == {}
+
+
 def test_without_five_classes_there_is_no_top5(labels):
   logits = np.zeros((N, 4), np.float32)
-  records, _ = scoring.prediction_records(
+  records, *_ = scoring.score_predictions(
     create_objective('softmax'), logits, labels % 4
   )
   assert 'top5_accuracy' not in _values(records)
@@ -112,7 +194,7 @@ def test_without_five_classes_there_is_no_top5(labels):
 def test_nan_logits_say_why(logits, labels):
   broken = logits.copy()
   broken[3, 2] = np.nan
-  records, _ = scoring.prediction_records(
+  records, *_ = scoring.score_predictions(
     create_objective('softmax'), broken, labels
   )
   by_name = {record.name: record for record in records}
@@ -218,7 +300,7 @@ def test_ties_made_by_rounding_are_no_ties(name, data_fn):
   rounded = scoring.log_probs_of(objective, logits)
   correct = logits.astype(np.float64).argmax(axis=1) == labels
   assert np.mean(rounded.argmax(axis=1) == labels) < correct.mean() - 0.2
-  records, _ = scoring.prediction_records(objective, logits, labels)
+  records, *_ = scoring.score_predictions(objective, logits, labels)
   found = _values(records)
   probs = _naive_probs(name, logits)
   assert found['top1_accuracy'] == pytest.approx(correct.mean())

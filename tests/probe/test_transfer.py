@@ -128,6 +128,9 @@ def test_files(run, records):
   assert records['mean_class_accuracy'].value == pytest.approx(
     np.mean([right[labels == k].mean() for k in range(10)])
   )
+  values = np.load(folder / 'per_example.npz')
+  for name in ('top1_accuracy', 'mean_class_accuracy'):
+    assert values[name].mean() == pytest.approx(records[name].value)
   classifier = np.load(folder / 'classifier.npz')
   assert classifier['l2'] == records['l2'].value
   assert classifier['bias'].shape == (10,)

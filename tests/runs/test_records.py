@@ -34,7 +34,7 @@ def test_everything_that_is_scored_is_known():
   rng = np.random.default_rng(0)
   logits = rng.normal(size=(60, 6)).astype(np.float32)
   labels = rng.integers(0, 6, 60).astype(np.int32)
-  records, _ = scoring.prediction_records(
+  records, *_ = scoring.score_predictions(
     create_objective('softmax'), logits, labels
   )
   assert [record.name for record in records] == [
