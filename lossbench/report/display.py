@@ -6,6 +6,8 @@ The one place where fractions become percent.
 import math
 from collections.abc import Sequence
 
+from lossbench.report.bootstrap import Effect
+
 NOT_RUN = 'not run'
 NONE = '–'
 _SIGNIFICANT = 3  # digits of a number without a standard error
@@ -70,6 +72,39 @@ def number(
   if standard_error is None:
     return text
   return f'{text} ± {error:.{decimals}f}'
+
+
+def difference(
+  estimate: float,
+  interval: tuple[float, float] | None,
+  *,
+  is_percent: bool,
+  reason: str = '',
+) -> str:
+  """'+0.90 [+0.71, +1.09]'; half the interval's width sets the digits.
+
+  Args:
+    estimate: of a difference.
+    interval: of it; None if there is none.
+    is_percent: of fractions; percentage points are shown.
+    reason: why there is no interval.
+  """
+  scale = 100 if is_percent else 1
+  estimate *= scale
+  if interval is None:
+    text = f'{estimate:+.2f}' if is_percent else f'{estimate:+.3g}'
+    return f'{text} [{reason}]' if reason else text
+  low, high = (scale * end for end in interval)
+  decimals = max(0, _decimals_of_error((high - low) / 2))
+  return f'{estimate:+.{decimals}f} [{low:+.{decimals}f}, {high:+.{decimals}f}]'
+
+
+def seeds(effect: Effect) -> str:
+  """'12', or why no number of seeds can be named."""
+  if effect.variance is None or 'seeds' not in effect.over:
+    return NONE
+  needed = effect.seeds_needed()
+  return 'more examples' if needed is None else f'{needed:,}'
 
 
 def span(numbers: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ import jinja2
 
 from lossbench.report import display
 from lossbench.report.records import RunRecords, StudyRecords
-from lossbench.report.tables.cells import Table, statistics_text
+from lossbench.report.tables.cells import TEST_HEADINGS, Table, test_rows
 from lossbench.report.tables.rendering import extended
 
 
@@ -45,20 +45,6 @@ def _anchor(title: str) -> str:
   return '-'.join(words)
 
 
-def _tests(table: Table) -> list[tuple[str, ...]]:
-  """Row, column, seeds, difference and text of all tests of a table."""
-  rows = []
-  for label, cells in zip(table.rows, table.cells, strict=True):
-    for column, cell in zip(table.columns, cells, strict=True):
-      text = statistics_text(cell, column)
-      if text:
-        difference = cell.difference * (100 if column.is_percent else 1)
-        rows.append(
-          (label, column.label, str(cell.num_seeds), f'{difference:+.3g}', text)
-        )
-  return rows
-
-
 def _state(run: RunRecords) -> str:
   """Accuracy of a run in the list of all."""
   if 'evaluate' not in run.commands:
@@ -92,8 +78,9 @@ def render(
     'base64': lambda data: base64.b64encode(data).decode(),
     'extended': extended,
     'state': _state,
-    'tests': _tests,
+    'tests': test_rows,
   }
+  environment.globals['test_headings'] = list(TEST_HEADINGS)
   return environment.get_template('report.html').render(
     study=study, version=version, tables=tables, figures=figures
   )

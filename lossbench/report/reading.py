@@ -93,11 +93,17 @@ def _wanted(run: Mapping[str, Any], evaluation: Mapping[str, Any]) -> _Wanted:
   return _Wanted(found.get('step'), found.get('checkpoint'))
 
 
-def _measured(metric: Mapping[str, Any]) -> Measured:
+def _measured(
+  metric: Mapping[str, Any], directory: pathlib.Path | None = None
+) -> Measured:
   metric = version_0_1.upgrade_metric(metric)
-  value = metric['value']
+  value, endpoint = metric['value'], metric['endpoint']
   return Measured(
-    None if value is None else float(value), metric['n'], metric['note']
+    None if value is None else float(value),
+    metric['n'],
+    metric['note'],
+    name=f'{metric["name"]}/{endpoint}' if endpoint else metric['name'],
+    directory=directory,
   )
 
 
@@ -138,7 +144,8 @@ class _RunReader:
     own = directory.eval_path(record['dataset'], record['test_split'])
     metrics = self._evaluations(own, targets)
     remedy = self._remedy(directory.evaluation_path)
-    self._reader.archive(own / 'predictions.npz', remedy=remedy)
+    for name in ('predictions.npz', 'per_example.npz'):
+      self._reader.archive(own / name, remedy=remedy)
     curves = self._reader.arrays(own / 'curves.npz', remedy=remedy)
     if all(dataset != record['dataset'] for dataset, *_ in metrics):
       curves = {}  # beside numbers of another network lie its curves
@@ -192,7 +199,7 @@ class _RunReader:
         continue  # another split of the run's own data set
       for metric in record['metrics']:
         key = record['dataset'], metric['name'], metric['endpoint'] or ''
-        found[key] = _measured(metric)
+        found[key] = _measured(metric, path.parent)
     return found
 
   def _transfers(self, targets) -> dict[str, TransferRecord]:
@@ -203,7 +210,9 @@ class _RunReader:
       record = self._metrics(path, delete=path)
       if not record:
         continue
-      metrics = {m['name']: _measured(m) for m in record['metrics']}
+      metrics = {
+        m['name']: _measured(m, path.parent) for m in record['metrics']
+      }
       trained = metrics.get('train_accuracy')
       found[target.name] = TransferRecord(
         main=metrics[record['main_metric']],

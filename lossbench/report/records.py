@@ -2,17 +2,17 @@
 
 import dataclasses
 import functools
+import math
 import pathlib
 import shlex
 import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lossbench.report import looks
 from lossbench.report.looks import Key, Look
-from lossbench.runs.directory import RunDirectory
 
 # What reading a damaged .npz may raise.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -20,6 +20,41 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 class NotRun(Exception):
   """What a table or figure needs was not run; the text says how to run it."""
+
+
+class PerExample(NamedTuple):
+  """Values of examples.
+
+  Attributes:
+    ids: [N].
+    values: [N], whose mean is a metric.
+  """
+
+  ids: np.ndarray
+  values: np.ndarray
+
+
+def _read_per_example(directory: pathlib.Path, name: str) -> PerExample | None:
+  """From per_example.npz; top-1 accuracies of older records from predictions."""
+  path = directory / 'per_example.npz'
+  try:
+    if path.exists():
+      with np.load(path) as stored:
+        if name not in stored:
+          return None
+        own_ids = f'{name}/id'
+        ids = stored[own_ids if own_ids in stored else 'id']
+        return PerExample(ids, stored[name])
+    if name != 'top1_accuracy':
+      return None
+    with np.load(directory / 'predictions.npz') as stored:
+      if 'prediction' in stored:
+        predicted = stored['prediction']
+      else:
+        predicted = stored['logits'].argmax(axis=1)
+      return PerExample(stored['id'], predicted == stored['label'])
+  except UNREADABLE:
+    return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +65,33 @@ class Measured:
     value: None where it is undefined.
     n: examples it was measured on; 0 where the record does not say.
     note: what a reader of the number must know, or why there is none; or ''.
+    name: of the metric, with '/' and the endpoint of one of a layer.
+    directory: of its metrics.json; None of what is not of one.
   """
 
   value: float | None
   n: int = 0
   note: str = ''
+  name: str = ''
+  directory: pathlib.Path | None = None
+
+  @property
+  def per_example(self) -> PerExample | None:
+    """Values of examples whose mean it is; None where they are not known.
+
+    Not of a file that is of another checkpoint: its mean is another one.
+    """
+    if self.value is None or self.directory is None:
+      return None
+    found = _read_per_example(self.directory, self.name)
+    if found is None or not math.isclose(
+      found.values.mean(dtype=np.float64),
+      self.value,
+      rel_tol=1e-4,
+      abs_tol=1e-6,
+    ):
+      return None
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,23 +221,6 @@ class RunRecords:
     """The main metric of a transfer; None if it was not done."""
     found = self.transfers.get(target)
     return found and found.main
-
-  @property
-  def own_directory(self) -> pathlib.Path:
-    """Where the results on its own test split lie."""
-    return RunDirectory(self.path).eval_path(self.dataset, self.test_split)
-
-  @functools.cached_property
-  def correct(self) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids [N] and whether top-1 was right [N] on the own test split, or None."""
-    if self.measured('top1_accuracy') is None:
-      return None
-    try:
-      with np.load(self.own_directory / 'predictions.npz') as stored:
-        right = stored['logits'].argmax(axis=1) == stored['label']
-        return stored['id'], right
-    except UNREADABLE:
-      return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,13 @@
-"""Means over seeds, tests between objectives, intervals over examples."""
+"""Means over seeds, Welch's test, effect sizes, multiplicity."""
 
 import dataclasses
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+from lossbench.report.bootstrap import vary_by_rounding
 
 
 def mean_and_standard_error(
@@ -24,37 +26,52 @@ def mean_and_standard_error(
 
 
 @dataclasses.dataclass(frozen=True)
-class Test:
+class Welch:
   """The outcome of a test of two samples.
 
   Attributes:
     p_value: two-sided; None if the test says nothing.
-    reason: why it does not, or ''.
+    effect_size: Hedges' g of the first against the second; None without spread.
+    reason: why there is no test, or ''.
   """
 
   p_value: float | None = None
+  effect_size: float | None = None
   reason: str = ''
 
 
-def welch_test(a: Sequence[float], b: Sequence[float]) -> Test:
+def welch_test(a: Sequence[float], b: Sequence[float]) -> Welch:
   """Welch's t-test of two samples; none of single values or without spread.
 
   Where neither sample varies, t is infinite or 0/0: three seeds that happen to
   be right on the same number of examples are no proof of a difference.
   """
   if min(len(a), len(b)) < 2:
-    return Test(reason='one seed has no spread')
-  if _vary_by_rounding(a) and _vary_by_rounding(b):
-    return Test(reason='neither varies over seeds')
+    return Welch(reason='one seed has no spread')
+  if vary_by_rounding(a) and vary_by_rounding(b):
+    return Welch(reason='neither varies over seeds')
   with warnings.catch_warnings():
     # Seeds that all got the same accuracy: rounding is far below the spread of
     # the other group, which alone decides.
     warnings.filterwarnings('ignore', 'Precision loss', RuntimeWarning)
-    return Test(float(stats.ttest_ind(a, b, equal_var=False).pvalue))
+    p_value = float(stats.ttest_ind(a, b, equal_var=False).pvalue)
+  return Welch(p_value, hedges_g(a, b))
 
 
-def _vary_by_rounding(values: Sequence[float]) -> bool:
-  return np.ptp(values) <= 1e-12 * np.max(np.abs(values))
+def hedges_g(a: Sequence[float], b: Sequence[float]) -> float | None:
+  """Difference of means in pooled standard deviations, unbiased (Hedges 1981).
+
+  Returns:
+    None of single values or without spread.
+  """
+  dof = len(a) + len(b) - 2
+  if min(len(a), len(b)) < 2 or (vary_by_rounding(a) and vary_by_rounding(b)):
+    return None
+  squares = sum((len(x) - 1) * np.var(x, ddof=1) for x in (a, b))
+  correction = np.exp(special.gammaln(dof / 2) - special.gammaln((dof - 1) / 2))
+  correction /= np.sqrt(dof / 2)
+  scale = np.sqrt(squares / dof)
+  return float(correction * (np.mean(a) - np.mean(b)) / scale)
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
@@ -70,44 +87,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     largest = max(largest, min(1.0, (len(known) - rank) * p))
     corrected[index] = largest
   return corrected
-
-
-def paired_bootstrap(
-  a: np.ndarray,
-  b: np.ndarray,
-  *,
-  num_resamples: int = 2000,
-  level: float = 0.95,
-  seed: int = 0,
-) -> tuple[float, float]:
-  """Percentile interval of mean(a) - mean(b) over resampled examples.
-
-  Args:
-    a: [N] score of every example, e.g. the share of seeds that are right.
-    b: [N] of the same examples.
-    num_resamples: of the N examples with replacement.
-    level: of confidence.
-    seed: of the resamples.
-
-  Returns:
-    Lower and upper end.
-
-  Raises:
-    ValueError: if the lengths differ or there is no example.
-  """
-  if np.shape(a) != np.shape(b) or np.ndim(a) != 1 or not len(a):
-    raise ValueError(
-      f'a and b must be [N] of the same examples; got {np.shape(a)} and '
-      f'{np.shape(b)}.'
-    )
-  difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-  # Few distinct differences occur (shares of seeds), so a resample is a draw of
-  # how often each does: the same distribution, without [resamples, N].
-  values, counts = np.unique(difference, return_counts=True)
-  draws = np.random.default_rng(seed).multinomial(
-    len(difference), counts / len(difference), size=num_resamples
-  )
-  means = draws @ values / len(difference)
-  tail = (1 - level) / 2
-  low, high = np.quantile(means, [tail, 1 - tail])
-  return float(low), float(high)

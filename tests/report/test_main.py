@@ -166,7 +166,6 @@ def test_numbers_of_other_checkpoints_are_left_out(
     assert f'{path / "metrics.json"} is left out: it is {text}' in named
   [foreign] = [r for r in study.runs if r.name.endswith('softmax/seed1')]
   assert foreign.value('top1_accuracy') is None
-  assert foreign.correct is None  # predictions of the other checkpoint
   assert foreign.curves == {}
   table = accuracy.build(study)
   assert '77.20 ± 0.20 (2 of 3)' in rendering.to_markdown(table, title='T')

@@ -1,6 +1,4 @@
-"""Tests and intervals against SciPy, and by enumeration."""
-
-import itertools
+"""Tests and effect sizes against SciPy and by hand."""
 
 import numpy as np
 import pytest
@@ -24,15 +22,31 @@ def test_welch_equals_scipy(seed):
   rng = np.random.default_rng(seed)
   a, b = rng.normal(size=8), rng.normal(0.5, 3, size=5)
   expected = stats.ttest_ind(a, b, equal_var=False).pvalue
-  assert statistics.welch_test(a, b) == statistics.Test(expected)
+  found = statistics.welch_test(a, b)
+  assert found.p_value == expected
+  assert found.effect_size == statistics.hedges_g(a, b)
+
+
+def test_hedges_g_is_unbiased_and_cohens_d_corrected():
+  """Against d by hand, J = 1 - 3 / (4 dof - 1) nearly, and simulation."""
+  a, b = np.array([3.0, 5.0, 7.0]), np.array([1.0, 2.0, 3.0, 2.0])
+  pooled = np.sqrt((2 * 4.0 + 3 * 2 / 3) / 5)
+  expected = 3.0 / pooled * (1 - 3 / (4 * 5 - 1))
+  assert statistics.hedges_g(a, b) == pytest.approx(expected, rel=2e-3)
+  rng = np.random.default_rng(0)
+  drawn = rng.normal(size=(4000, 2, 3)) + np.array([[1.0], [0.0]])
+  found = [statistics.hedges_g(x, y) for x, y in drawn]
+  assert np.mean(found) == pytest.approx(1, abs=0.05)
+  assert statistics.hedges_g([1.0], b) is None
+  assert statistics.hedges_g([1.0, 1.0], [2.0, 2.0]) is None
 
 
 @pytest.mark.filterwarnings('error')
 def test_welch_without_spread():
   """353 of 355 right three times, 352 three times: no p-value, and a reason."""
   single = statistics.welch_test([1.0], [2.0, 3.0])
-  assert single == statistics.Test(reason='one seed has no spread')
-  expected = statistics.Test(reason='neither varies over seeds')
+  assert single == statistics.Welch(reason='one seed has no spread')
+  expected = statistics.Welch(reason='neither varies over seeds')
   more, fewer = [353 / 355] * 3, [352 / 355] * 3
   assert statistics.welch_test(more, fewer) == expected
   assert statistics.welch_test(more, more) == expected
@@ -51,26 +65,3 @@ def test_holm_by_hand():
     q if q is None else round(q, 12) for q in statistics.holm(p)
   ] == expected
   assert statistics.holm([0.6, 0.9]) == [1.0, 1.0]
-
-
-def test_bootstrap_against_all_resamples():
-  """Four examples have 4^4 resamples: the exact distribution of the mean."""
-  a, b = np.array([1, 1, 0, 1.0]), np.array([0, 1, 0, 0.5])
-  exact = [np.mean(d) for d in itertools.product(a - b, repeat=4)]
-  low, high = statistics.paired_bootstrap(
-    a, b, num_resamples=40_000, level=0.5, seed=1
-  )
-  assert (low, high) == tuple(np.quantile(exact, [0.25, 0.75]))
-
-
-def test_bootstrap_covers_and_repeats():
-  rng = np.random.default_rng(0)
-  a, b = rng.random(5000) < 0.8, rng.random(5000) < 0.75
-  low, high = statistics.paired_bootstrap(a, b)
-  difference = a.mean() - b.mean()
-  half = 1.96 * np.std(a.astype(float) - b) / np.sqrt(5000)
-  assert low == pytest.approx(difference - half, abs=2e-3)
-  assert high == pytest.approx(difference + half, abs=2e-3)
-  assert statistics.paired_bootstrap(a, b) == (low, high)
-  with pytest.raises(ValueError, match='same examples'):
-    statistics.paired_bootstrap(a, b[:-1])

@@ -5,15 +5,19 @@ import dataclasses
 import io
 import json
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from lossbench.report.bootstrap import Effect
 from lossbench.report.looks import Key
 from lossbench.report.reading import load_study
 from lossbench.report.records import NotRun
+from lossbench.report.statistics import Welch
 from lossbench.report.tables import (
   accuracy,
   augmentation,
+  building,
   calibration,
   collapse,
   combinations,
@@ -47,44 +51,85 @@ def _texts(table):
 
 def test_table_1_to_the_letter(synthetic_study):
   table = accuracy.build(load_study(synthetic_study))
-  p = stats.ttest_ind(
-    ACCURACY['dropout'], ACCURACY['sigmoid'], equal_var=False
-  ).pvalue
-  q = stats.ttest_ind(
-    ACCURACY['softmax'], ACCURACY['sigmoid'], equal_var=False
-  ).pvalue
-  assert p > 0.05 > q
   # Sigmoid and dropout have the same mean, so the first of them is the best.
   rows = _rows(table)
   assert rows[0] == (
-    '| | top-1 | top-1, published | against the best | top-5 | '
-    'top-5, published |'
+    '| | top-1 | top-1, published | Δ Softmax | top-5 | top-5, published | '
+    'Δ Softmax |'
   )
-  assert rows[2].startswith('| Dropout | **78.20 ± 0.21** | – | ')
-  assert rows[3].startswith('| Sigmoid | **78.20 ± 0.12** | 77.9 ± 0.05 | ')
-  assert rows[4].startswith('| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | p = ')
-  assert 'Holm' in rows[4]
-  assert table.notes == ()
+  assert rows[2].startswith('| Dropout | **78.20 ± 0.21** | – | +1.0 [+')
+  assert rows[3].startswith(
+    '| Sigmoid | **78.20 ± 0.12** | 77.9 ± 0.05 | +1.0 [+'
+  )
+  assert rows[4].startswith('| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | – | ')
+  # Top-5 was the same for all seeds and its examples are not known.
+  assert '[nothing varies over seeds]' in rows[2]
+  assert table.caption == (
+    'Accuracy (%) on the test split. Mean ± standard error over seeds. Bold: the '
+    'best, and whatever has 0 in the 95 % interval of its difference from the '
+    'best. Δ: the difference from the row named and its 95 % interval, by '
+    'bootstrap over seeds and examples. 3 seeds each, 1,000 examples.'
+  )
+  assert '| Sigmoid − Softmax | top-1 | 3 | +1.0 [+' in '\n'.join(rows)
 
 
-def test_tests_are_scipys_in_the_csv(synthetic_study):
+def test_statistics_in_the_csv(synthetic_study):
+  """Welch's is SciPy's; the interval is what crossed variances say."""
   table = accuracy.build(load_study(synthetic_study))
   rows = list(csv.DictReader(io.StringIO(rendering.to_csv(table))))
   by_row = {r['row']: r for r in rows if r['column'] == 'top-1'}
-  best = next(
-    name for name in ('Dropout', 'Sigmoid') if not by_row[name]['p_value']
-  ).lower()
+  sigmoid = by_row['Sigmoid']
   expected = stats.ttest_ind(
-    ACCURACY['softmax'], ACCURACY[best], equal_var=False
+    ACCURACY['sigmoid'], ACCURACY['softmax'], equal_var=False
   )
-  softmax = by_row['Softmax']
-  assert float(softmax['p_value']) == expected.pvalue
-  assert float(softmax['mean']) == pytest.approx(0.772)
-  assert float(softmax['difference']) == pytest.approx(-0.01)
-  assert softmax['bold'] == 'False'
-  low, high = float(softmax['interval_low']), float(softmax['interval_high'])
-  assert low < -0.01 < high < 0
-  assert softmax['published'] == '77.0 ± 0.06'
+  assert float(sigmoid['p_value']) == pytest.approx(expected.pvalue)
+  assert float(sigmoid['p_holm']) >= float(sigmoid['p_value'])
+  assert float(sigmoid['mean']) == pytest.approx(0.782)
+  assert float(sigmoid['difference']) == pytest.approx(0.01)
+  assert sigmoid['reference'] == 'Softmax'
+  assert sigmoid['interval_over'] == 'seeds and examples'
+  # Right are the first 770, 772, 774 and 780, 782, 784 of 1000, so the shares
+  # of seeds differ by 1/3, 2/3, 1, 2/3 and 1/3 on 2, 2, 6, 2 and 2 examples.
+  low, high = float(sigmoid['interval_low']), float(sigmoid['interval_high'])
+  of_examples = ((4 / 9 + 4 * 4 / 9 + 6) / 1000 - 0.01**2) / 1000
+  of_seeds = 2 * 0.002**2 / 3
+  half = (high - low) / 2
+  assert half > 0.9 * stats.norm.ppf(0.975) * np.sqrt(of_examples)
+  assert half < 1.1 * stats.t.ppf(0.975, 8) * np.sqrt(of_examples + of_seeds)
+  # 5 standard deviations, times 1 - 3 / (4 dof - 1) nearly.
+  assert float(sigmoid['hedges_g']) == pytest.approx(3.989, rel=1e-3)
+  assert by_row['Softmax']['difference'] == ''
+  assert by_row['Softmax']['bold'] == 'False'
+  assert by_row['Softmax']['published'] == '77.0 ± 0.06'
+
+
+def test_test_and_interval_that_disagree_are_named(synthetic_study):
+  """As of top-1 where few examples tell more than few seeds, or fewer."""
+  table = transfer.build(load_study(synthetic_study))
+  assert not any('Welch' in note for note in table.notes)
+  effect = Effect(0.01, variance=1e-5, dof=9, over='seeds and examples')
+  cells = tuple(
+    tuple(
+      dataclasses.replace(
+        cell, difference=effect, test=Welch(0.04 if index else 0.06)
+      )
+      for index, cell in enumerate(row)
+    )
+    for row in table.cells
+  )
+  assert effect.excludes_zero
+  [note] = building._disagreements(
+    dataclasses.replace(table, cells=cells[2:], rows=table.rows[2:])
+  )
+  assert f'of {table.rows[2]}, food101: the test asks' in note
+
+
+def test_without_softmax_the_best_is_the_reference(synthetic_study):
+  for path in synthetic_study.glob('runs/*/softmax/*/eval/*/metrics.json'):
+    path.unlink()
+  table = accuracy.build(load_study(synthetic_study))
+  assert table.references[0] == 'Dropout'
+  assert 'Δ Dropout' in _rows(table)[0]
 
 
 def test_latex_is_escaped_and_complete(synthetic_study):
@@ -124,8 +169,9 @@ def test_objectives_without_any_run_say_so(synthetic_study):
 
 def test_other_tables(synthetic_study):
   study = load_study(synthetic_study)
-  assert '| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | 0.200 ± 0.000 |' in _rows(
-    separation.build(study)
+  assert (
+    '| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | – | 0.200 ± 0.000 | – |'
+    in _rows(separation.build(study))
   )
   transferred = transfer.build(study)
   labels = [column.label for column in transferred.columns]
@@ -134,9 +180,11 @@ def test_other_tables(synthetic_study):
     'cifar10',
     'imagenet2012, relearned from holdout',
   ]
-  assert '| Sigmoid | 69.00 ± 0.00 | 89.00 ± 0.00 | 61.00 ± 0.00 |' in _rows(
-    transferred
-  )
+  nothing = 'nothing varies over seeds'
+  assert (
+    f'| Sigmoid | 69.00 ± 0.00 | -1.00 [{nothing}] | 89.00 ± 0.00 | -1.00 '
+    f'[{nothing}] | 61.00 ± 0.00 | +1.00 [{nothing}] |'
+  ) in _rows(transferred)
   ood = shifts.build(study)
   assert [column.label for column in ood.columns] == [
     'imagenet_a, top-1 (of 200)',
@@ -256,7 +304,7 @@ def test_combinations_are_a_matrix_of_holdout_accuracies(synthetic_study):
   table = combinations.build(load_study(synthetic_study))
   assert table.rows == ('Softmax', 'Sigmoid')
   assert [column.label for column in table.columns] == ['alone', 'Dropout']
-  assert _rows(table)[-1] == '| Sigmoid | **78.20 ± 0.12** | – |'
+  assert '| Sigmoid | **78.20 ± 0.12** | +1.0 [' in '\n'.join(_rows(table))
 
 
 def test_augmentations_are_columns(synthetic_study):
@@ -277,7 +325,7 @@ def _row(table, label):
 def test_measured_but_undefined_says_why(synthetic_study):
   table = calibration.build(load_study(synthetic_study))
   cells = _row(table, 'Softmax').split(' | ')
-  assert cells[3] == 'n/a: NaN predictions'
+  assert 'n/a: NaN predictions' in cells
   assert not any('not run' in note for note in table.notes)
   # Of the numbers that are shown the notes are shown too.
   assert 'ECE, tempered: fitted on this split' in table.notes
@@ -341,13 +389,14 @@ def test_no_test_without_spread(synthetic_study):
       dataset='imagenet2012',
       split='validation',
     )
+    (run / 'eval/imagenet2012-validation/predictions.npz').unlink()
   table = accuracy.build(load_study(synthetic_study))
   assert table.rows[0] == 'Dropout'
   for label in ('Softmax', 'Sigmoid'):
-    row = _row(table, label)
-    assert '| 70.00 ± 0.00 |' in row  # not bold
-    assert 'p – (neither varies over seeds), Δ [' in row
-    assert 'p = ' not in row
+    assert '| 70.00 ± 0.00 |' in _row(table, label)  # not bold
+  assert '+0.10 [nothing varies over seeds]' in _row(table, 'Dropout')
+  tests = [row for row in _rows(table) if row.startswith('| Dropout − Softmax')]
+  assert '| – (neither varies over seeds) | – | – | – |' in tests[0]
 
 
 def test_captions_count_seeds_and_examples(synthetic_study):

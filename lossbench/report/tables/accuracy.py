@@ -17,10 +17,7 @@ def build(study: StudyRecords) -> Table:
   columns.require(groups, study, 'evaluated runs')
   return build_table(
     study,
-    f'Accuracy (%) on the test split. {columns.SIGNIFICANCE} Against the best: '
-    'its p-value, the same with Holm’s correction for all tests of the column, '
-    'and the 95 % interval of the difference in points, by paired bootstrap over '
-    'examples.',
+    'Accuracy (%) on the test split.',
     [
       column
       for group in groups

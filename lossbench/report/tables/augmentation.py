@@ -48,7 +48,7 @@ def build(study: StudyRecords) -> Table:
   )
   return build_table(
     study,
-    f'Accuracy (%) on the test split. {columns.SIGNIFICANCE}',
+    'Accuracy (%) on the test split.',
     [
       column
       for group in groups

@@ -1,10 +1,10 @@
-"""Fills a table: means over seeds, tests against the best, notes."""
+"""Fills a table: means over seeds, differences from softmax, notes."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from lossbench.report import display, looks, statistics
+from lossbench.report.bootstrap import LEVEL, difference
 from lossbench.report.looks import Key
 from lossbench.report.published import published
 from lossbench.report.records import (
@@ -13,34 +13,13 @@ from lossbench.report.records import (
   RunRecords,
   StudyRecords,
 )
+from lossbench.report.samples import create_samples
 from lossbench.report.tables.cells import Cell, Column, Table
+from lossbench.runs.records import HIGHER, NEUTRAL
 
+_BASELINE = Key('softmax')
 # What of one column and row was measured.
 _Pairs = list[tuple[RunRecords, Measured]]
-
-
-def _example_scores(
-  runs: Sequence[RunRecords],
-) -> tuple[np.ndarray, np.ndarray] | None:
-  """Ids [N] and share of the seeds that are right [N]; None if unknown."""
-  scores, ids = [], None
-  for run in runs:
-    found = run.correct
-    if found is None or (ids is not None and not np.array_equal(found[0], ids)):
-      return None
-    ids = found[0]
-    scores.append(found[1])
-  return (ids, np.mean(scores, axis=0)) if scores else None
-
-
-def _interval(ours: _Pairs, best: _Pairs) -> tuple[float, float] | None:
-  """Of the difference from the best, where both saw the same examples."""
-  scores = [
-    _example_scores([run for run, _ in pairs]) for pairs in (ours, best)
-  ]
-  if None in scores or not np.array_equal(scores[0][0], scores[1][0]):
-    return None
-  return statistics.paired_bootstrap(scores[0][1], scores[1][1])
 
 
 def _column_runs(study, column, key) -> tuple[RunRecords, ...]:
@@ -53,56 +32,67 @@ def _measured(column: Column, runs) -> _Pairs:
   return [(run, found) for run, found in pairs if found is not None]
 
 
+def _best(means: dict[Key, float], direction: str) -> Key | None:
+  if not means or direction == NEUTRAL:
+    return None
+  sign = 1 if direction == HIGHER else -1
+  return max(means, key=lambda key: sign * means[key])
+
+
+def _is_bold(samples, key: Key, best: Key | None) -> bool:
+  if best is None or key not in samples:
+    return False
+  if key == best or samples[key].mean == samples[best].mean:
+    return True
+  return difference(samples[key], samples[best]).excludes_zero is False
+
+
 def _column_cells(
   study: StudyRecords, column: Column, keys: Sequence[Key]
-) -> list[Cell]:
-  runs = [_column_runs(study, column, key) for key in keys]
-  measured = [_measured(column, of_key) for of_key in runs]
-  defined = [[p for p in pairs if p[1].value is not None] for pairs in measured]
-  values = [[found.value for _, found in pairs] for pairs in defined]
-  means = [
-    statistics.mean_and_standard_error(v) if v else (None, None) for v in values
-  ]
-  known = [i for i, (mean, _) in enumerate(means) if mean is not None]
-  best = None
-  if known and column.direction != 'neutral':
-    sign = 1 if column.direction == 'higher' else -1
-    best = max(known, key=lambda i: sign * means[i][0])
-  tests = [
-    statistics.welch_test(v, values[best])
-    if best is not None and i != best and v
-    else statistics.Test()
-    for i, v in enumerate(values)
-  ]
-  corrected = statistics.holm([test.p_value for test in tests])
+) -> tuple[list[Cell], Key | None]:
+  """The cells of a column, and the row that the others are compared with."""
+  runs = {key: _column_runs(study, column, key) for key in keys}
+  measured = {key: _measured(column, runs[key]) for key in keys}
+  defined = {
+    key: [pair for pair in pairs if pair[1].value is not None]
+    for key, pairs in measured.items()
+  }
+  samples = create_samples(defined)
+  best = _best({k: s.mean for k, s in samples.items()}, column.direction)
+  reference = _BASELINE if _BASELINE in samples else best
+  differences, tests = {}, {}
+  for key, sample in samples.items():
+    if reference not in (None, key):
+      differences[key] = difference(sample, samples[reference])
+      tests[key] = statistics.welch_test(
+        sample.values, samples[reference].values
+      )
+  corrected = statistics.holm([test.p_value for test in tests.values()])
+  p_holm = dict(zip(tests, corrected, strict=True))
   cells = []
-  for i, (mean, error) in enumerate(means):
-    compared = best not in (None, i) and mean is not None
-    p = tests[i].p_value
-    row_key = column.key_fn(keys[i])
+  for key in keys:
+    mean, error = None, None
+    if key in samples:
+      mean, error = statistics.mean_and_standard_error(samples[key].values)
+    row_key = column.key_fn(key)
     cells.append(
       Cell(
         mean=mean,
         standard_error=error,
-        num_seeds=len(values[i]),
-        num_planned=len(runs[i]),
-        num_examples=tuple(sorted({m.n for _, m in defined[i] if m.n})),
-        undefined=_reasons(measured[i]),
-        bold=i == best
-        or (compared and (mean == means[best][0] or (p or 0) > 0.05)),
-        p_value=p,
-        p_holm=corrected[i],
-        no_test=tests[i].reason,
-        difference=mean - means[best][0] if compared else None,
-        interval=_interval(defined[i], defined[best])
-        if compared and column.on_examples
-        else None,
+        num_seeds=len(defined[key]),
+        num_planned=len(runs[key]),
+        num_examples=tuple(sorted({m.n for _, m in defined[key] if m.n})),
+        undefined=_reasons(measured[key]),
+        bold=_is_bold(samples, key, best),
+        difference=differences.get(key),
+        test=tests.get(key, statistics.Welch()),
+        p_holm=p_holm.get(key),
         published=published(
           column.group, row_key.objective if row_key else '', column.metric
         ),
       )
     )
-  return cells
+  return cells, reference
 
 
 def _reasons(pairs: _Pairs) -> tuple[str, ...]:
@@ -134,7 +124,9 @@ def build_table(
   Raises:
     NotRun: if no cell was measured.
   """
-  by_column = [_column_cells(study, column, keys) for column in columns]
+  by_column, references = zip(
+    *(_column_cells(study, column, keys) for column in columns), strict=True
+  )
   rows = list(zip(*by_column, strict=True))
   if not any(cell.num_seeds or cell.undefined for row in rows for cell in row):
     raise NotRun(f'not run: {study.rerun_command}')
@@ -149,19 +141,77 @@ def build_table(
     )
   cells = tuple(rows[i] for i in places)
   sizes, more = _sizes(columns, cells)
+  labels = tuple('' if key is None else row_label_fn(key) for key in references)
   notes = [*notes, *more]
   notes += _record_notes(study, columns, keys)
   for i in places:
     for column, cell in zip(columns, rows[i], strict=True):
       if cell.num_seeds < cell.num_planned:
         notes += _missing_notes(study, column, keys[i])
-  return Table(
-    caption=f'{caption} {sizes}'.strip(),
+  table = Table(
+    caption='',
     columns=tuple(columns),
     rows=tuple(row_label_fn(keys[i]) for i in places),
     cells=cells,
-    notes=tuple(dict.fromkeys(notes)),
+    references=labels,
+    notes=(),
   )
+  explained = (caption, _explain(table), sizes)
+  return dataclasses.replace(
+    table,
+    caption=' '.join(filter(None, explained)),
+    notes=tuple(dict.fromkeys([*notes, *_disagreements(table)])),
+  )
+
+
+def _explain(table: Table) -> str:
+  """What the table's uncertainties are, for its caption."""
+  texts = ['Mean ± standard error over seeds.']
+  if any(cell.bold for row in table.cells for cell in row):
+    texts.append(
+      'Bold: the best, and whatever has 0 in the 95 % interval of its difference '
+      'from the best.'
+    )
+  by_kind: dict[str, list[Column]] = {}
+  for index, column in enumerate(table.columns):
+    for cells in table.cells:
+      effect = cells[index].difference
+      if effect is not None and effect.over:
+        by_kind.setdefault(effect.over, []).append(column)
+  if by_kind:
+    beside_single_seeds = len(by_kind) > 1 and by_kind.pop('examples', None)
+    kinds = [
+      f'over {kind}' + (f' ({_labels(alike)})' if len(by_kind) > 1 else '')
+      for kind, alike in by_kind.items()
+    ]
+    if beside_single_seeds:
+      kinds.append('over examples alone beside a single seed')
+    texts.append(
+      'Δ: the difference from the row named and its 95 % interval, by bootstrap '
+      f'{"; ".join(kinds)}.'
+    )
+  return ' '.join(texts)
+
+
+def _disagreements(table: Table) -> list[str]:
+  """Where the test of seeds says otherwise than the interval."""
+  places = [
+    f'{label}, {column.label}'
+    for label, cells in zip(table.rows, table.cells, strict=True)
+    for column, cell in zip(table.columns, cells, strict=True)
+    if cell.difference is not None
+    and cell.difference.excludes_zero is not None
+    and cell.test.p_value is not None
+    and (cell.test.p_value <= LEVEL) != cell.difference.excludes_zero
+  ]
+  if not places:
+    return []
+  return [
+    'Welch’s test and the interval say different things of '
+    f'{"; ".join(places)}: the test asks whether other seeds would differ on '
+    'these very examples, the interval whether other seeds would on other '
+    'examples.'
+  ]
 
 
 def _sizes(columns, cells) -> tuple[str, list[str]]:

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 from lossbench.report import display
+from lossbench.report.bootstrap import Effect
 from lossbench.report.looks import Key
 from lossbench.report.records import Measured, RunRecords
+from lossbench.report.statistics import Welch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,6 @@ class Column:
     key_fn: row -> key of the runs, for tables whose columns are variants too;
       None where a row has no such runs.
     metric: for published values, or ''.
-    on_examples: top-1 accuracy on the own test split, whose examples can be
-      resampled.
   """
 
   label: str
@@ -33,7 +33,6 @@ class Column:
   direction: str = 'neutral'
   key_fn: Callable[[Key], Key | None] = lambda key: key
   metric: str = ''
-  on_examples: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +46,11 @@ class Cell:
     num_planned: seeds of the study.
     num_examples: that it was measured on, of each seed's; ascending.
     undefined: why it was measured and is undefined, of each such reason.
-    bold: the best, or not significantly different from it.
-    p_value: Welch's t-test against the best; None for the best itself and
-      where there is no test.
-    p_holm: corrected for all tests of the column.
-    no_test: why there is no test, or ''.
-    difference: mean minus the best's.
-    interval: 95 % of `difference`, paired bootstrap over examples, or None.
+    bold: the best, or its difference from the best has 0 in its interval.
+    difference: mean minus that of the row that the column is compared with;
+      None for that row itself.
+    test: Welch's, against the same row.
+    p_holm: of it, corrected for all tests of the column.
     published: the paper's value, or ''.
   """
 
@@ -64,11 +61,9 @@ class Cell:
   num_examples: tuple[int, ...] = ()
   undefined: tuple[str, ...] = ()
   bold: bool = False
-  p_value: float | None = None
+  difference: Effect | None = None
+  test: Welch = dataclasses.field(default_factory=Welch)
   p_holm: float | None = None
-  no_test: str = ''
-  difference: float | None = None
-  interval: tuple[float, float] | None = None
   published: str = ''
 
 
@@ -81,6 +76,8 @@ class Table:
     columns: headings after the first.
     rows: labels of the rows.
     cells: [rows][columns].
+    references: for each column, the row that the others are compared with, or
+      '' if there is none.
     notes: of records; what is missing and how to make it.
   """
 
@@ -88,6 +85,7 @@ class Table:
   columns: tuple[Column, ...]
   rows: tuple[str, ...]
   cells: tuple[tuple[Cell, ...], ...]
+  references: tuple[str, ...]
   notes: tuple[str, ...]
 
 
@@ -105,16 +103,58 @@ def cell_text(cell: Cell, column: Column) -> str:
   return display.NOT_RUN if cell.num_planned else display.NONE
 
 
-def statistics_text(cell: Cell, column: Column) -> str:
-  """'p = 0.012, Holm 0.036, Δ [−0.5, 0.1]'; '' of the best itself."""
-  parts = []
-  if cell.p_value is not None:
-    parts.append(f'p = {cell.p_value:.2g}')
-    parts.append(f'Holm {cell.p_holm:.2g}')
-  elif cell.no_test:
-    parts.append(f'p {display.NONE} ({cell.no_test})')
-  if cell.interval is not None:
-    scale = 100 if column.is_percent else 1
-    low, high = (scale * end for end in cell.interval)
-    parts.append(f'Δ [{low:+.2f}, {high:+.2f}]')
-  return ', '.join(parts)
+def difference_text(cell: Cell, column: Column) -> str:
+  """'+0.9 [+0.7, +1.1]', or why there is no interval; '' of no difference."""
+  if cell.difference is None:
+    return ''
+  return display.difference(
+    cell.difference.estimate,
+    cell.difference.interval,
+    reason=cell.difference.reason,
+    is_percent=column.is_percent,
+  )
+
+
+TEST_HEADINGS = (
+  'column',
+  'seeds',
+  'difference and 95 % interval',
+  'over',
+  'Welch p',
+  'Holm',
+  'Hedges’ g',
+  'seeds for 80 % power',
+)
+
+
+def test_rows(table: Table) -> list[tuple[str, ...]]:
+  """Row label and what `TEST_HEADINGS` name, of all differences of a table."""
+  rows = []
+  for label, cells in zip(table.rows, table.cells, strict=True):
+    for column, cell, reference in zip(
+      table.columns, cells, table.references, strict=True
+    ):
+      if cell.difference is None:
+        continue
+      effect, test = cell.difference, cell.test
+      p_value = display.NONE
+      if test.p_value is not None:
+        p_value = f'{test.p_value:.2g}'
+      elif test.reason:
+        p_value = f'{display.NONE} ({test.reason})'
+      rows.append(
+        (
+          f'{label} − {reference}',
+          column.label,
+          str(cell.num_seeds),
+          difference_text(cell, column),
+          effect.over or display.NONE,
+          p_value,
+          display.NONE if cell.p_holm is None else f'{cell.p_holm:.2g}',
+          display.NONE
+          if test.effect_size is None
+          else f'{test.effect_size:+.2f}',
+          display.seeds(effect),
+        )
+      )
+  return rows

@@ -10,8 +10,7 @@ def build(study: StudyRecords) -> Table:
   return build_metrics_table(
     study,
     'Angular visual hardness, participation ratio, share of dead units and neural '
-    'collapse (Papyan et al. 2020) on the test split. Mean ± standard error over '
-    'seeds.',
+    'collapse (Papyan et al. 2020) on the test split.',
     (
       'angular_visual_hardness',
       'participation_ratio',

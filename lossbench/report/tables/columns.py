@@ -16,10 +16,6 @@ from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
 from lossbench.runs.records import HIGHER, NEUTRAL, get_measure
 
-SIGNIFICANCE = (
-  'Mean ± standard error over seeds. Bold: the best, and whatever a Welch t-test '
-  'does not tell from it (p > 0.05).'
-)
 _AUGMENTATIONS = ('autoaugment', 'mixup')
 
 
@@ -158,7 +154,6 @@ def accuracy_columns(
         group,
         metric,
         label=titled(group, get_measure(metric).title, groups),
-        on_examples=metric == 'top1_accuracy',
       )
     )
   return columns
@@ -192,8 +187,6 @@ def build_metrics_table(
   ]
   if not compares:
     columns = [dataclasses.replace(c, direction=NEUTRAL) for c in columns]
-  if compares:
-    caption = f'{caption} {SIGNIFICANCE}'
   return build_table(
     study,
     caption,

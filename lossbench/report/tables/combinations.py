@@ -47,7 +47,7 @@ def build(study: StudyRecords) -> Table:
   return build_table(
     study,
     'Best accuracy (%) on the holdout at any time in training; columns are added '
-    f'to rows. {columns.SIGNIFICANCE}',
+    'to rows.',
     [
       _column(group, addend, groups)
       for group in groups

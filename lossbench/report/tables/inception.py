@@ -18,7 +18,7 @@ def build(study: StudyRecords) -> Table:
   columns.require(groups, study, 'Inception v3 runs')
   return build_table(
     study,
-    f'Accuracy (%) on the test split. {columns.SIGNIFICANCE}',
+    'Accuracy (%) on the test split.',
     [
       column
       for group in groups

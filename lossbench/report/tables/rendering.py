@@ -2,13 +2,21 @@
 
 import csv
 import io
+import math
 
 from lossbench.report import display
-from lossbench.report.tables.cells import Table, cell_text, statistics_text
+from lossbench.report.bootstrap import Effect
+from lossbench.report.tables.cells import (
+  TEST_HEADINGS,
+  Table,
+  cell_text,
+  difference_text,
+  test_rows,
+)
 
 
 def extended(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
-  """Headings and rows of (text, bold), published and test columns included."""
+  """Headings and rows of (text, bold); published values, differences too."""
   headings: list[str] = []
   columns: list[list[tuple[str, bool]]] = []
   for index, column in enumerate(table.columns):
@@ -20,11 +28,10 @@ def extended(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
       columns.append(
         [(cell.published or display.NONE, False) for cell in cells]
       )
-    if column.on_examples:
-      texts = [statistics_text(cell, column) for cell in cells]
-      if any(texts):
-        headings.append('against the best')
-        columns.append([(text or display.NONE, False) for text in texts])
+    texts = [difference_text(cell, column) for cell in cells]
+    if any(texts):
+      headings.append(f'Δ {table.references[index]}')
+      columns.append([(text or display.NONE, False) for text in texts])
   return headings, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -42,6 +49,17 @@ def to_markdown(table: Table, *, title: str) -> str:
     lines.append(f'| {label} | ' + ' | '.join(cells) + ' |')
   for note in table.notes:
     lines += ['', f'- {note}']
+  tests = test_rows(table)
+  if tests:
+    lines += [
+      '',
+      'Welch’s t-test is of seeds alone; Holm’s correction is over the tests of a '
+      'column.',
+      '',
+      f'| | {" | ".join(TEST_HEADINGS)} |',
+      '|---|' + '---:|' * len(TEST_HEADINGS),
+    ]
+    lines += [f'| {" | ".join(row)} |' for row in tests]
   return '\n'.join(lines) + '\n'
 
 
@@ -110,24 +128,38 @@ def to_csv(table: Table) -> str:
     'num_examples',
     'undefined',
     'bold',
-    'p_value',
-    'p_holm',
-    'no_test',
+    'reference',
     'difference',
     'interval_low',
     'interval_high',
+    'interval_over',
+    'no_interval',
+    'p_value',
+    'p_holm',
+    'no_test',
+    'hedges_g',
     'published',
   ]
   writer.writerow(['row', 'group', 'column', *fields])
   for label, row in zip(table.rows, table.cells, strict=True):
-    for column, cell in zip(table.columns, row, strict=True):
-      values = vars(cell) | dict(
-        zip(
-          ('interval_low', 'interval_high'),
-          cell.interval or (None, None),
-          strict=True,
-        )
-      )
+    for column, cell, reference in zip(
+      table.columns, row, table.references, strict=True
+    ):
+      values = vars(cell) | {
+        'p_value': cell.test.p_value,
+        'no_test': cell.test.reason,
+        'hedges_g': cell.test.effect_size,
+      }
+      effect = cell.difference or Effect(math.nan)
+      low, high = effect.interval or (None, None)
+      values |= {
+        'reference': reference if cell.difference else '',
+        'difference': effect.estimate if cell.difference else None,
+        'interval_low': low,
+        'interval_high': high,
+        'interval_over': effect.over,
+        'no_interval': effect.reason,
+      }
       texts = [_csv_text(values[field]) for field in fields]
       writer.writerow([label, column.group, column.label, *texts])
   return output.getvalue()

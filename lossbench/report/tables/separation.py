@@ -24,7 +24,7 @@ def build(study: StudyRecords) -> Table:
   return build_table(
     study,
     'R² (eq. 11) of the penultimate features on the test split (the paper: of the '
-    f'training set), beside top-1 accuracy (%). {columns.SIGNIFICANCE}',
+    'training set), beside top-1 accuracy (%).',
     pairs,
     columns.all_plain_keys(study, groups),
   )

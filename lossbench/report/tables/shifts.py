@@ -56,7 +56,7 @@ def build_shifts_table(
   columns.require(groups, study, 'measurements out of distribution')
   return build_table(
     study,
-    f'{caption} {columns.SIGNIFICANCE}',
+    f'{caption}',
     [
       column
       for group in groups

@@ -61,7 +61,7 @@ def build(study: StudyRecords) -> Table:
     dataclasses.replace(study, runs=tuple(runs)),
     'Over the temperature τ of the softmax over cosines: top-1 accuracy (%), '
     'class separation, accuracy (%) of relearned and transferred classifiers. '
-    f'{columns.SIGNIFICANCE}',
+    '',
     of_sweeps,
     [Key('', (('temperature', t),)) for t in temperatures],
     sort=False,

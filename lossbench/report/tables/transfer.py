@@ -17,7 +17,7 @@ def build(study: StudyRecords) -> Table:
   return build_table(
     study,
     'Accuracy (%) of L2-regularised logistic regression on fixed penultimate '
-    f'features; mean per class where the field reports it. {columns.SIGNIFICANCE}',
+    'features; mean per class where the field reports it.',
     [
       columns.transfer_column(
         group,
