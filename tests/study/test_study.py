@@ -175,6 +175,34 @@ def test_a_changed_digit_is_made_again(finished):
   assert metrics.stat() == written
 
 
+@pytest.mark.parametrize('part', ['state', 'meta'])
+def test_a_damaged_checkpoint_is_trained_again(finished, part):
+  """And then measured: the same numbers, though its record may be whole."""
+  run = finished.runs[0]
+  path = finished.path(run)
+  wanted = states.read_state(finished, run).wanted
+  before = _metrics(path, 'digits-test')
+  checkpoint = path / 'checkpoints' / f'{wanted.step:09d}'
+  for file in (checkpoint / part).rglob('*'):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:-9])
+  (path / 'eval/digits-test/metrics.json').unlink()
+  for stored in path.glob('eval/digits-test/*.npz'):
+    stored.unlink()
+  assert _run(finished) == {}
+  assert states.read_state(finished, run).wanted == wanted
+  assert _metrics(path, 'digits-test') == before
+
+
+def test_a_missing_history_is_written_again(finished):
+  path = finished.path(finished.runs[0]) / 'history.json'
+  whole = path.read_text()
+  path.unlink()
+  assert states.read_state(finished, finished.runs[0]).missing == ('train',)
+  assert _run(finished) == {}
+  assert path.read_text() == whole
+
+
 def test_a_measurement_of_another_step_is_made_again(finished):
   """What a study wants is one checkpoint; and it ends."""
   run = finished.runs[0]
