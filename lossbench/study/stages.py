@@ -65,7 +65,11 @@ def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[None]:
 def _train(study: Study, run: PlannedRun):
   from lossbench.train import loop
 
-  loop.train(resolve_config(study, run), workdir=str(study.path(run)))
+  loop.train(
+    resolve_config(study, run),
+    workdir=str(study.path(run)),
+    allow=study.allow,
+  )
 
 
 def _measure(study: Study, run: PlannedRun, stage: str):
