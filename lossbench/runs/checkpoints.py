@@ -40,10 +40,6 @@ _SAVE_SECS = 300
 _METADATA_BYTES = 2**18
 
 
-class DamagedCheckpointError(ValueError):
-  """A checkpoint is not what was saved."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
   """A verified checkpoint in host memory.
@@ -237,8 +233,9 @@ class Checkpointer:
       self._failed = True
       raise OSError(
         f'A checkpoint could not be written to {self._directory}: '
-        f'{reason[:300]}. Those before it are kept: mend the disk and run the '
-        'same command again to resume.'
+        f'{reason[:300]}. Those before it are kept: mend the '
+        f'{"access" if storage.is_remote(self._directory) else "disk"} and run '
+        'the same command again to resume.'
       ) from error
 
   def resolve(self, step: str) -> int:
@@ -282,7 +279,7 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: if it was deleted since it was listed.
-      DamagedCheckpointError: if the checkpoint's metadata cannot be read.
+      ValueError: if the checkpoint's metadata cannot be read.
     """
     return fingerprint_of(self._read_record(step)['crc32'])
 
@@ -304,17 +301,24 @@ class Checkpointer:
         'being trained and keeps its best and its newest only. Wait for its end'
         ', or train with --config.keep_every_epochs.'
       )
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return DamagedCheckpointError(
-      f'checkpoint {path} is damaged: {first_line[:300]}'
-    )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    # A bucket keeps objects whole or loses them. Whatever else fails is the way
+    # to it, and must not make anybody delete what was saved.
+    lost = isinstance(error, FileNotFoundError) or 'NOT_FOUND' in str(error)
+    if storage.is_remote(path) and not lost:
+      return OSError(
+        f'checkpoint {path} cannot be read now: {reason}. It is kept: run the '
+        'same command again.'
+      )
+    return ValueError(f'checkpoint {path} is damaged: {reason}')
 
   def restore(self, step: int) -> Checkpoint:
     """Reads and verifies one checkpoint.
 
     Raises:
       FileNotFoundError: if it was deleted since it was listed.
-      DamagedCheckpointError: a ValueError, if it is in any way; says how.
+      OSError: if a bucket does not answer.
+      ValueError: if it is damaged in any way; says how.
     """
     record = self._read_record(step)
     expected = record['crc32']
@@ -341,7 +345,7 @@ class Checkpointer:
       raise self._unreadable(step, error) from error
     altered = [name for name, crc in expected.items() if found.get(name) != crc]
     if altered or len(found) != len(expected):
-      raise DamagedCheckpointError(
+      raise ValueError(
         f'checkpoint {self._path(step)} is damaged: the bytes '
         f'of {(altered or ["some arrays"])[0]} are not those that were saved '
         '(CRC-32 differs)'
@@ -353,73 +357,36 @@ class Checkpointer:
       fingerprint=fingerprint_of(expected),
     )
 
-  def restore_last(self, *, final_step: int | None = None) -> Checkpoint | None:
-    """The newest undamaged checkpoint, or None if there is none to go on from.
+  def restore_last(self) -> Checkpoint | None:
+    """The newest undamaged checkpoint, or None if there is no checkpoint.
 
     Damaged ones are reported and, once an older one has been read, deleted, so
     that their steps can be saved again.
 
-    Args:
-      final_step: of the run. Where that is reached the best one is verified too,
-        and if it is damaged training goes on from before it.
-
     Raises:
+      OSError: if a bucket does not answer; nothing is deleted then.
       ValueError: if there are checkpoints but all of them are damaged.
     """
-    checkpoint, damaged = self._newest_whole(first_says(self.steps))
-    if damaged and checkpoint is None:
-      raise self._all_damaged(damaged)
-    for bad_step in damaged:
-      LOGGER.error(
-        'Using step %d instead of the damaged step %d.',
-        checkpoint.step,
-        bad_step,
-      )
-      self._manager.delete(bad_step)
-    if checkpoint is not None and checkpoint.step == final_step:
-      [best] = first_says([self.best_step or final_step])
-      if best != final_step and self._restore_whole(best) is None:
-        return self._go_back(best)
-    return checkpoint
-
-  def _restore_whole(self, step: int) -> Checkpoint | None:
-    """A checkpoint; None, on all processes, if on one of them it is damaged."""
-    checkpoint = None
-    try:
-      checkpoint = self.restore(step)
-    except ValueError as error:
-      LOGGER.error('%s', error)
-    # All processes resume at one step, or they would wait for ever.
-    return checkpoint if everywhere(checkpoint is not None) else None
-
-  def _newest_whole(
-    self, steps: Sequence[int]
-  ) -> tuple[Checkpoint | None, list[int]]:
-    """The newest undamaged checkpoint of these, and the damaged after it."""
     damaged = []
-    for step in reversed(steps):
-      checkpoint = self._restore_whole(step)
-      if checkpoint is not None:
-        return checkpoint, damaged
-      damaged.append(step)
-    return None, damaged
-
-  def _go_back(self, step: int) -> Checkpoint | None:
-    """The newest undamaged checkpoint before a step; deletes all after it."""
-    steps = first_says(self.steps)
-    checkpoint, _ = self._newest_whole([s for s in steps if s < step])
-    before = 0 if checkpoint is None else checkpoint.step
-    LOGGER.error(
-      'The best checkpoint, of step %d, is damaged. Going back to step %d, which '
-      'makes it again.',
-      step,
-      before,
-    )
-    # The last one first: a run without it is not over, whatever stops this.
-    for other in reversed(steps):
-      if other > before:
-        self._manager.delete(other)
-    return checkpoint
+    for step in reversed(first_says(self.steps)):
+      checkpoint = None
+      try:
+        checkpoint = self.restore(step)
+      except ValueError as error:
+        LOGGER.error('%s', error)
+      # All processes resume at one step, or they would wait for ever.
+      if not everywhere(checkpoint is not None):
+        damaged.append(step)
+        continue
+      for bad_step in damaged:
+        LOGGER.error(
+          'Using step %d instead of the damaged step %d.', step, bad_step
+        )
+        self._manager.delete(bad_step)
+      return checkpoint
+    if damaged:
+      raise self._all_damaged(damaged)
+    return None
 
   def _all_damaged(self, steps: Sequence[int]) -> ValueError:
     return ValueError(

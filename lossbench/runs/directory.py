@@ -258,7 +258,7 @@ class RunDirectory:
     try:
       fields = read_json(self.config_path, remedy=remedy)
     except ValueError as error:
-      if not self.config_path.stat().st_size:
+      if not self.config_path.read_bytes():
         raise ValueError(f'{self.config_path} is empty. {remedy}') from error
       raise
     if not isinstance(fields, dict):
@@ -410,11 +410,15 @@ class RunDirectory:
       probe.touch()
       probe.unlink()
     except Exception as error:
-      if not isinstance(error, OSError) and not storage.is_remote(self.path):
+      reason = storage.reason_of_bucket(error)
+      if not reason and not isinstance(error, OSError):
         raise
-      # TensorFlow's errors have no base in common with those of disks.
-      reason = getattr(error, 'strerror', None) or str(error).splitlines()[0]
+      reason = reason or error.strerror or str(error)
+      remedy = 'Choose a directory that you may write to'
+      if storage.is_remote(self.path):
+        remedy = storage.REMEDY
       raise OSError(
-        f'--workdir={self.path} cannot be written to: {reason[:200]}. Choose '
-        'a directory that you may write to.'
+        f'--workdir={self.path} cannot be written to: {reason}. {remedy}.'
       ) from error
+    if storage.is_remote(self.path):
+      storage.check_keeps_checkpoints(self.path)

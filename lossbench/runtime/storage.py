@@ -7,11 +7,42 @@ neither JAX nor TensorFlow unless a bucket is named.
 import io
 import os
 import pathlib
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import IO
 
 Path = pathlib.Path  # or epath's, which has the same methods
+
+_CLIENT_DEFAULTS = {
+  # TensorFlow would remember for five seconds what is there, also when another
+  # client has changed it: Orbax cannot save a step anew that it just cleared.
+  'GCS_STAT_CACHE_MAX_AGE': '0',
+  # TensorStore, which moves arrays, would wait for ever for an answer that does
+  # not come. A request is given up, and made again, when for so many seconds
+  # less than one byte a second arrived.
+  'TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS': '60',
+  'TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS': '60',
+  'TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES': '1',
+}
+REMEDY = (
+  "Check the name, the network, the credentials ('gcloud auth "
+  "application-default login', or the machine's service account) and its roles "
+  '(roles/storage.objectUser and roles/storage.legacyBucketReader; see '
+  'launch/README.md)'
+)
+
+
+def choose_client_defaults(environ: MutableMapping[str, str] = os.environ):
+  """Chooses how clients of buckets behave, but for what is chosen already.
+
+  They read the environment when they are loaded.
+
+  Args:
+    environ: the environment.
+  """
+  for name, value in _CLIENT_DEFAULTS.items():
+    environ.setdefault(name, value)
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -51,17 +82,73 @@ def as_path(path: str | os.PathLike, *, check: bool = True) -> Path:
 
 
 def check_reachable(path: Path):
-  """Raises OSError with the reason, and the remedy, unless a bucket answers."""
+  """Raises OSError with the reason, and the remedy, unless a bucket answers.
+
+  Nothing is asked of a path on a disk.
+  """
+  if not is_remote(path):
+    return
+  if len(path.parts) < 3:
+    raise OSError(f'{path} names no bucket. Give gs://BUCKET/DIRECTORY.')
+  scheme, bucket = path.parts[1:3]
   try:
-    path.exists()
+    # A path that is there needs no right to ask for its bucket: public data.
+    found = path.exists() or type(path)(f'{scheme}://{bucket}').exists()
   except Exception as error:
-    # TensorFlow's errors have no base in common with those of other backends.
-    reason = str(error).splitlines()[0][:200]
     raise OSError(
-      f'{path} cannot be reached: {reason}. Check the name, the network and the '
-      "credentials ('gcloud auth application-default login', or the machine's "
-      'service account).'
+      f'{path} cannot be reached: {_reason(error)}. {REMEDY}.'
     ) from error
+  if not found:
+    raise OSError(
+      f'{path} cannot be reached: there is no bucket {bucket!r}. Check the '
+      f'name, or make it: gcloud storage buckets create {scheme}://{bucket}.'
+    )
+
+
+def check_keeps_checkpoints(path: Path):
+  """Raises OSError unless Orbax can keep checkpoints in a bucket.
+
+  It asks for the bucket's properties before it lists what is there, and deletes
+  the folders of a hierarchical namespace by a client that is not installed.
+  """
+  from google.cloud import storage
+
+  scheme, name = path.parts[1:3]
+  try:
+    bucket = storage.Client().get_bucket(name)
+  except Exception as error:
+    raise OSError(
+      f'{path} cannot keep checkpoints: {_reason(error)}. {REMEDY}. Outside '
+      "Google's cloud GOOGLE_CLOUD_PROJECT must be set."
+    ) from error
+  if bucket.hierarchical_namespace_enabled:
+    raise OSError(
+      f'{path} cannot keep checkpoints: {scheme}://{name} has a hierarchical '
+      'namespace, in which old ones cannot be deleted. Choose a bucket without.'
+    )
+
+
+def reason_of_bucket(error: BaseException | None) -> str:
+  """Why a bucket did not do what was asked; '' of any other error.
+
+  TensorFlow's errors and those of Google's clients have no base in common with
+  one another or with those of disks.
+  """
+  while error is not None:
+    module = type(error).__module__
+    if module.startswith(('google.api_core.', 'google.auth.')) or (
+      module.startswith('tensorflow.') and '://' in str(error)
+    ):
+      return _reason(error)
+    error = error.__cause__
+  return ''
+
+
+def _reason(error: BaseException) -> str:
+  text = ' '.join(str(error).split()) or type(error).__name__
+  # TensorFlow quotes all that the service answered, as JSON.
+  text = re.sub(r"with body '.*?\"message\": ?\"(.*?)\".*'", r'(\1)', text)
+  return text[:300].rstrip('. ')
 
 
 def absolute(path: Path) -> Path:

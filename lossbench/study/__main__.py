@@ -23,7 +23,6 @@ def define_flags():
     'config', None, 'Study, e.g. configs/studies/digits.py.', lock_config=True
   )
   cli.define_workdir('Directory of the study.')
-  cli.define_allow()
   flags.DEFINE_bool('list', False, 'Only print runs and their states.')
   flags.DEFINE_bool(
     'commands', False, 'Only print the commands of what is missing.'
@@ -51,9 +50,9 @@ def _build_study(args):
     config_file=args['config'].config_filename,
     workdir=args.workdir,
     overrides=[f'--config.{name}={value}' for name, value in changed.items()],
-    allow=args.allow,
   )
   driver.check_configs(study)
+  storage.check_reachable(study.workdir)
   states.check_runs(study)
   return study
 
@@ -78,7 +77,6 @@ def main(arguments):
   if args.list:
     table.print_states(study, runs, output)
     return
-  storage.check_reachable(study.workdir)
   is_remote = storage.is_remote(study.workdir)
   if not (args.commands or is_remote):
     # Before the study's directory is made.

@@ -154,15 +154,10 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   directory = RunDirectory(study.path(run))
   missing = []
   num_steps, step = _num_steps(directory), directory.last_step
-  # Without the record of the last one nobody knows which is the best.
-  trained = (
-    num_steps is not None
-    and step >= num_steps
-    and find_checkpoint(directory, 'last') is not None
-  )
+  trained = num_steps is not None and step >= num_steps
   # The best so far of a run that is not over is not what is wanted.
   wanted = find_checkpoint(directory, run.step) if trained else None
-  if not trained or _lacks_history(directory, run):
+  if not trained or _has_damaged_history(directory):
     missing.append(TRAIN)
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
@@ -212,12 +207,12 @@ def _num_steps(directory: RunDirectory) -> int | None:
     return None
 
 
-def _lacks_history(directory: RunDirectory, run: PlannedRun) -> bool:
-  """Whether training has to write it anew, from its last checkpoint."""
+def _has_damaged_history(directory: RunDirectory) -> bool:
+  """Training writes it anew, from the newest checkpoint."""
   try:
     read_history(directory)
-  except FileNotFoundError:
-    return bool(run.config.num_holdout)
+  except FileNotFoundError:  # it was trained without a holdout
+    return False
   except ValueError:
     return True
   return False

@@ -129,9 +129,8 @@ def test_intervals_cover(parts, monkeypatch):
   assert np.mean(widths) < 1.6 * np.var(estimates)
 
 
-def test_accuracies_of_resampled_runs_cover(monkeypatch):
+def test_accuracies_of_resampled_runs_cover():
   """Right or wrong, with examples that are hard for all."""
-  monkeypatch.setattr(Sample.draws, '__defaults__', (200,))
   rng = np.random.default_rng(0)
   covered = []
   for trial in range(200):
@@ -139,7 +138,7 @@ def test_accuracies_of_resampled_runs_cover(monkeypatch):
     samples = []
     for name in 'ab':
       right = rng.random((3, 150)) < hardness
-      samples.append(_sample(right, name, f'{trial}', 200))
+      samples.append(_sample(right, name, f'{trial}', 1000))
     covered.append(not bootstrap.difference(*samples).excludes_zero)
   assert np.mean(covered) >= 0.93
 

@@ -1,0 +1,243 @@
+"""Runs in a bucket whose network fails, by the clients' production paths.
+
+The service and the faults are of tests/faults/buckets.py.
+"""
+
+import itertools
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+
+import jax.numpy as jnp
+import pytest
+from etils import epath
+
+from lossbench.comparison.runs import compare_runs
+from lossbench.evaluation.checkpoint import evaluate_checkpoint
+from lossbench.probe.transfer import transfer_checkpoint
+from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
+from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runs.stored import find_checkpoint
+from lossbench.runtime import devices
+from lossbench.study import plan, states
+from lossbench.train import loop
+from lossbench.train.state import TrainState
+from tests.faults.buckets import Fault
+from tests.faults.processes import RECIPE, ROOT, recipe_config, start
+
+
+@pytest.fixture
+def root(bucket):
+  """A directory in the bucket that is not there yet."""
+  return epath.Path(f'gs://bucket/{uuid.uuid4().hex}')
+
+
+@pytest.fixture(scope='module')
+def config(digits_dir):
+  return recipe_config(digits_dir, 'num_epochs=2', 'dataset=digits')
+
+
+@pytest.fixture(scope='module')
+def on_disk(config, tmp_path_factory):
+  """The same run on a disk."""
+  workdir = tmp_path_factory.mktemp('disk') / 'run'
+  loop.train(config, workdir=str(workdir))
+  return RunDirectory(workdir)
+
+
+@pytest.fixture(scope='module')
+def other(config, tmp_path_factory):
+  """A run of another seed on a disk."""
+  workdir = tmp_path_factory.mktemp('disk') / 'other'
+  config = config.copy_and_resolve_references()
+  config.seed = 1
+  loop.train(config, workdir=str(workdir))
+  return RunDirectory(workdir)
+
+
+def _every(number: int, action: int | str) -> Fault:
+  """Befalls every so-many-th request."""
+  requests = itertools.count(1)
+  return Fault(lambda method, path: next(requests) % number == 0, action)
+
+
+def _copy(source: epath.Path, target: epath.Path):
+  for directory, _, names in source.walk():
+    for name in names:
+      copied = target / directory.relative_to(source) / name
+      copied.write_bytes((directory / name).read_bytes())
+
+
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(
+  root, bucket, config, on_disk, other, tmp_path
+):
+  """Trained, evaluated, transferred and compared through passing faults."""
+  # Once each: TensorFlow's client, TensorStore's, Google's.
+  faults = [
+    bucket.inject('stall', path='run.json', method='GET', times=1),
+    bucket.inject('stall', path='/state/d/', method='POST', times=1),
+    bucket.inject('drop', path='/b/bucket?projection', times=1),
+    bucket.inject(503, path='/b/bucket?projection', times=1),
+  ]
+  passing = [_every(23, 503), _every(61, 'drop')]
+  bucket.faults.extend(passing)
+  loop.train(config, workdir=f'{root}/one')
+  run = RunDirectory(f'{root}/one')
+  assert run.committed_steps == on_disk.committed_steps
+  for step in ('best', 'last'):
+    assert find_checkpoint(run, step) == find_checkpoint(on_disk, step)
+  assert read_json(run.history_path) == read_json(on_disk.history_path)
+  loop.train(config, workdir=f'{root}/one')  # which is over
+  found, expected = (
+    evaluate_checkpoint(str(directory.path), ood=False).records
+    for directory in (run, on_disk)
+  )
+  assert found == expected
+  found, expected = (
+    transfer_checkpoint(str(directory.path), 'digits').records
+    for directory in (run, on_disk)
+  )
+  assert found == expected
+  # Of runs in several places the names are their paths.
+  found, expected = (
+    compare_runs(
+      [str(directory.path), str(other.path)], output=output, with_cka=False
+    )['agreement']
+    for directory, output in (
+      (run, f'{root}/compared'),
+      (on_disk, str(tmp_path / 'compared')),
+    )
+  )
+  assert found == expected
+  stored = read_json(root / 'compared' / 'comparison.json')
+  assert stored['agreement'] == expected
+  assert [fault.count for fault in faults] == [1, 1, 1, 1]
+  assert all(fault.count > 3 for fault in passing)
+
+
+def test_a_bucket_that_is_away_makes_nobody_delete_checkpoints(
+  root, bucket, config, on_disk
+):
+  workdir = root / 'one'
+  _copy(epath.Path(on_disk.path), workdir)
+  run = RunDirectory(workdir)
+  for path in run.checkpoints_path.iterdir():
+    (path / 'commit_success.txt').write_text('copied')
+  newest = run.last_step
+  bucket.inject(403, path=f'checkpoints/{newest:09d}/state')
+  with (
+    Checkpointer(run.checkpoints_path) as checkpointer,
+    pytest.raises(OSError, match=f'{newest:09d} cannot be read now') as error,
+  ):
+    checkpointer.restore_last()
+  assert 'It is kept' in str(error.value)
+  bucket.faults.clear()
+  assert load_checkpoint(run, 'last').step == newest
+
+
+def test_a_step_whose_save_was_cut_off_is_saved_at_once(root, bucket):
+  """What is left of it lies where the step belongs, and goes first."""
+  state = devices.replicate(TrainState(jnp.int32(3), {}, {}, (), None))
+  for _ in range(2):
+    with Checkpointer(root / 'checkpoints') as checkpointer:
+      assert checkpointer.steps == []
+      checkpointer.save(state, history=[])
+      checkpointer.wait()
+      assert checkpointer.steps == [3]
+    (root / 'checkpoints' / '000000003' / 'commit_success.txt').unlink()
+
+
+@pytest.fixture
+def half_written(root):
+  """A study's first run, killed in the save of its last step."""
+  file = 'configs/studies/digits.py'
+  study_config = plan.load_config_fn(file)()
+  study = plan.build_study(study_config, config_file=file, workdir=str(root))
+  run = RunDirectory(study.path(study.runs[0]))
+  write_json(run.path / 'run.json', {'num_steps': 10})
+  step = run.checkpoints_path / '000000010'
+  (step / 'meta').mkdir(parents=True)
+  write_json(step / 'meta' / 'metadata', {'crc32': {}, 'history': []})
+  return study, run, step
+
+
+def test_a_study_calls_no_run_trained_before_the_commit(half_written):
+  study, run, step = half_written
+  state = states.read_state(study, study.runs[0])
+  assert states.TRAIN in state.missing
+  assert state.step == run.last_step == 0
+  assert find_checkpoint(run, 'last') is None
+  (step / 'commit_success.txt').write_text('')
+  assert run.committed_steps == [10]
+  assert states.TRAIN not in states.read_state(study, study.runs[0]).missing
+
+
+def test_a_kill_in_the_first_save_starts_from_the_source_again(
+  root, bucket, digits_dir, on_disk, tmp_path
+):
+  source = tmp_path / 'source'
+  shutil.copytree(on_disk.path, source)
+  overrides = 'num_epochs=1', f'init_from={source}', 'seed=1'
+  whole = RunDirectory(tmp_path / 'whole')
+  loop.train(recipe_config(digits_dir, *overrides), workdir=str(whole.path))
+  commit = bucket.inject(
+    'stall', path='000000020/commit_success.txt', method='POST'
+  )
+  log = tmp_path / 'log'
+  process = start(
+    'main.py',
+    *RECIPE,
+    f'--config.data_dir={digits_dir}',
+    *(f'--config.{override}' for override in overrides),
+    f'--workdir={root}/run',
+    num_devices=4,
+    log=log,
+  )
+  deadline = time.monotonic() + 120
+  while not commit.count and process.poll() is None:
+    assert time.monotonic() < deadline, log.read_text()
+    time.sleep(0.1)
+  process.kill()
+  process.wait()
+  bucket.faults.clear()
+  run = RunDirectory(f'{root}/run')
+  assert any(path.name.isdigit() for path in run.checkpoints_path.iterdir())
+  assert run.committed_steps == []
+  loop.train(recipe_config(digits_dir, *overrides), workdir=f'{root}/run')
+  assert find_checkpoint(run, 'last') == find_checkpoint(whole, 'last')
+
+
+def _last_line(*arguments: str) -> str:
+  """Of a program that is to fail in one line."""
+  done = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+    timeout=120,
+  )
+  assert done.returncode == 1, done.stderr
+  assert 'Traceback' not in done.stderr
+  last = done.stderr.strip().splitlines()[-1]
+  assert last.startswith('Error: ')
+  return last
+
+
+@pytest.mark.slow
+def test_refusals_are_one_line(root, bucket, digits_dir, tmp_path, monkeypatch):
+  """What buckets cannot do, and credentials that are missing."""
+  study = '-m', 'lossbench.study', '--config=configs/studies/digits.py'
+  assert 'buckets know no locks' in _last_line(*study, f'--workdir={root}')
+  line = _last_line('-m', 'lossbench.report', f'--workdir={root}')
+  assert f"--exclude='.*/checkpoints/.*' {root} STUDY" in line
+  line = _last_line('-m', 'lossbench.tune', *RECIPE, f'--workdir={root}/tuning')
+  assert 'is in a bucket, which holds no database' in line
+  assert not (ROOT / 'gs:').exists()
+  monkeypatch.setenv('GOOGLE_APPLICATION_CREDENTIALS', str(tmp_path / 'none'))
+  train = 'main.py', *RECIPE, f'--config.data_dir={digits_dir}'
+  line = _last_line(*train, f'--workdir={root}/run')
+  assert f'{root}/run cannot be reached' in line
+  assert 'gcloud auth application-default login' in line
