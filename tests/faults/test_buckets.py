@@ -70,6 +70,7 @@ def _copy(source: epath.Path, target: epath.Path):
       copied.write_bytes((directory / name).read_bytes())
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(
   root, bucket, config, on_disk, other, tmp_path
 ):
@@ -149,6 +150,20 @@ def test_a_step_whose_save_was_cut_off_is_saved_at_once(root, bucket):
     (root / 'checkpoints' / '000000003' / 'commit_success.txt').unlink()
 
 
+def test_conditional_writes_whose_answer_is_lost(root, bucket):
+  """They are done; asked again, the condition no longer holds."""
+  faults = [
+    bucket.inject('drop', path='checkpoints/&ifGenerationMatch=0', times=1),
+    bucket.inject('drop', path='manifest.ocdbt&ifGenerationMatch=0', times=2),
+  ]
+  state = devices.replicate(TrainState(jnp.int32(3), {}, {}, (), None))
+  with Checkpointer(root / 'checkpoints') as checkpointer:
+    checkpointer.save(state, history=[])
+    checkpointer.wait()
+    assert checkpointer.restore(3).arrays['step'] == 3
+  assert [fault.count for fault in faults] == [1, 2]
+
+
 @pytest.fixture
 def half_written(root):
   """A study's first run, killed in the save of its last step."""
@@ -174,6 +189,7 @@ def test_a_study_calls_no_run_trained_before_the_commit(half_written):
   assert states.TRAIN not in states.read_state(study, study.runs[0]).missing
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_first_save_starts_from_the_source_again(
   root, bucket, digits_dir, on_disk, tmp_path
 ):
