@@ -67,6 +67,7 @@ def _compile(step_fn, mesh, arguments, split, *, donate=()):
     donate: indices.
   """
   import jax
+  import jax.numpy as jnp
   from jax.sharding import NamedSharding, PartitionSpec
 
   axis = mesh.axis_names[0]
@@ -77,7 +78,7 @@ def _compile(step_fn, mesh, arguments, split, *, donate=()):
       jax.tree.map(lambda x: x[0], tree) if is_split else tree
       for tree, is_split in zip(stacked, split, strict=True)
     ]
-    return jax.tree.map(lambda x: x[None], step_fn(*own))
+    return jax.tree.map(lambda x: jnp.asarray(x)[None], step_fn(*own))
 
   def shape(leaf, spec, is_split):
     whole = (mesh.size, *leaf.shape) if is_split else leaf.shape

@@ -120,6 +120,8 @@ def test_temperatures_are_a_sequence_of_colours():
     for key in by_temperature
   ]
   assert light == sorted(light)
+  # The same with scaling of the loss and without, told apart by the marker.
+  assert len(set(light)) == len({key.temperature for key in found}) > 5
   assert looks.label(by_temperature[0]) == (
     'Cosine softmax + loss × τ (τ = 0.01)'
   )
