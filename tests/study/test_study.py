@@ -23,7 +23,7 @@ from lossbench.comparison import runs as comparison_runs
 from lossbench.evaluation import checkpoint as evaluation
 from lossbench.probe.transfer import transfer_checkpoint
 from lossbench.report.__main__ import write_report
-from lossbench.runs.directory import read_json
+from lossbench.runs.directory import read_json, write_json
 from lossbench.runtime import console
 from lossbench.study import plan, states, table
 from lossbench.study.driver import run_study, write_study
@@ -200,6 +200,33 @@ def test_a_measurement_of_another_step_is_made_again(finished):
   assert states.read_state(finished, run).missing == ('evaluate',)
   assert _run(finished) == {}
   assert _metrics(path, names[0]) == before[0]
+
+
+def test_a_measurement_of_other_parameters_of_the_step_is_none(finished):
+  """As where a run was deleted and made again: the step alone is the same."""
+  run = finished.runs[0]
+  path = finished.path(run)
+  [comparison] = finished.comparisons
+  compared = states.comparison_path(finished, comparison.name)
+  for file, missing in (
+    (path / 'eval/evaluation.json', ('evaluate',)),
+    (path / 'eval/digits-test/metrics.json', ('evaluate',)),
+    (
+      path / 'eval/transfer-digits-holdout/metrics.json',
+      ('transfer digits:holdout',),
+    ),
+  ):
+    whole = file.read_text()
+    write_json(file, read_json(file) | {'checkpoint': '00000000'})
+    assert states.read_state(finished, run).missing == missing
+    file.write_text(whole)
+  file = compared / 'comparison.json'
+  whole, record = file.read_text(), read_json(file)
+  assert states.is_compared(finished, comparison)
+  record['runs'][0]['checkpoint'] = '00000000'
+  write_json(file, record)
+  assert not states.is_compared(finished, comparison)
+  file.write_text(whole)
 
 
 def test_half_an_evaluation_is_none(finished, monkeypatch):
