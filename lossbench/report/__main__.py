@@ -1,7 +1,8 @@
 """Writes a study's report: python -m lossbench.report --workdir=STUDY.
 
-Every table as Markdown, LaTeX and CSV, every figure as PDF and PNG, and
-report.html, which shows all of it and needs nothing else, into STUDY/report/.
+The paper's claims as Markdown and JSON, every table as Markdown, LaTeX and CSV,
+every figure as PDF and PNG, and report.html, which shows all of it and needs
+nothing else, into STUDY/report/. With --claims the claims alone, printed too.
 Reads the records of the runs alone: no JAX, no TensorFlow, no accelerator.
 """
 
@@ -42,6 +43,7 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   (target / 'figures').mkdir(parents=True, exist_ok=True)
   for problem in study.problems:
     print(problem, file=sys.stderr)
+  findings = _write_claims(study, target)
   table_sections = [
     _write_table(study, spec, target / 'tables') for spec in TABLES
   ]
@@ -62,11 +64,49 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
     page.render(
       study,
       version=lossbench.__version__,
+      findings=findings,
       tables=table_sections,
       figures=figure_sections,
     )
   )
   return path
+
+
+def write_claims(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes what a study says on the paper's claims, as Markdown and JSON.
+
+  Args:
+    workdir: of the study.
+
+  Returns:
+    The path of claims.md; claims.json lies beside it.
+
+  Raises:
+    FileNotFoundError: if there is no study.
+    ValueError: if its study.json is damaged, or no run has a result.
+    OSError: if the claims cannot be written.
+  """
+  from lossbench.report import reading
+
+  study = reading.load_study(workdir)
+  target = study.path / 'report'
+  target.mkdir(parents=True, exist_ok=True)
+  for problem in study.problems:
+    print(problem, file=sys.stderr)
+  _write_claims(study, target)
+  return target / 'claims.md'
+
+
+def _write_claims(study, target):
+  from lossbench.report import claims
+  from lossbench.report.claims import rendering
+
+  findings = claims.evaluate_claims(study)
+  (target / 'claims.md').write_text(rendering.to_markdown(findings))
+  (target / 'claims.json').write_text(
+    rendering.to_json(findings, study=study.name, version=lossbench.__version__)
+  )
+  return findings
 
 
 def _write_table(study, spec, target):
@@ -113,10 +153,16 @@ def _write_figure(study, group, spec, target):
 def define_flags():
   """Not at import, so that a process can import several binaries."""
   cli.define_workdir('Directory of the study.')
+  flags.DEFINE_bool(
+    'claims', False, "Only test the paper's claims, and print the table."
+  )
 
 
 def main(arguments):
   del arguments
+  if flags.FLAGS.claims:
+    print(write_claims(flags.FLAGS.workdir).read_text(), end='')
+    return
   print(f'Wrote {write_report(flags.FLAGS.workdir)}')
 
 

@@ -223,13 +223,18 @@ class Effect:
       dof = self.dof * (seeds - 1) / (self.num_seeds - 1)
       return _power(size / math.sqrt(variance), dof) >= POWER
 
-    if not enough(_MAX_SEEDS):
+    # Normal quantiles need fewer than Student's: where the search begins.
+    normal = size / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
+    reducible = normal**2 - self.fixed_variance
+    if reducible <= 0:
       return None
-    low, high = 1, _MAX_SEEDS  # one seed is never enough
-    while high - low > 1:
-      middle = (low + high) // 2
-      low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    first = (self.variance - self.fixed_variance) * self.num_seeds / reducible
+    if first > _MAX_SEEDS:
+      return None
+    seeds = max(2, math.ceil(first))  # one is never enough
+    while not enough(seeds):
+      seeds += 1
+    return seeds
 
 
 def _power(noncentrality: float, dof: float) -> float:

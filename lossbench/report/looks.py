@@ -24,6 +24,7 @@ _OBJECTIVES = {
   'sigmoid': ('Sigmoid', '#44AA99', '<'),
   'squared_error': ('Squared error', '#AA4499', '>'),
 }
+PAPER_OBJECTIVES = tuple(_OBJECTIVES)
 _MORE_LABELS = {
   'focal': 'Focal',
   'poly1': 'Poly-1',

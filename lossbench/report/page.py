@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import jinja2
 
 from lossbench.report import display
+from lossbench.report.claims import rendering as claims_rendering
+from lossbench.report.claims.claim import Finding
 from lossbench.report.records import RunRecords, StudyRecords
 from lossbench.report.tables.cells import TEST_HEADINGS, Table, test_rows
 from lossbench.report.tables.rendering import extended
@@ -62,6 +64,7 @@ def render(
   study: StudyRecords,
   *,
   version: str,
+  findings: Sequence[Finding],
   tables: Sequence[TableSection],
   figures: Sequence[FigureSection],
 ) -> str:
@@ -80,7 +83,15 @@ def render(
     'state': _state,
     'tests': test_rows,
   }
-  environment.globals['test_headings'] = list(TEST_HEADINGS)
+  environment.globals |= {
+    'claim_caption': claims_rendering.CAPTION,
+    'claim_headings': list(claims_rendering.HEADINGS),
+    'test_headings': list(TEST_HEADINGS),
+  }
   return environment.get_template('report.html').render(
-    study=study, version=version, tables=tables, figures=figures
+    study=study,
+    version=version,
+    claims=claims_rendering.rows(findings),
+    tables=tables,
+    figures=figures,
   )

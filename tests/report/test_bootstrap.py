@@ -129,8 +129,9 @@ def test_intervals_cover(parts, monkeypatch):
   assert np.mean(widths) < 1.6 * np.var(estimates)
 
 
-def test_accuracies_of_resampled_runs_cover():
+def test_accuracies_of_resampled_runs_cover(monkeypatch):
   """Right or wrong, with examples that are hard for all."""
+  monkeypatch.setattr(Sample.draws, '__defaults__', (200,))
   rng = np.random.default_rng(0)
   covered = []
   for trial in range(200):
@@ -138,7 +139,7 @@ def test_accuracies_of_resampled_runs_cover():
     samples = []
     for name in 'ab':
       right = rng.random((3, 150)) < hardness
-      samples.append(_sample(right, name, f'{trial}', 1000))
+      samples.append(_sample(right, name, f'{trial}', 200))
     covered.append(not bootstrap.difference(*samples).excludes_zero)
   assert np.mean(covered) >= 0.93
 

@@ -19,9 +19,9 @@ from tests.damage import change_a_digit
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def _report(workdir):
+def _report(workdir, *more):
   return subprocess.run(
-    [sys.executable, '-m', 'lossbench.report', f'--workdir={workdir}'],
+    [sys.executable, '-m', 'lossbench.report', f'--workdir={workdir}', *more],
     cwd=ROOT,
     capture_output=True,
     text=True,
@@ -69,6 +69,10 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
   assert 'A &lt;synthetic&gt; study' in text
   assert 'python main.py imagenet_resnet50/softmax/seed0' in text
   assert 'Table 4: temperature' in text  # as not run
+  assert text.index('id="claims"') < text.index('id="tables"')
+  assert '<td>Class separation R² is lowest for softmax.</td>' in text
+  claims = json.loads((path.parent / 'claims.json').read_text())
+  assert claims['study'] == 'synthetic'
   assert 'n/a: NaN predictions' in text
   assert 'imagenet_resnet50: 3 seeds each, 1,000 test examples' in text
   for folder, suffixes in (
@@ -78,6 +82,15 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
     files = list((path.parent / folder).iterdir())
     assert {file.suffix for file in files} == suffixes
     assert all(file.stat().st_size for file in files)
+
+
+def test_claims_alone_are_printed(synthetic_study):
+  result = _report(synthetic_study, '--claims')
+  assert result.returncode == 0, result.stderr
+  folder = synthetic_study / 'report'
+  assert {p.name for p in folder.iterdir()} == {'claims.md', 'claims.json'}
+  assert result.stdout == (folder / 'claims.md').read_text()
+  assert '| cannot tell | R² of Sigmoid minus softmax’s: ' in result.stdout
 
 
 def test_damaged_files_are_named_and_left_out(synthetic_study):

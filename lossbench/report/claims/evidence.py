@@ -1,0 +1,221 @@
+"""How effects of several objectives become evidence on one claim."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from lossbench.report import display, looks
+from lossbench.report.bootstrap import Effect, Sample, contrast, difference
+from lossbench.report.claims.claim import Evidence
+from lossbench.report.looks import Key
+from lossbench.report.records import Measured, NotRun, RunRecords, StudyRecords
+from lossbench.report.samples import create_samples
+
+Read = Callable[[RunRecords], Measured | None]
+NUM_PERMUTATIONS = 2000
+
+
+def objective_keys(study: StudyRecords, group: str) -> list[Key]:
+  """The paper's nine objectives that a group has, alone and not varied."""
+  return [
+    key
+    for key in study.keys(group)
+    if not key.variant and key.objective in looks.PAPER_OBJECTIVES
+  ]
+
+
+def read_samples(
+  study: StudyRecords,
+  group: str,
+  read_fn: Read,
+  keys: Sequence[Key] | None = None,
+) -> dict[Key, Sample]:
+  """Samples of a quantity, of the objectives that have it.
+
+  Args:
+    study: the records.
+    group: of runs.
+    read_fn: run -> what was measured.
+    keys: configurations; None for `objective_keys`.
+  """
+  measured = {}
+  for key in objective_keys(study, group) if keys is None else keys:
+    pairs = [(run, read_fn(run)) for run in study.runs_of(group, key)]
+    measured[key] = [
+      (run, found)
+      for run, found in pairs
+      if found is not None and found.value is not None
+    ]
+  return create_samples(measured)
+
+
+def require(
+  samples: Mapping[Key, Sample],
+  names: Sequence[str],
+  study: StudyRecords,
+  *,
+  planned: bool,
+  config: str = 'configs/studies/paper.py',
+  at_least: int = 2,
+):
+  """Raises NotRun unless the objectives of these names were measured.
+
+  Args:
+    samples: of those that were.
+    names: that the claim is about.
+    study: for the command.
+    planned: whether the study would measure it.
+    config: a study that does.
+    at_least: so many objectives.
+  """
+  found = {key.objective for key in samples}
+  if found.issuperset(names) and len(found) >= at_least:
+    return
+  raise NotRun(missing(study, planned=planned, config=config))
+
+
+def missing(
+  study: StudyRecords,
+  *,
+  planned: bool,
+  config: str = 'configs/studies/paper.py',
+) -> str:
+  """The command that would supply what a claim needs."""
+  if planned:
+    return f'not run: {study.rerun_command}'
+  return (
+    'not run: this study does not plan it; '
+    f'python -m lossbench.study --config={config} --workdir=STUDY'
+  )
+
+
+def others(
+  samples: Mapping[Key, Sample], names: Sequence[str]
+) -> dict[Key, Sample]:
+  """Samples of all other objectives."""
+  return {k: s for k, s in samples.items() if k.objective not in names}
+
+
+def describe(samples: Mapping[Key, Sample], what: str = 'objective') -> str:
+  """'9 objectives, 3 seeds each, 355 examples'."""
+  seeds = [len(sample.values) for sample in samples.values()]
+  examples = {s.num_examples for s in samples.values() if s.num_examples}
+  plural = 's' if len(samples) > 1 else ''
+  texts = [
+    f'{len(samples)} {what}{plural}',
+    f'{display.span(seeds)} seed{"s" if max(seeds) > 1 else ""} each',
+    f'{display.span(sorted(examples))} examples'
+    if examples
+    else 'examples as they are',
+  ]
+  return ', '.join(texts)
+
+
+def power_text(effect: Effect, *, is_percent: bool) -> str:
+  """What these seeds and examples find with 80 % power, before correction."""
+  if effect.detectable is None:
+    return f'none: {effect.reason}'
+  scale, unit = (100, ' points') if is_percent else (1, '')
+  text = f'80 % to find {scale * effect.detectable:.2g}{unit}'
+  if 'seeds' not in effect.over:
+    return f'{text} in these very networks'
+  needed = effect.seeds_needed()
+  if needed is None:
+    return f'{text}; this effect takes more examples, not seeds'
+  return f'{text}; this effect takes {needed:,} seeds each'
+
+
+def remedy_text(study: StudyRecords, group: str, effect: Effect) -> str:
+  """The command for the seeds that this effect takes; '' where they are there."""
+  if effect.variance is None or 'seeds' not in effect.over:
+    return f'{study.rerun_command} --config.groups.{group}.num_seeds=5'
+  needed = effect.seeds_needed()
+  if needed is None or needed <= effect.num_seeds:
+    return ''
+  return f'{study.rerun_command} --config.groups.{group}.num_seeds={needed}'
+
+
+def all_above(
+  study: StudyRecords,
+  group: str,
+  effects: Mapping[str, Effect],
+  *,
+  what: str,
+  data: str,
+  is_percent: bool,
+  but_for: int = 0,
+) -> Evidence:
+  """Evidence that all effects are above 0; or all but a few.
+
+  That all are is an intersection of claims, tested at the level of each
+  (Berger 1982): its p-value is the largest of them. That one is below is a union,
+  whose p-value is the smallest times their number. But for u effects the p-values
+  are those of partial conjunctions (Benjamini & Heller 2008).
+
+  Args:
+    study: for the command.
+    group: of runs.
+    effects: label -> effect; the least favourable is shown.
+    what: the effect in words; '{}' becomes the label.
+    data: that was used.
+    is_percent: effects are fractions that are shown in percent.
+    but_for: u, so many may be below without contradiction.
+  """
+  u = min(but_for, len(effects) - 1)
+  m = len(effects)
+  above = sorted(effect.p_above() for effect in effects.values())
+  below = sorted(effect.p_below() for effect in effects.values())
+  ordered = sorted(effects, key=lambda label: effects[label].estimate)
+  label = ordered[u]
+  effect = effects[label]
+  return Evidence(
+    what=what.format(label),
+    estimate=effect.estimate,
+    interval=effect.interval,
+    p_for=min(1.0, (u + 1) * above[m - 1 - u]),
+    p_against=min(1.0, (m - u) * below[u]),
+    is_percent=is_percent,
+    data=data,
+    power=power_text(effect, is_percent=is_percent),
+    remedy=remedy_text(study, group, effect),
+  )
+
+
+def differences_from(
+  samples: Mapping[Key, Sample], name: str, *, sign: int = 1
+) -> dict[str, Effect]:
+  """Label of each other objective -> sign (other - named)."""
+  [named] = [s for k, s in samples.items() if k.objective == name]
+  return {
+    looks.label(key): difference(sample, named)
+    if sign > 0
+    else difference(named, sample)
+    for key, sample in others(samples, [name]).items()
+  }
+
+
+def paired_difference(a: Sample, b: Sample) -> Effect:
+  """Of two quantities of the same seeds, in the same order."""
+  resampled = None
+  if a.resampled is not None and b.resampled is not None:
+    resampled = a.resampled - b.resampled
+  num_examples = min(a.num_examples, b.num_examples)
+  values = a.values - b.values
+  return contrast([(1.0, Sample(a.key, values, resampled, num_examples))])
+
+
+def permutation_p_values(
+  statistic: float, permuted: np.ndarray
+) -> tuple[float, float]:
+  """P-values for the statistic being high, and for its being low.
+
+  The one that was observed counts as a permutation (Phipson & Smyth 2010).
+
+  Args:
+    statistic: that was observed.
+    permuted: [P] the same under permutations.
+  """
+  slack = 1e-12 * max(1.0, abs(statistic))
+  high = 1 + np.sum(permuted >= statistic - slack)
+  low = 1 + np.sum(permuted <= statistic + slack)
+  return float(high / (len(permuted) + 1)), float(low / (len(permuted) + 1))

@@ -1,0 +1,227 @@
+"""Claims on class separation, relearning and transfer."""
+
+import itertools
+import math
+
+import numpy as np
+from scipy import stats
+
+from lossbench.report.bootstrap import LEVEL, Sample
+from lossbench.report.claims import evidence
+from lossbench.report.claims.claim import Claim, Evidence
+from lossbench.report.looks import Key
+from lossbench.report.records import RunRecords, StudyRecords
+from lossbench.report.samples import mean_samples
+from lossbench.report.tables import columns
+
+_MAX_EXACT = 7  # objectives whose orders are all tried
+_MIN_CORRELATED = 4  # fewer have no order that is rare by chance
+
+
+def _separation(run: RunRecords):
+  return run.measured('class_separation', endpoint='features')
+
+
+def _separation_samples(study, group, names=()) -> dict[Key, Sample]:
+  samples = evidence.read_samples(study, group, _separation)
+  planned = any('evaluate' in run.commands for run in study.runs_of(group))
+  evidence.require(samples, names, study, planned=planned)
+  return samples
+
+
+def softmax_separates_least(study: StudyRecords, group: str) -> Evidence:
+  samples = _separation_samples(study, group, ('softmax',))
+  return evidence.all_above(
+    study,
+    group,
+    evidence.differences_from(samples, 'softmax'),
+    what='R² of {} minus softmax’s',
+    data=evidence.describe(samples),
+    is_percent=False,
+  )
+
+
+def _target_samples(
+  study: StudyRecords, group: str, *, own: bool, keys=None
+) -> tuple[dict[Key, Sample], list[str]]:
+  """Mean accuracy over transfers, or of the source task relearned; names."""
+  runs = study.runs_of(group)
+  targets = [
+    target
+    for target in columns.targets(study, group)
+    if (target.dataset == runs[0].dataset) == own
+  ]
+  parts = [
+    evidence.read_samples(
+      study, group, lambda run, name=t.name: run.transferred(name), keys
+    )
+    for t in targets
+  ]
+  return mean_samples(parts), [target.name for target in targets]
+
+
+def transfer_samples(
+  study: StudyRecords, group: str, names=(), *, keys=None, at_least: int = 2
+) -> tuple[dict[Key, Sample], list[str]]:
+  """Mean accuracy over the data sets transferred to; raises NotRun."""
+  samples, targets = _target_samples(study, group, own=False, keys=keys)
+  evidence.require(
+    samples, names, study, planned=bool(targets), at_least=at_least
+  )
+  return samples, targets
+
+
+def softmax_transfers_best(study: StudyRecords, group: str) -> Evidence:
+  samples, targets = transfer_samples(study, group, ('softmax',))
+  return evidence.all_above(
+    study,
+    group,
+    evidence.differences_from(samples, 'softmax', sign=-1),
+    what='mean transfer accuracy of softmax minus that of {}',
+    data=f'{evidence.describe(samples)} of {", ".join(targets)}',
+    is_percent=True,
+  )
+
+
+def _relearned(study, group) -> dict[Key, Sample]:
+  samples, targets = _target_samples(study, group, own=True)
+  evidence.require(
+    samples, ('softmax',), study, planned=bool(targets), at_least=1
+  )
+  return samples
+
+
+def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
+  samples = _relearned(study, group)
+  evidence.require(samples, ('softmax',), study, planned=True)
+  return evidence.all_above(
+    study,
+    group,
+    evidence.differences_from(samples, 'softmax'),
+    what='relearned accuracy of {} minus softmax’s',
+    data=evidence.describe(samples),
+    is_percent=True,
+  )
+
+
+def relearned_below_head(study: StudyRecords, group: str) -> Evidence:
+  """Of softmax, seed by seed: the head it was trained with against a new one."""
+  [relearned] = [
+    s for k, s in _relearned(study, group).items() if k.objective == 'softmax'
+  ]
+  own = evidence.read_samples(
+    study, group, lambda run: run.measured('top1_accuracy'), [Key('softmax')]
+  )
+  planned = any('evaluate' in run.commands for run in study.runs_of(group))
+  evidence.require(own, ('softmax',), study, planned=planned, at_least=1)
+  [trained] = own.values()
+  if len(trained.values) != len(relearned.values):
+    evidence.require({}, ('softmax',), study, planned=True)
+  effect = evidence.paired_difference(trained, relearned)
+  return evidence.all_above(
+    study,
+    group,
+    {'Softmax': effect},
+    what='top-1 of {}’s own head minus that of the relearned one',
+    data=evidence.describe({Key('softmax'): trained}),
+    is_percent=True,
+  )
+
+
+def _orders(size: int) -> np.ndarray:
+  """[P, size] orders but the first: all of few, a random sample of many."""
+  if size <= _MAX_EXACT:
+    return np.array(list(itertools.permutations(range(size))))[1:]
+  rng = np.random.default_rng(0)
+  return rng.permuted(
+    np.tile(np.arange(size), (evidence.NUM_PERMUTATIONS, 1)), axis=1
+  )
+
+
+def _rank_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Spearman's of rows [P, size]; 0 where one has no order."""
+  x, y = (stats.rankdata(values, axis=1) for values in (x, y))
+  x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
+  scale = np.sqrt(np.sum(x**2, axis=1) * np.sum(y**2, axis=1))
+  return np.sum(x * y, axis=1) / np.where(scale > 0, scale, math.inf)
+
+
+def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
+  """Spearman's rank correlation over objectives, by permutation."""
+  transferred, targets = transfer_samples(study, group)
+  separation = _separation_samples(study, group)
+  keys = [key for key in separation if key in transferred]
+  evidence.require(
+    {key: separation[key] for key in keys},
+    (),
+    study,
+    planned=True,
+    at_least=_MIN_CORRELATED,
+  )
+  x = np.array([[separation[key].mean for key in keys]])
+  y = np.array([[transferred[key].mean for key in keys]])
+  [rho] = _rank_correlations(x, y)
+  permuted = _rank_correlations(x[:, _orders(len(keys))][0], y)
+  p_high, p_low = evidence.permutation_p_values(rho, permuted)
+  resampled = _rank_correlations(
+    *(
+      np.stack([samples[key].draws()[2] for key in keys], axis=1)
+      for samples in (separation, transferred)
+    )
+  )
+  interval = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
+  smallest = 1 / math.factorial(len(keys)) if len(keys) <= _MAX_EXACT else 5e-4
+  needed = math.ceil((1.96 + 0.84) ** 2 / math.atanh(min(abs(rho), 0.99)) ** 2)
+  return Evidence(
+    what='rank correlation of R² and mean transfer accuracy over objectives; '
+    'claimed below 0',
+    estimate=float(rho),
+    interval=tuple(float(end) for end in interval),
+    p_for=p_low,
+    p_against=p_high,
+    is_percent=False,
+    data=f'{evidence.describe({k: transferred[k] for k in keys})} of '
+    f'{", ".join(targets)}',
+    power=f'p is never below {smallest:.2g}; this correlation takes about '
+    f'{needed + 3} objectives for 80 %',
+  )
+
+
+CLAIMS = (
+  Claim(
+    'softmax_separates_least',
+    'Class separation R² is lowest for softmax.',
+    'Table 2',
+    'A loss with a lower R² than softmax.',
+    softmax_separates_least,
+  ),
+  Claim(
+    'softmax_relearned_worst',
+    'The source task relearned from fixed features, IN(50k), is least accurate '
+    'for softmax.',
+    'Table 3',
+    'A loss with a lower relearned accuracy than softmax.',
+    softmax_relearned_worst,
+  ),
+  Claim(
+    'relearned_below_head',
+    'Softmax’s relearned head is less accurate than the one it was trained with.',
+    'Table 3',
+    'A relearned head of softmax above its own.',
+    relearned_below_head,
+  ),
+  Claim(
+    'softmax_transfers_best',
+    'Fixed features of softmax transfer best.',
+    'Table 3',
+    'A loss whose features transfer better on average.',
+    softmax_transfers_best,
+  ),
+  Claim(
+    'transfer_inverse_to_separation',
+    'Transfer is nearly inverse to class separation.',
+    'section 5',
+    'Losses that separate more and transfer better: a positive rank correlation.',
+    transfer_inverse_to_separation,
+  ),
+)

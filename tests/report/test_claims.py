@@ -1,0 +1,473 @@
+"""Every claim on records whose truth is known, for each of its verdicts."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lossbench.report import __main__ as report
+from lossbench.report import claims
+from lossbench.report.bootstrap import Effect, Sample
+from lossbench.report.claims import (
+  FAILS,
+  HOLDS,
+  NOT_RUN,
+  UNDECIDED,
+  Claim,
+  Evidence,
+  evaluate_claims,
+  evidence,
+  rendering,
+  representations,
+  similarity,
+)
+from lossbench.report.looks import PAPER_OBJECTIVES, Key
+from lossbench.report.records import (
+  Comparison,
+  Measured,
+  RunRecords,
+  StudyRecords,
+  Target,
+  TransferRecord,
+)
+
+NUM_SEEDS = 8
+OWN = 'imagenet2012'
+TARGETS = (Target('food101', 'food101', None), Target('relearned', OWN, 'x'))
+ALL = tuple(Key(name) for name in PAPER_OBJECTIVES)
+TEMPERATURES = tuple(
+  Key('cosine_softmax', (('temperature', t),)) for t in (0.01, 0.05, 0.08)
+)
+
+
+def _seeds(mean, spread, place):
+  """Values of seeds with exactly this mean and standard deviation."""
+  values = np.random.default_rng(place).normal(size=NUM_SEEDS)
+  values = (values - values.mean()) / values.std(ddof=1)
+  return mean + spread * values
+
+
+def _run(key, seed, model='resnet'):
+  return RunRecords(
+    name=f'g/{key.objective}/seed{seed}',
+    group='g',
+    recipe='r.py',
+    model=model,
+    key=key,
+    settings={f'objective.{f}': v for f, v in key.variant},
+    seed=seed,
+    dataset=OWN,
+    test_split='validation',
+    transfer=TARGETS,
+    commands={'train': 't', 'evaluate': 'e'},
+    path=None,
+    metrics={},
+    transfers={},
+    history=[],
+    curves={},
+    error='',
+  )
+
+
+def _study(keys=ALL, **about):
+  """A study of runs that have measured nothing yet."""
+  runs = [_run(key, seed, **about) for key in keys for seed in range(NUM_SEEDS)]
+  return StudyRecords(
+    name='synthetic',
+    title='',
+    path='STUDY',
+    config='c.py',
+    overrides=(),
+    runs=tuple(runs),
+    comparisons={},
+    comparison_commands={'g': 'compare'},
+    problems=(),
+  )
+
+
+def _measure(study, name, means, spread, *, endpoint='', dataset=OWN):
+  """Adds a metric, of objectives' means."""
+  for run in study.runs:
+    if run.key not in means:
+      continue
+    place = [*map(ord, name), list(means).index(run.key)]
+    value = float(_seeds(means[run.key], spread, place)[run.seed])
+    if dataset == 'transfer':
+      run.transfers[name] = TransferRecord(Measured(value, 100), 10, 0)
+    else:
+      run.metrics[dataset, name, endpoint] = Measured(value, 100)
+  return study
+
+
+def _means(keys=ALL, base=0.7, **exceptions):
+  """Distinct means, a little apart; of some, named by objective, others."""
+  return {
+    key: exceptions.get(key.objective, base + 0.0001 * place)
+    for place, key in enumerate(keys)
+  }
+
+
+def _of(name, holds, fails, *, spread=0.002, wide=0.5, keys=ALL, **more):
+  """Scenarios of one metric: means where it holds and where it does not.
+
+  Nobody can tell where the seeds of the first differ as much as `wide`.
+  """
+  about = more.pop('about', {})
+
+  def scenario(verdict):
+    means = _means(keys, **(fails if verdict == FAILS else holds))
+    spread_of = wide if verdict == UNDECIDED else spread
+    return _measure(_study(keys, **about), name, means, spread_of, **more)
+
+  return scenario
+
+
+def _deviations(verdict):
+  """Of 0.05, 0.8 and 0.19 points; claimed is below 0.2."""
+  spread = {HOLDS: 0.0005, FAILS: 0.008, UNDECIDED: 0.0019}[verdict]
+  return _measure(_study(), 'top1_accuracy', _means(), spread)
+
+
+AUGMENTED = (Key('softmax'), Key('softmax+mixup'), Key('softmax+autoaugment'))
+
+
+def _augmented(verdict):
+  sign = -1 if verdict == FAILS else 1
+  means = {k: 0.7 + 0.02 * sign * (k != AUGMENTED[0]) for k in AUGMENTED}
+  spread = 0.5 if verdict == UNDECIDED else 0.002
+  return _measure(_study(AUGMENTED), 'top1_accuracy', means, spread)
+
+
+def _relearned_heads(verdict):
+  study = _measure(_study(), 'top1_accuracy', _means(), 0.002)
+  own = 0.65 if verdict == HOLDS else 0.75
+  spread = 0.5 if verdict == UNDECIDED else 0.002
+  return _measure(
+    study, 'relearned', _means(softmax=own), spread, dataset='transfer'
+  )
+
+
+def _both(verdict):
+  """Separation, and transfer that falls or rises with it."""
+  rank = {key: place / 10 for place, key in enumerate(ALL)}
+  study = _measure(
+    _study(), 'class_separation', rank, 0.001, endpoint='features'
+  )
+  order = np.arange(len(ALL))
+  if verdict == HOLDS:
+    order = order[::-1]
+  elif verdict == UNDECIDED:
+    order = np.array([4, 2, 7, 0, 8, 5, 1, 6, 3])
+  transfer = {k: 0.5 + r / 100 for k, r in zip(ALL, order, strict=True)}
+  return _measure(study, 'food101', transfer, 0.0001, dataset='transfer')
+
+
+def _temperatures(metric, dataset, sign):
+  def scenario(verdict):
+    direction = -sign if verdict == FAILS else sign
+    means = {k: 0.7 + 0.01 * direction * i for i, k in enumerate(TEMPERATURES)}
+    spread = 0.5 if verdict == UNDECIDED else 0.002
+    return _measure(
+      _study(TEMPERATURES), metric, means, spread, dataset=dataset
+    )
+
+  return scenario
+
+
+def _compare(study, *, within, between, ensembles=0.9, cka=None, n=100_000):
+  """A comparison whose agreements are known, and CKA [L] of each kind."""
+  keys = [run.key for run in study.runs]
+  names = [
+    'd' if key.objective in ('dropout', 'extra_final_layer_l2') else key
+    for key in keys
+  ]
+  alike = np.array([[a == b for b in names] for a in names])
+  jitter = np.random.default_rng(0).normal(0, 1e-4, alike.shape)
+  jitter = (jitter + jitter.T) / 2
+  same = np.where(alike, within, between) + jitter
+  np.fill_diagonal(same, 1)
+  mixed = np.full((len(ALL), len(ALL)), ensembles)
+  np.fill_diagonal(mixed, 1)
+  record = {
+    'num_examples': n,
+    'agreement': {'same_top1': same.tolist()},
+    'ensembles': {
+      'num_members': [NUM_SEEDS] * len(ALL),
+      'same_top1': mixed.tolist(),
+    },
+  }
+  if cka is not None:
+    matrices = []
+    own = np.array([[a == b for b in keys] for a in keys])
+    for gap in cka:
+      noise = np.random.default_rng(len(matrices)).normal(0, 0.02, own.shape)
+      matrices.append((0.7 + gap * own + (noise + noise.T) / 2).tolist())
+    record['cka'] = {
+      'num_examples': 1000,
+      'corresponding': {
+        'endpoints': ['block1', 'block2', 'block3', 'features'],
+        'linear_cka': matrices,
+      },
+    }
+  comparison = Comparison(
+    keys=tuple(keys),
+    seeds=tuple(run.seed for run in study.runs),
+    group_keys=ALL,
+    record=record,
+  )
+  return dataclasses.replace(study, comparisons={'g': comparison})
+
+
+def _clusters(verdict):
+  within = {HOLDS: 0.95, FAILS: 0.8, UNDECIDED: 0.9}[verdict]
+  return _compare(_study(), within=within, between=0.9)
+
+
+def _ensembles(verdict):
+  ensembles = {HOLDS: 0.95, FAILS: 0.85, UNDECIDED: 0.9}[verdict]
+  study = _compare(_study(), within=0.9, between=0.85, ensembles=ensembles)
+  [comparison] = study.comparisons.values()
+  # The two most alike agree on 90 % exactly.
+  same = np.minimum(comparison.record['agreement']['same_top1'], 0.9)
+  np.fill_diagonal(same, 1)
+  comparison.record['agreement']['same_top1'] = same.tolist()
+  return study
+
+
+def _layers(verdict):
+  gaps = {
+    HOLDS: (0, 0, 0.1, 0.2),
+    FAILS: (0.2, 0.2, 0.1, 0),
+    UNDECIDED: (0, 0, 0, 0),
+  }[verdict]
+  return _compare(_study(), within=0.9, between=0.8, cka=gaps)
+
+
+def _sparsity(verdict):
+  study = _study()
+  effects = {HOLDS: (0, 0, 1), FAILS: (1, 1, 0), UNDECIDED: (0, 0, 0)}[verdict]
+  for layer, effect in enumerate(effects):
+    rng = np.random.default_rng(layer + 10)
+    for run in study.runs:
+      value = 0.5 + 0.05 * effect * ALL.index(run.key) + rng.normal(0, 0.01)
+      run.metrics[OWN, 'nonzero_fraction', f'block{layer}'] = Measured(value)
+  return study
+
+
+INCEPTION = {'about': {'model': 'inception_v3'}}
+SCENARIOS = {
+  'seeds_differ_little': _deviations,
+  'losses_differ_little': _of('top1_accuracy', {}, {'dropout': 0.6}),
+  'sigmoid_and_cosine_beat_softmax': _of(
+    'top1_accuracy',
+    {'softmax': 0.68},
+    {'sigmoid': 0.6},
+  ),
+  'sigmoid_best_of_inception': _of(
+    'top1_accuracy', {'sigmoid': 0.75}, {'sigmoid': 0.65}, **INCEPTION
+  ),
+  'sigmoid_top5_below_softmax': _of(
+    'top5_accuracy', {'sigmoid': 0.65}, {'sigmoid': 0.75}, **INCEPTION
+  ),
+  'augmentation_helps': _augmented,
+  'seeds_cluster_by_loss': _clusters,
+  'ensembles_agree_more': _ensembles,
+  'late_layers_differ': _layers,
+  'late_layers_sparser': _sparsity,
+  'softmax_separates_least': _of(
+    'class_separation',
+    {'softmax': 0.3},
+    {'sigmoid': 0.3},
+    endpoint='features',
+  ),
+  'softmax_relearned_worst': _of(
+    'relearned', {'softmax': 0.6}, {'sigmoid': 0.6}, dataset='transfer'
+  ),
+  'relearned_below_head': _relearned_heads,
+  'softmax_transfers_best': _of(
+    'food101', {'softmax': 0.8}, {'dropout': 0.8}, dataset='transfer'
+  ),
+  'transfer_inverse_to_separation': _both,
+  'lowest_temperature_least_accurate': _temperatures('top1_accuracy', OWN, 1),
+  'lowest_temperature_transfers_best': _temperatures('food101', 'transfer', -1),
+  'label_smoothing_calibrates': _of(
+    'ece', {'label_smoothing': 0.6}, {'label_smoothing': 0.8}
+  ),
+  'cosine_softmax_likelier': _of(
+    'nll', {'cosine_softmax': 0.6}, {'cosine_softmax': 0.8}
+  ),
+  'logit_penalty_worst_calibrated': _of(
+    'ece', {'logit_penalty': 0.9}, {'sigmoid': 0.9}
+  ),
+  # One loss below softmax is no contradiction, two are.
+  'alternatives_beat_softmax_shifted': _of(
+    'top1_accuracy',
+    {'softmax': 0.6, 'squared_error': 0.5},
+    {'dropout': 0.6, 'squared_error': 0.6},
+    dataset='imagenet_v2',
+  ),
+  'normalized_ahead_shifted': _of(
+    'top1_accuracy',
+    {'logit_normalization': 0.8, 'cosine_softmax': 0.8},
+    {'sigmoid': 0.8},
+    dataset='imagenet_v2',
+  ),
+}
+
+
+def test_every_claim_has_scenarios():
+  names = [claim.name for claim in claims.CLAIMS]
+  assert sorted(names) == sorted(SCENARIOS)
+
+
+@pytest.mark.parametrize('verdict', [HOLDS, FAILS, UNDECIDED])
+@pytest.mark.parametrize('claim', claims.CLAIMS, ids=lambda claim: claim.name)
+def test_verdicts_on_known_truth(claim, verdict):
+  [finding] = evaluate_claims(SCENARIOS[claim.name](verdict), [claim])
+  assert finding.verdict == verdict, finding.evidence
+  found = finding.evidence
+  assert found.data
+  assert found.power
+  low, high = found.interval
+  assert low <= found.estimate <= high
+  [row] = rendering.rows([finding])
+  assert all(row)
+
+
+@pytest.mark.parametrize('claim', claims.CLAIMS, ids=lambda claim: claim.name)
+def test_without_records_the_command_is_named(claim):
+  [finding] = evaluate_claims(_study(), [claim])
+  assert finding.verdict == NOT_RUN
+  assert finding.evidence is None
+  assert finding.reason.startswith('not run: ')
+  assert 'python -m lossbench.study --config=' in finding.reason
+
+
+def _fixed(name, p_for, p_against=1.0):
+  return Claim(
+    name,
+    'S',
+    'T',
+    'R',
+    lambda study, group: Evidence(
+      'e', 0.1, (0.0, 0.2), p_for, p_against, False, 'd'
+    ),
+  )
+
+
+def test_all_claims_are_corrected_together():
+  """0.04 alone holds; beside two others, one of them smaller, it is 0.08."""
+  study = _study()
+  [alone] = evaluate_claims(study, [_fixed('a', 0.02)])
+  assert (alone.verdict, alone.p_holm) == (HOLDS, 0.04)
+  found = evaluate_claims(
+    study, [_fixed('a', 0.02), _fixed('b', 0.3), _fixed('c', 1.0, 0.0001)]
+  )
+  assert [f.verdict for f in found] == [UNDECIDED, UNDECIDED, FAILS]
+  np.testing.assert_allclose([f.p_holm for f in found], [0.08, 0.6, 0.0006])
+
+
+def _effect(estimate, error=1.0):
+  return Effect(estimate, variance=error**2, over='seeds', num_seeds=8)
+
+
+def test_all_but_u_against_naive_p_values():
+  """Largest and smallest; without u of them, times what that may hide."""
+  study = _study()
+  estimates = [3.0, 2.5, -1.0, 4.0]
+  effects = {str(e): _effect(e) for e in estimates}
+  p = np.sort(stats.norm.sf(estimates))
+  q = np.sort(stats.norm.cdf(estimates))
+  about = dict(what='{}', data='d', is_percent=False)
+  found = evidence.all_above(study, 'g', effects, **about)
+  assert found.p_for == pytest.approx(p[3])
+  assert found.p_against == pytest.approx(4 * q[0])
+  assert found.what == '-1.0'
+  found = evidence.all_above(study, 'g', effects, but_for=1, **about)
+  assert found.p_for == pytest.approx(2 * p[2])
+  assert found.p_against == pytest.approx(min(1, 3 * q[1]))
+  assert found.what == '2.5'
+
+
+def test_false_claims_are_rarely_said_to_hold(monkeypatch):
+  """Five equal objectives: that the first is the lowest, or is not."""
+  for name in ('power_text', 'remedy_text'):  # take their time
+    monkeypatch.setattr(evidence, name, lambda *_, **__: '')
+  rng = np.random.default_rng(0)
+  rejected = []
+  for _ in range(300):
+    samples = {
+      Key(name): Sample(name, rng.normal(size=3))
+      for name in PAPER_OBJECTIVES[:5]
+    }
+    found = evidence.all_above(
+      _study(),
+      'g',
+      evidence.differences_from(samples, 'softmax'),
+      what='{}',
+      data='d',
+      is_percent=False,
+    )
+    rejected.append(found.p_value <= 0.05)
+  assert np.mean(rejected) <= 0.05
+
+
+def test_permutations_against_scipy():
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=6), rng.normal(size=6)
+  rho = stats.spearmanr(x, y).statistic
+  orders = representations._orders(6)
+  assert len(orders) == 719
+  permuted = representations._rank_correlations(x[orders], y[None])
+  high, low = evidence.permutation_p_values(rho, permuted)
+  expected = [
+    stats.permutation_test(
+      (x,),
+      lambda x: stats.spearmanr(x, y).statistic,
+      permutation_type='pairings',
+      n_resamples=np.inf,
+      alternative=alternative,
+    ).pvalue
+    for alternative in ('greater', 'less')
+  ]
+  np.testing.assert_allclose([high, low], expected)
+
+
+def test_margins_against_a_naive_loop():
+  rng = np.random.default_rng(0)
+  labels = np.array([0, 1, 0, 2, 1, 0])
+  same = rng.random((6, 6))
+  same = (same + same.T) / 2
+  np.fill_diagonal(same, 1)
+  within, between, losses = similarity._margins(same, labels)
+  assert list(losses) == [0, 1]
+  for loss in losses:
+    own = np.flatnonzero(labels == loss)
+    pairs = [same[i, j] for i, j in itertools.combinations(own, 2)]
+    assert within[loss] == pytest.approx(np.mean(pairs))
+    others = [
+      np.mean([same[i, j] for i in own for j in np.flatnonzero(labels == o)])
+      for o in range(3)
+      if o != loss
+    ]
+    assert between[loss] == pytest.approx(max(others))
+
+
+def test_json_tells_studies_apart(synthetic_study):
+  """The same claim of two studies is found by its name and group."""
+  path = report.write_claims(synthetic_study)
+  record = json.loads(path.with_suffix('.json').read_text())
+  assert record['study'] == 'synthetic'
+  found = {claim['name']: claim for claim in record['claims']}
+  assert set(found) == set(SCENARIOS)
+  separation = found['softmax_separates_least']
+  assert separation['group'] == 'imagenet_resnet50'
+  assert separation['evidence']['estimate'] == pytest.approx(0.01)
+  assert separation['verdict'] == UNDECIDED  # no spread is no evidence
+  assert separation['evidence']['p_for'] == 1
+  text = path.read_text()
+  for claim in claims.CLAIMS:
+    assert claim.statement in text
