@@ -25,6 +25,7 @@ from scipy import optimize, stats
 
 NUM_RESAMPLES = 1000
 POWER = 0.8
+SMALLEST_P = 1e-6  # of tails that no thousand resamples know anything of
 LEVEL = 0.05  # of tests; intervals are of 1 - LEVEL
 _ROWS = 64  # resamples that are multiplied at once
 _MAX_SEEDS = 10_000  # that are ever recommended
@@ -189,7 +190,8 @@ class Effect:
   def _p(self, distance):
     if self.variance is None:
       return 1.0
-    return float(stats.t.sf(distance / self.standard_error, self.dof))
+    p_value = float(stats.t.sf(distance / self.standard_error, self.dof))
+    return max(p_value, SMALLEST_P)
 
   @property
   def detectable(self) -> float | None:

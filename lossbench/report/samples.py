@@ -1,5 +1,6 @@
 """From what runs measured to samples that can be resampled."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -23,7 +24,9 @@ def create_samples(measured: Mapping[Key, Pairs]) -> dict[Key, Sample]:
       configurations without any have no sample.
   """
   measured = {key: pairs for key, pairs in measured.items() if pairs}
-  resampled = _resampled([m for pairs in measured.values() for _, m in pairs])
+  resampled = _resampled(
+    tuple(m for pairs in measured.values() for _, m in pairs)
+  )
   samples, first = {}, 0
   for key, pairs in measured.items():
     last = first + len(pairs)
@@ -38,7 +41,11 @@ def create_samples(measured: Mapping[Key, Pairs]) -> dict[Key, Sample]:
   return samples
 
 
-def _resampled(measured: Sequence[Measured]) -> tuple[np.ndarray, int] | None:
+# Several claims and tables are of the same quantity.
+@functools.lru_cache(maxsize=128)
+def _resampled(
+  measured: tuple[Measured, ...],
+) -> tuple[np.ndarray, int] | None:
   """[R, C] of every run and number of examples; None if ids are not the same."""
   rows, ids = [], None
   for one in measured:

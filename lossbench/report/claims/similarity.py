@@ -200,19 +200,25 @@ def late_layers_differ(study: StudyRecords, group: str) -> Evidence:
 
 def _of_layers(statistic, permuted, *, what, data, remedy) -> Evidence:
   p_for, p_against = evidence.permutation_p_values(statistic, permuted)
-  # Without any effect 95 % of the statistics lie this far from their mean.
-  low, high = np.quantile(permuted - permuted.mean(), [0.025, 0.975])
-  detectable = (high - low) / 2 * (1.96 + 0.84) / 1.96
-  return Evidence(
+  about = dict(
     what=what,
     estimate=statistic,
-    interval=(statistic - float(high), statistic - float(low)),
     p_for=p_for,
     p_against=p_against,
     is_percent=False,
     data=data,
+  )
+  if np.ptp(permuted) < 1e-12:
+    power = 'none: every order of the runs gives the same'
+    return Evidence(interval=None, power=power, remedy=remedy, **about)
+  # Without any effect 95 % of the statistics lie this far from their mean.
+  low, high = np.quantile(permuted - permuted.mean(), [0.025, 0.975])
+  detectable = (high - low) / 2 * (1.96 + 0.84) / 1.96
+  return Evidence(
+    interval=(statistic - float(high), statistic - float(low)),
     power=f'80 % to find {detectable:.2g}',
     remedy=remedy if abs(statistic) < detectable else '',
+    **about,
   )
 
 
