@@ -4,7 +4,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
-from lossbench.runs.directory import CHANGES
 from lossbench.runtime.console import LOGGER
 
 
@@ -17,17 +16,7 @@ def define_flags():
     lock_config=True,
   )
   cli.define_workdir('Run directory; rerun the same command to resume.')
-  flags.DEFINE_list(
-    'allow',
-    [],
-    'What may have changed since the run was started last, of '
-    f'{", ".join(CHANGES)}; its numbers change too.',
-  )
-  flags.register_validator(
-    'allow',
-    lambda names: set(names) <= CHANGES.keys(),
-    f'Give some of {",".join(CHANGES)}.',
-  )
+  cli.define_allow()
 
 
 def check():

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import app, flags
 
+from lossbench.runs.directory import CHANGES
 from lossbench.runtime import cluster, compilations, console, stopping, storage
 
 # Of setup.py: extra -> the modules that come with it alone.
@@ -27,6 +28,21 @@ def define_workdir(meaning: str = 'Run directory.'):
   flags.DEFINE_string('workdir', None, meaning)
   flags.register_validator(
     'workdir', lambda path: path != '', 'It is empty: name a directory.'
+  )
+
+
+def define_allow():
+  """Defines --allow, of binaries that train."""
+  flags.DEFINE_list(
+    'allow',
+    [],
+    'What may have changed since a run was started last, of '
+    f'{", ".join(CHANGES)}; its numbers change too.',
+  )
+  flags.register_validator(
+    'allow',
+    lambda names: set(names) <= CHANGES.keys(),
+    f'Give some of {",".join(CHANGES)}.',
   )
 
 

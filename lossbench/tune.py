@@ -14,6 +14,7 @@ the objective's own hyperparameters, for the paper gives none. Change them with
 --search FIELD=LOW:HIGH:STEP in powers of ten, and --search_linear.
 """
 
+import functools
 import pathlib
 import shlex
 import sys
@@ -32,6 +33,7 @@ def define_flags():
     'config', None, 'Recipe and objective, as for main.py.', lock_config=True
   )
   cli.define_workdir('Directory of the tuning.')
+  cli.define_allow()
   flags.DEFINE_integer(
     'num_seeds', 5, 'Runs of every point, averaged.', lower_bound=1
   )
@@ -65,7 +67,7 @@ def main(arguments):
   root = pathlib.Path(args.workdir).expanduser()
   from lossbench.tuning.ranges import build_dimensions, parse_range
   from lossbench.tuning.results import print_ranking, write_results
-  from lossbench.tuning.worker import tune
+  from lossbench.tuning.worker import train_point, tune
 
   ranges = [parse_range(text, log=True) for text in args.search]
   ranges += [parse_range(text, log=False) for text in args.search_linear]
@@ -76,6 +78,7 @@ def main(arguments):
     dimensions=dimensions,
     num_seeds=args.num_seeds,
     storage=args.storage,
+    train_point_fn=functools.partial(train_point, allow=args.allow),
   )
   print_ranking(dimensions, tuning, console.output())
   command = shlex.join(['python', '-m', 'lossbench.tune', *sys.argv[1:]])

@@ -35,7 +35,7 @@ def _command(digits_dir, workdir, *more):
 
 
 def test_a_real_search_reproduces_with_its_override_line(digits_dir, tmp_path):
-  command = _command(digits_dir, tmp_path / 't')
+  command = _command(digits_dir, tmp_path / 't', '--allow=data')
   result = subprocess.run(
     command, cwd=ROOT, capture_output=True, text=True, check=False
   )
@@ -49,6 +49,8 @@ def test_a_real_search_reproduces_with_its_override_line(digits_dir, tmp_path):
     run = tmp_path / 't' / 'runs' / name / f'seed{seed}'
     config = json.loads((run / 'config.json').read_text())
     assert config['seed'] == seed
+    [start] = json.loads((run / 'run.json').read_text())['starts']
+    assert start['allowed'] == ['data']
     assert config['learning_rate'] == best['values']['learning_rate']
     history = json.loads((run / 'history.json').read_text())
     finals.append(history[-1]['top1_accuracy'])

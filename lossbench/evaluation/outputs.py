@@ -30,7 +30,10 @@ from lossbench.evaluation.loop import (
   endpoint_names,
 )
 from lossbench.objectives.losses import unit_norm
-from lossbench.runs.checkpoints import open_checkpoints
+from lossbench.runs.checkpoints import (
+  DamagedCheckpointError,
+  open_checkpoints,
+)
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime import cluster, devices, storage
@@ -135,10 +138,12 @@ class RunOutputs:
     """Adds to what is damaged in the checkpoint what can be done about it."""
     try:
       yield
-    except ValueError as error:
+    except DamagedCheckpointError as error:
       remedies = [f'--step={step}' for step in steps if step != self.step]
       remedies.append('train again with the same command, which repairs it')
-      raise ValueError(f'{error}. Remedy: {", or ".join(remedies)}.') from error
+      raise DamagedCheckpointError(
+        f'{error}. Remedy: {", or ".join(remedies)}.'
+      ) from error
 
   @functools.cached_property
   def variables(self) -> dict[str, Any]:

@@ -40,6 +40,10 @@ _SAVE_SECS = 300
 _METADATA_BYTES = 2**18
 
 
+class DamagedCheckpointError(ValueError):
+  """A checkpoint is not what was saved."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
   """A verified checkpoint in host memory.
@@ -279,7 +283,7 @@ class Checkpointer:
 
     Raises:
       FileNotFoundError: if it was deleted since it was listed.
-      ValueError: if the checkpoint's metadata cannot be read.
+      DamagedCheckpointError: if the checkpoint's metadata cannot be read.
     """
     return fingerprint_of(self._read_record(step)['crc32'])
 
@@ -310,7 +314,7 @@ class Checkpointer:
         f'checkpoint {path} cannot be read now: {reason}. It is kept: run the '
         'same command again.'
       )
-    return ValueError(f'checkpoint {path} is damaged: {reason}')
+    return DamagedCheckpointError(f'checkpoint {path} is damaged: {reason}')
 
   def restore(self, step: int) -> Checkpoint:
     """Reads and verifies one checkpoint.
@@ -318,7 +322,7 @@ class Checkpointer:
     Raises:
       FileNotFoundError: if it was deleted since it was listed.
       OSError: if a bucket does not answer.
-      ValueError: if it is damaged in any way; says how.
+      DamagedCheckpointError: a ValueError, if it is in any way; says how.
     """
     record = self._read_record(step)
     expected = record['crc32']
@@ -345,7 +349,7 @@ class Checkpointer:
       raise self._unreadable(step, error) from error
     altered = [name for name, crc in expected.items() if found.get(name) != crc]
     if altered or len(found) != len(expected):
-      raise ValueError(
+      raise DamagedCheckpointError(
         f'checkpoint {self._path(step)} is damaged: the bytes '
         f'of {(altered or ["some arrays"])[0]} are not those that were saved '
         '(CRC-32 differs)'
@@ -357,36 +361,74 @@ class Checkpointer:
       fingerprint=fingerprint_of(expected),
     )
 
-  def restore_last(self) -> Checkpoint | None:
-    """The newest undamaged checkpoint, or None if there is no checkpoint.
+  def restore_last(self, *, final_step: int | None = None) -> Checkpoint | None:
+    """The newest undamaged checkpoint, or None if there is none to go on from.
 
     Damaged ones are reported and, once an older one has been read, deleted, so
     that their steps can be saved again.
+
+    Args:
+      final_step: of the run. Where that is reached the best one is verified too,
+        and if it is damaged training goes on from before it.
 
     Raises:
       OSError: if a bucket does not answer; nothing is deleted then.
       ValueError: if there are checkpoints but all of them are damaged.
     """
-    damaged = []
-    for step in reversed(first_says(self.steps)):
-      checkpoint = None
-      try:
-        checkpoint = self.restore(step)
-      except ValueError as error:
-        LOGGER.error('%s', error)
-      # All processes resume at one step, or they would wait for ever.
-      if not everywhere(checkpoint is not None):
-        damaged.append(step)
-        continue
-      for bad_step in damaged:
-        LOGGER.error(
-          'Using step %d instead of the damaged step %d.', step, bad_step
-        )
-        self._manager.delete(bad_step)
-      return checkpoint
-    if damaged:
+    checkpoint, damaged = self._newest_whole(first_says(self.steps))
+    if damaged and checkpoint is None:
       raise self._all_damaged(damaged)
-    return None
+    for bad_step in damaged:
+      LOGGER.error(
+        'Using step %d instead of the damaged step %d.',
+        checkpoint.step,
+        bad_step,
+      )
+      self._manager.delete(bad_step)
+    if checkpoint is not None and checkpoint.step == final_step:
+      [best] = first_says([self.best_step or final_step])
+      if best != final_step and self._restore_whole(best) is None:
+        return self._go_back(best)
+    return checkpoint
+
+  def _restore_whole(self, step: int) -> Checkpoint | None:
+    """A checkpoint; None, on all processes, if on one of them it is damaged."""
+    checkpoint = None
+    try:
+      checkpoint = self.restore(step)
+    except ValueError as error:
+      LOGGER.error('%s', error)
+    # All processes resume at one step, or they would wait for ever.
+    return checkpoint if everywhere(checkpoint is not None) else None
+
+  def _newest_whole(
+    self, steps: Sequence[int]
+  ) -> tuple[Checkpoint | None, list[int]]:
+    """The newest undamaged checkpoint of these, and the damaged after it."""
+    damaged = []
+    for step in reversed(steps):
+      checkpoint = self._restore_whole(step)
+      if checkpoint is not None:
+        return checkpoint, damaged
+      damaged.append(step)
+    return None, damaged
+
+  def _go_back(self, step: int) -> Checkpoint | None:
+    """The newest undamaged checkpoint before a step; deletes all after it."""
+    steps = first_says(self.steps)
+    checkpoint, _ = self._newest_whole([s for s in steps if s < step])
+    before = 0 if checkpoint is None else checkpoint.step
+    LOGGER.error(
+      'The best checkpoint, of step %d, is damaged. Going back to step %d, which '
+      'makes it again.',
+      step,
+      before,
+    )
+    # The last one first: a run without it is not over, whatever stops this.
+    for other in reversed(steps):
+      if other > before:
+        self._manager.delete(other)
+    return checkpoint
 
   def _all_damaged(self, steps: Sequence[int]) -> ValueError:
     return ValueError(

@@ -23,6 +23,7 @@ def define_flags():
     'config', None, 'Study, e.g. configs/studies/digits.py.', lock_config=True
   )
   cli.define_workdir('Directory of the study.')
+  cli.define_allow()
   flags.DEFINE_bool('list', False, 'Only print runs and their states.')
   flags.DEFINE_bool(
     'commands', False, 'Only print the commands of what is missing.'
@@ -50,6 +51,7 @@ def _build_study(args):
     config_file=args['config'].config_filename,
     workdir=args.workdir,
     overrides=[f'--config.{name}={value}' for name, value in changed.items()],
+    allow=args.allow,
   )
   driver.check_configs(study)
   storage.check_reachable(study.workdir)

@@ -126,6 +126,8 @@ class Study:
   runs: tuple[PlannedRun, ...]
   comparisons: tuple[PlannedComparison, ...]
   overrides: tuple[str, ...] = ()  # of the study, as on its command line
+  # What runs that go on may find changed, of `lossbench.runs.directory.CHANGES`.
+  allow: tuple[str, ...] = ()
 
   def path(self, run: PlannedRun | str) -> storage.Path:
     """The directory of a run."""
@@ -158,6 +160,8 @@ class Study:
       words.append(f'--config.stop_epoch={epoch}')
     if run.config.data_dir:
       words.append(f'--config.data_dir={run.config.data_dir}')
+    if self.allow:
+      words.append(f'--allow={",".join(self.allow)}')
     commands = {'train': shlex.join(words)}
     verb = ['python', '-m']
     rest = [f'--workdir={path}', f'--step={run.step}']
@@ -314,6 +318,7 @@ def build_study(
   config_file: str,
   workdir: str | pathlib.Path,
   overrides: Sequence[str] = (),
+  allow: Sequence[str] = (),
 ) -> Study:
   """Expands a configuration; refuses before anything runs.
 
@@ -322,6 +327,7 @@ def build_study(
     config_file: it came from; its stem is the study's name.
     workdir: of the study.
     overrides: flags that changed `study_config`, to be shown in commands.
+    allow: what runs that go on may find changed.
 
   Raises:
     FileNotFoundError: if a recipe is not there.
@@ -353,6 +359,7 @@ def build_study(
     runs=tuple(runs),
     comparisons=tuple(comparisons),
     overrides=tuple(overrides),
+    allow=tuple(allow),
   )
   _check_stop_epochs(study)
   return study

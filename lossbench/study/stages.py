@@ -62,19 +62,40 @@ def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[None]:
       LOGGER.setLevel(level)
 
 
-def _do_stage(study: Study, run: PlannedRun, stage: str):
-  from lossbench.evaluation.checkpoint import evaluate_checkpoint
-  from lossbench.probe.transfer import transfer_checkpoint
+def _train(study: Study, run: PlannedRun):
   from lossbench.train import loop
 
+  loop.train(
+    resolve_config(study, run),
+    workdir=str(study.path(run)),
+    allow=study.allow,
+  )
+
+
+def _measure(study: Study, run: PlannedRun, stage: str):
+  from lossbench.evaluation.checkpoint import evaluate_checkpoint
+  from lossbench.probe.transfer import transfer_checkpoint
+
   path = str(study.path(run))
-  if stage == TRAIN:
-    loop.train(resolve_config(study, run), workdir=path)
-  elif stage == EVALUATE:
+  if stage == EVALUATE:
     evaluate_checkpoint(path, step=run.step, ood=run.ood)
   else:
     [target] = [t for t in run.transfer if stage == f'{TRANSFER} {t}']
     transfer_checkpoint(path, target.dataset, split=target.split, step=run.step)
+
+
+def _do_stage(study: Study, run: PlannedRun, stage: str):
+  from lossbench.runs.checkpoints import DamagedCheckpointError
+
+  if stage == TRAIN:
+    _train(study, run)
+    return
+  try:
+    _measure(study, run, stage)
+  except DamagedCheckpointError as error:
+    LOGGER.warning('%s Training again.', error)
+    _train(study, run)  # makes it again
+    _measure(study, run, stage)
 
 
 def _check_done(study: Study, run: PlannedRun, stage: str):

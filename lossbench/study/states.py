@@ -154,10 +154,15 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   directory = RunDirectory(study.path(run))
   missing = []
   num_steps, step = _num_steps(directory), directory.last_step
-  trained = num_steps is not None and step >= num_steps
+  # Without the record of the last one nobody knows which is the best.
+  trained = (
+    num_steps is not None
+    and step >= num_steps
+    and find_checkpoint(directory, 'last') is not None
+  )
   # The best so far of a run that is not over is not what is wanted.
   wanted = find_checkpoint(directory, run.step) if trained else None
-  if not trained or _has_damaged_history(directory):
+  if not trained or _lacks_history(directory, run):
     missing.append(TRAIN)
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
@@ -207,12 +212,12 @@ def _num_steps(directory: RunDirectory) -> int | None:
     return None
 
 
-def _has_damaged_history(directory: RunDirectory) -> bool:
-  """Training writes it anew, from the newest checkpoint."""
+def _lacks_history(directory: RunDirectory, run: PlannedRun) -> bool:
+  """Whether training has to write it anew, from its last checkpoint."""
   try:
     read_history(directory)
-  except FileNotFoundError:  # it was trained without a holdout
-    return False
+  except FileNotFoundError:
+    return bool(run.config.num_holdout)
   except ValueError:
     return True
   return False

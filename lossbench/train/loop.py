@@ -342,7 +342,7 @@ def _report_start(run: _Run):
 
 def _first_state(run: _Run, checkpointer: Checkpointer):
   """(state, history) to go on from: of a checkpoint, the source or the seed."""
-  checkpoint = checkpointer.restore_last()
+  checkpoint = checkpointer.restore_last(final_step=run.plan.num_steps)
   if checkpoint is not None:
     LOGGER.info(
       'Resuming at step %d of %d.', checkpoint.step, run.plan.num_steps

@@ -51,9 +51,21 @@ def with_values(config, values: dict[str, float], *, seed: int):
 
 
 def train_point(
-  config, values: dict[str, float], *, num_seeds: int, directory: pathlib.Path
+  config,
+  values: dict[str, float],
+  *,
+  num_seeds: int,
+  directory: pathlib.Path,
+  allow: Sequence[str] = (),
 ) -> BestEpoch:
   """Trains all seeds of a point; the last evaluation's mean over seeds.
+
+  Args:
+    config: of the recipe.
+    values: of the point, field -> value.
+    num_seeds: runs.
+    directory: of the runs.
+    allow: as `train.loop.train`.
 
   Raises:
     FloatingPointError: if a run diverges.
@@ -64,7 +76,11 @@ def train_point(
   histories = []
   for seed in range(num_seeds):
     workdir = directory / f'seed{seed}'
-    loop.train(with_values(config, values, seed=seed), workdir=str(workdir))
+    loop.train(
+      with_values(config, values, seed=seed),
+      workdir=str(workdir),
+      allow=allow,
+    )
     histories.append(read_history(RunDirectory(workdir)))
   # The recipe's end: of each history only the last record.
   return best_epoch([history[-1:] for history in histories])

@@ -171,6 +171,27 @@ def test_damaged_newest_is_reported_and_the_one_before_used(
     assert checkpointer.restore(2).step == 2
 
 
+@pytest.mark.parametrize(('best', 'before'), [(3, 2), (2, 1), (1, None)])
+@pytest.mark.parametrize('file', ['array', 'meta/metadata'])
+def test_a_damaged_best_is_made_again_by_a_run_that_is_over(
+  tmp_path, best, before, file
+):
+  """Else it would stay damaged, for nothing is left to train."""
+  directory = tmp_path / 'c'
+  scores = {step: 0.9 if step == best else 0.1 for step in range(1, 5)}
+  _save(directory, scores, keep_last=4)
+  if file == 'array':
+    _truncate(_data_files(directory, best)[0])
+  else:
+    _truncate(directory / f'{best:09d}' / file)
+  with Checkpointer(directory) as checkpointer:
+    assert checkpointer.restore_last(final_step=5).step == 4
+    assert checkpointer.steps == [1, 2, 3, 4]
+    found = checkpointer.restore_last(final_step=4)
+    assert getattr(found, 'step', None) == before
+    assert checkpointer.steps == list(range(1, best))
+
+
 def test_flipped_bit_in_the_checksums_or_a_missing_item_is_damage(tmp_path):
   directory = tmp_path / 'c'
   _save(directory, {1: 0.1, 2: 0.2})

@@ -175,6 +175,53 @@ def test_a_changed_digit_is_made_again(finished):
   assert metrics.stat() == written
 
 
+@pytest.mark.parametrize('part', ['state', 'meta'])
+def test_a_damaged_checkpoint_is_trained_again(finished, part):
+  """And then measured: the same numbers, though its record may be whole."""
+  run = finished.runs[0]
+  path = finished.path(run)
+  wanted = states.read_state(finished, run).wanted
+  before = _metrics(path, 'digits-test')
+  checkpoint = path / 'checkpoints' / f'{wanted.step:09d}'
+  for file in (checkpoint / part).rglob('*'):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:-9])
+  (path / 'eval/digits-test/metrics.json').unlink()
+  for stored in path.glob('eval/digits-test/*.npz'):
+    stored.unlink()
+  assert _run(finished) == {}
+  assert states.read_state(finished, run).wanted == wanted
+  assert _metrics(path, 'digits-test') == before
+
+
+def test_changes_are_refused_or_allowed_as_by_main(finished):
+  """And what was allowed is recorded with the start."""
+  run = finished.runs[0]
+  path = finished.path(run)
+  about = read_json(path / 'run.json')
+  about['starts'][-1]['device_kind'] = 'another'
+  write_json(path / 'run.json', about)
+  (path / 'history.json').unlink()  # so that it is trained on
+  errors = _run(finished)
+  assert 'give --allow=device_kind, which' in errors[run.name]
+  allowed = dataclasses.replace(finished, allow=('device_kind',))
+  assert _run(allowed) == {}
+  starts = read_json(path / 'run.json')['starts']
+  assert starts[-1]['allowed'] == ['device_kind']
+  assert starts[:-1] == about['starts']
+  assert '--allow=device_kind' in allowed.commands(run)['train']
+  assert '--allow' not in finished.commands(run)['train']
+
+
+def test_a_missing_history_is_written_again(finished):
+  path = finished.path(finished.runs[0]) / 'history.json'
+  whole = path.read_text()
+  path.unlink()
+  assert states.read_state(finished, finished.runs[0]).missing == ('train',)
+  assert _run(finished) == {}
+  assert path.read_text() == whole
+
+
 def test_a_measurement_of_another_step_is_made_again(finished):
   """What a study wants is one checkpoint; and it ends."""
   run = finished.runs[0]
