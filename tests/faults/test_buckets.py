@@ -225,9 +225,8 @@ def test_a_kill_in_the_first_save_starts_from_the_source_again(
   assert find_checkpoint(run, 'last') == find_checkpoint(whole, 'last')
 
 
-def _last_line(*arguments: str) -> str:
-  """Of a program that is to fail in one line."""
-  done = subprocess.run(
+def _run(*arguments: str) -> subprocess.CompletedProcess:
+  return subprocess.run(
     [sys.executable, *arguments],
     cwd=ROOT,
     capture_output=True,
@@ -235,6 +234,11 @@ def _last_line(*arguments: str) -> str:
     check=False,
     timeout=120,
   )
+
+
+def _last_line(*arguments: str) -> str:
+  """Of a program that is to fail in one line."""
+  done = _run(*arguments)
   assert done.returncode == 1, done.stderr
   assert 'Traceback' not in done.stderr
   last = done.stderr.strip().splitlines()[-1]
@@ -243,10 +247,30 @@ def _last_line(*arguments: str) -> str:
 
 
 @pytest.mark.slow
+def test_a_study_in_a_bucket_is_listed_and_not_run(half_written, root, bucket):
+  """Also by those who may read objects, but not ask for the bucket."""
+  study = (
+    '-m',
+    'lossbench.study',
+    '--config=configs/studies/digits.py',
+    f'--workdir={root}',
+  )
+  bucket.inject(403, path='/b/bucket?projection')
+  done = _run(*study, '--list')
+  assert done.returncode == 0, done.stderr
+  assert 'waiting' in done.stdout
+  assert 'trained' not in done.stdout
+  assert 'buckets know no locks' in _last_line(*study)
+  bucket.inject(403, path='/checkpoints')
+  line = _last_line(*study, '--list')
+  assert 'A bucket did not do what was asked: ' in line
+  assert f'403 (injected) when reading metadata of {root}' in line
+  assert 'roles/storage.objectUser' in line
+
+
+@pytest.mark.slow
 def test_refusals_are_one_line(root, bucket, digits_dir, tmp_path, monkeypatch):
   """What buckets cannot do, and credentials that are missing."""
-  study = '-m', 'lossbench.study', '--config=configs/studies/digits.py'
-  assert 'buckets know no locks' in _last_line(*study, f'--workdir={root}')
   line = _last_line('-m', 'lossbench.report', f'--workdir={root}')
   assert f"--exclude='.*/checkpoints/.*' {root} STUDY" in line
   line = _last_line('-m', 'lossbench.tune', *RECIPE, f'--workdir={root}/tuning')
