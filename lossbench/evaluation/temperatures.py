@@ -148,11 +148,14 @@ def held_out(
       raise ValueError('NaN predictions')
   except ValueError as error:
     return Tempered(prefix, None, f'not available: {error}', None)
+  for temperature in fitted:
+    if temperature in _SEARCHED:
+      # Applied to others, the bound would say how far was searched.
+      where = 'of the holdout' if calibration is not None else 'of a half'
+      note = _end_of_search(temperature).replace('NLL', f'NLL {where}')
+      return Tempered(prefix, None, f'not available: {note}', None)
   scaled = np.empty_like(log_probs)
   for (rows, *_), temperature in zip(halves, fitted, strict=True):
     scaled[rows] = _temper(log_probs[rows], temperature)
-  for temperature in fitted:
-    if temperature in _SEARCHED:
-      return Tempered(prefix, None, _end_of_search(temperature), scaled)
   mean = float(np.exp(np.mean(np.log(fitted))))
   return Tempered(prefix, mean, note, scaled)

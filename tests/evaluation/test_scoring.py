@@ -167,6 +167,26 @@ def test_a_held_out_temperature_is_of_other_examples(objective, logits, labels):
   assert found['tempered_nll'] < nll
 
 
+def test_a_holdout_that_is_all_right_gives_no_temperature(logits, labels):
+  """What it would do to other examples depends on the search alone."""
+  right = 3 * np.eye(K, dtype=np.float32)[labels]
+  scored = scoring.score_predictions(
+    create_objective('softmax'),
+    logits,
+    labels,
+    holdout=Collected(np.arange(N), labels, {'logits': right}),
+    held_out=True,
+  )
+  found = {r.name: r for r in scored.records if r.name.startswith('held_out')}
+  assert {record.value for record in found.values()} == {None}
+  assert {record.note for record in found.values()} == {
+    'not available: the NLL of the holdout falls up to the end of the search, '
+    'temperature 0.01'
+  }
+  assert 'tempered_nll' in scored.per_example
+  assert 'held_out_tempered_nll' not in scored.per_example
+
+
 def test_values_of_other_label_spaces(objective, logits, labels):
   of_subset = per_example.of_subset(logits, labels % 3, 3)
   records = scoring.subset_records(

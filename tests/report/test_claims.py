@@ -392,6 +392,22 @@ def test_all_but_u_against_naive_p_values():
   assert found.what == '2.5'
 
 
+def test_one_network_says_nothing_of_its_loss():
+  """However sure its difference on these examples is."""
+  effects = {
+    'a': _effect(5.0),
+    'b': dataclasses.replace(_effect(9.0), over='examples', num_seeds=1),
+  }
+  about = dict(what='{}', data='d', is_percent=False)
+  found = evidence.all_above(_study(), 'g', effects, **about)
+  assert (found.p_for, found.what) == (1, 'b')
+  del effects['a']
+  found = evidence.all_above(_study(), 'g', effects, **about)
+  assert (found.p_for, found.p_against) == (1, 1)
+  assert found.power.endswith('in these very networks, none in others')
+  assert found.remedy.endswith('--config.groups.g.num_seeds=5')
+
+
 def test_false_claims_are_rarely_said_to_hold(monkeypatch):
   """Five equal objectives: that the first is the lowest, or is not."""
   for name in ('power_text', 'remedy_text'):  # take their time

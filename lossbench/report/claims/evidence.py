@@ -118,7 +118,7 @@ def power_text(effect: Effect, *, is_percent: bool) -> str:
   scale, unit = (100, ' points') if is_percent else (1, '')
   text = f'80 % to find {scale * effect.detectable:.2g}{unit}'
   if 'seeds' not in effect.over:
-    return f'{text} in these very networks'
+    return f'{text} in these very networks, none in others'
   needed = effect.seeds_needed()
   if needed is None:
     return f'{text}; this effect takes more examples, not seeds'
@@ -150,12 +150,14 @@ def all_above(
   That all are is an intersection of claims, tested at the level of each
   (Berger 1982): its p-value is the largest of them. That one is below is a union,
   whose p-value is the smallest times their number. But for u effects the p-values
-  are those of partial conjunctions (Benjamini & Heller 2008).
+  are those of partial conjunctions (Benjamini & Heller 2008). A single network
+  says nothing of the next one of its loss, so without seeds they are 1.
 
   Args:
     study: for the command.
     group: of runs.
-    effects: label -> effect; the least favourable is shown.
+    effects: label -> effect; the least favourable is shown, or one that seeds
+      are lacking of.
     what: the effect in words; '{}' becomes the label.
     data: that was used.
     is_percent: effects are fractions that are shown in percent.
@@ -163,10 +165,17 @@ def all_above(
   """
   u = min(but_for, len(effects) - 1)
   m = len(effects)
-  above = sorted(effect.p_above() for effect in effects.values())
-  below = sorted(effect.p_below() for effect in effects.values())
+  above, below = (
+    sorted(
+      p_fn(effect) if 'seeds' in effect.over else 1.0
+      for effect in effects.values()
+    )
+    for p_fn in (Effect.p_above, Effect.p_below)
+  )
   ordered = sorted(effects, key=lambda label: effects[label].estimate)
-  label = ordered[u]
+  # What cannot be told from one network keeps the claim from being told.
+  blind = [label for label in ordered if 'seeds' not in effects[label].over]
+  label = blind[0] if len(blind) > u else ordered[u]
   effect = effects[label]
   return Evidence(
     what=what.format(label),
