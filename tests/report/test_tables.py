@@ -333,6 +333,47 @@ def test_measured_but_undefined_says_why(synthetic_study):
   assert rows[2]['undefined'] == 'NaN predictions'
 
 
+def test_held_out_temperatures_have_columns_where_they_were_measured(
+  synthetic_study,
+):
+  table = calibration.build(load_study(synthetic_study))
+  assert len(table.columns) == 4
+  assert 'delete their eval/evaluation.json' in table.caption
+  for run in synthetic_study.glob('runs/*/sigmoid/*'):
+    path = run / 'eval' / 'imagenet2012-validation'
+    metrics = json.loads((path / 'metrics.json').read_text())
+    added = create_record('held_out_tempered_nll', 0.8, n=1000, note='T')
+    metrics['metrics'].append(added.to_json())
+    (path / 'metrics.json').write_text(json.dumps(metrics))
+  table = calibration.build(load_study(synthetic_study))
+  assert [column.label for column in table.columns[2:]] == [
+    'NLL, tempered',
+    'ECE, tempered',
+    'NLL, tempered (held-out)',
+    'ECE, tempered (held-out)',
+  ]
+  texts = _texts(table)
+  assert '0.800' in texts['Sigmoid']['NLL, tempered (held-out)']
+  assert texts['Softmax']['NLL, tempered (held-out)'] == 'not run'
+  assert '; and (held-out) for the lowest on other examples.' in table.caption
+
+
+def test_captions_tell_what_intervals_are_over(synthetic_study):
+  for path in synthetic_study.glob('runs/*/dropout/seed[12]/eval/*/metrics.*'):
+    path.unlink()
+  for path in synthetic_study.glob('runs/*/*/*/eval/transfer-*/metrics.json'):
+    record = json.loads(path.read_text())
+    if 'softmax' in str(path):  # some spread
+      record['metrics'][0]['value'] += int(path.parts[-4][-1]) / 100
+    path.write_text(json.dumps(record))
+  study = load_study(synthetic_study)
+  assert (
+    'by bootstrap over seeds and examples; over examples alone beside a single '
+    'seed.'
+  ) in accuracy.build(study).caption
+  assert 'by bootstrap over seeds. ' in transfer.build(study).caption
+
+
 def test_one_undefined_seed_is_named_and_in_no_mean(synthetic_study):
   """As of a temperature at the end of its search."""
   for run in synthetic_study.glob('runs/*/*/*'):

@@ -112,7 +112,7 @@ def sigmoid_and_cosine_beat_softmax(
   names = ('sigmoid', 'cosine_softmax', 'softmax')
   samples = evidence.read_samples(study, group, _top1)
   evidence.require(samples, names, study, planned=_evaluated(study, group))
-  samples = {k: s for k, s in samples.items() if k.objective in names}
+  samples = evidence.only(samples, names)
   return evidence.all_above(
     study,
     group,
@@ -147,9 +147,7 @@ def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
 
 def sigmoid_top5_below_softmax(study: StudyRecords, group: str) -> Evidence:
   samples = _of_inception(study, group, _top5)
-  samples = {
-    k: s for k, s in samples.items() if k.objective in ('softmax', 'sigmoid')
-  }
+  samples = evidence.only(samples, ('softmax', 'sigmoid'))
   return evidence.all_above(
     study,
     group,

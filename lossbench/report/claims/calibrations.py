@@ -27,7 +27,7 @@ def _samples(study, group, metric, names) -> dict[Key, Sample]:
 def _lower(study, group, metric, lower: str, higher: str, unit: str):
   """Evidence that one objective has a lower value than another."""
   samples = _samples(study, group, metric, (lower, higher))
-  pair = {k: s for k, s in samples.items() if k.objective in (lower, higher)}
+  pair = evidence.only(samples, (lower, higher))
   is_percent = metric == 'ece'
   return evidence.all_above(
     study,
@@ -121,7 +121,7 @@ def normalized_ahead_shifted(study: StudyRecords, group: str) -> Evidence:
   effects = {
     label(key): contrast(
       [
-        *((0.5, s) for k, s in samples.items() if k.objective in ahead),
+        *((0.5, s) for s in evidence.only(samples, ahead).values()),
         (-1.0, sample),
       ]
     )

@@ -89,6 +89,13 @@ def missing(
   )
 
 
+def only(
+  samples: Mapping[Key, Sample], names: Sequence[str]
+) -> dict[Key, Sample]:
+  """Samples of the objectives of these names."""
+  return {k: s for k, s in samples.items() if k.objective in names}
+
+
 def others(
   samples: Mapping[Key, Sample], names: Sequence[str]
 ) -> dict[Key, Sample]:

@@ -106,9 +106,7 @@ def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
 
 def relearned_below_head(study: StudyRecords, group: str) -> Evidence:
   """Of softmax, seed by seed: the head it was trained with against a new one."""
-  [relearned] = [
-    s for k, s in _relearned(study, group).items() if k.objective == 'softmax'
-  ]
+  relearned = _relearned(study, group)[Key('softmax')]
   own = evidence.read_samples(
     study, group, lambda run: run.measured('top1_accuracy'), [Key('softmax')]
   )
