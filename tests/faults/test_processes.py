@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from lossbench.runs.directory import read_json
 from lossbench.train import loop
 from tests.faults.measure import measure
 from tests.faults.processes import RECIPE, recipe_config, run_two
@@ -59,35 +60,46 @@ def _assert_close(one, two, *, rtol):
     assert a == (b if isinstance(b, str) else pytest.approx(b, rel=rtol))
 
 
-@pytest.mark.slow
-def test_the_same_evaluation_transfer_and_comparison(trained):
-  """Of one checkpoint: equal decisions, numbers but for float32's rounding.
-
-  How many examples a device has decides how its compiler vectorises, so last
-  bits may differ; on some CPUs they do.
-  """
+@pytest.fixture(scope='module')
+def measured(trained, digits_dir):
+  """`trained`, measured in both ways: 'a' by one process, 'b' by two."""
   for name in ('a', 'b'):
     shutil.copytree(trained / 'one', trained / name)
     shutil.copytree(trained / 'two', trained / f'{name}_other')
+  # The same data set, of which one file has one more byte.
+  shutil.copytree(digits_dir, trained / 'tfds')
+  record = sorted((trained / 'tfds').rglob('*train.tfrecord*'))[0]
+  record.write_bytes(record.read_bytes() + b'x')
   measure(str(trained / 'a'), str(trained / 'a_other'))
   statuses = run_two(
     '-m',
     'tests.faults.measure',
     str(trained / 'b'),
     str(trained / 'b_other'),
+    str(trained / 'tfds'),
     logs=trained / 'measure_logs',
   )
   assert statuses == [0, 0], (trained / 'measure_logs' / '0.log').read_text()
+  return trained
+
+
+@pytest.mark.slow
+def test_the_same_evaluation_transfer_and_comparison(measured):
+  """Of one checkpoint: equal decisions, numbers but for float32's rounding.
+
+  How many examples a device has decides how its compiler vectorises, so last
+  bits may differ; on some CPUs they do.
+  """
   _assert_the_same_predictions(
     *(
-      dict(np.load(trained / name / 'eval/digits-test/predictions.npz'))
+      dict(np.load(measured / name / 'eval/digits-test/predictions.npz'))
       for name in ('a', 'b')
     )
   )
   for folder in ('digits-test', 'transfer-digits_high'):
     one, two = (
       json.loads(
-        (trained / name / 'eval' / folder / 'metrics.json').read_text()
+        (measured / name / 'eval' / folder / 'metrics.json').read_text()
       )['metrics']
       for name in ('a', 'b')
     )
@@ -101,7 +113,7 @@ def test_the_same_evaluation_transfer_and_comparison(trained):
       elif a['name'] != 'gradient_norm':
         assert a['value'] == pytest.approx(b['value'], rel=1e-3, abs=1e-9)
   one, two = (
-    json.loads((trained / name / 'comparison/comparison.json').read_text())
+    json.loads((measured / name / 'comparison/comparison.json').read_text())
     for name in ('a', 'b')
   )
   for part in ('agreement', 'ensembles'):
@@ -114,38 +126,80 @@ def test_the_same_evaluation_transfer_and_comparison(trained):
         np.testing.assert_allclose(values, two['cka'][part][kind], atol=1e-6)
 
 
-@pytest.fixture
-def other_digits(digits_dir, tmp_path):
-  """The same data set, of which one file has one more byte."""
-  shutil.copytree(digits_dir, tmp_path / 'tfds')
-  record = sorted((tmp_path / 'tfds').rglob('*train.tfrecord*'))[0]
-  record.write_bytes(record.read_bytes() + b'x')
-  return tmp_path / 'tfds'
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('differing', 'text'),
+  [
+    (
+      'seed',
+      'The processes of this run differ in --config.seed: 0 in process 0 on '
+      'HOST, 1 in process 1 on HOST. Start all',
+    ),
+    ('data', 'The processes of this run differ in the data set: '),
+    (
+      'checkpoint',
+      'The processes of this run differ in the checkpoint of FOLDER/b_other: ',
+    ),
+    ('data set', "The processes of this run differ in the data set: {'"),
+    (
+      'split',
+      "The processes of this run differ in the split: 'test' in process 0 on "
+      "HOST, 'holdout' in process 1 on HOST.",
+    ),
+    (
+      'replicas',
+      'At step 9 1 of 4 devices hold another state than the others: 3 (of '
+      'process 1).',
+    ),
+  ],
+)
+def test_what_differs_is_said_by_every_process(measured, differing, text):
+  """By the same words; whatever is trained or measured, and nothing of it."""
+  first, second = (
+    read_json(measured / f'refused{index}.json') for index in range(2)
+  )
+  assert first[differing] == second[differing]
+  text = text.replace('HOST', os.uname().nodename)
+  assert first[differing].startswith(text.replace('FOLDER', str(measured)))
+  assert not (measured / 'refused').exists()
+  assert not list(measured.glob('refused_comparison/*'))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  ('second', 'text'),
+  ('command', 'second', 'text'),
   [
     (
-      '--config.seed=1',
-      '--config.seed: 0 in process 0 on HOST, 1 in process 1',
+      ('main.py', *RECIPE, '--workdir=WORKDIR'),
+      '--allow=data',
+      '--allow: [] in process 0 on HOST,',
     ),
-    ('--config.data_dir={other}', 'the data set: '),
-    ('--allow=data', '--allow: [] in process 0 on HOST,'),
+    (
+      ('-m', 'lossbench.evaluate', '--workdir=WORKDIR'),
+      '--step=last',
+      "--step: 'best' in process 0 on HOST, 'last' in process 1 on HOST.",
+    ),
+    (
+      ('-m', 'lossbench.transfer', '--workdir=WORKDIR', '--dataset=digits_low'),
+      '--dataset=digits_high',
+      "--dataset: 'digits_low' in process 0 on HOST, 'digits_high' in",
+    ),
+    (
+      ('-m', 'lossbench.compare', 'a', 'b', '--output=WORKDIR'),
+      '--nocka',
+      '--cka: True in process 0 on HOST, False in process 1 on HOST.',
+    ),
   ],
 )
-def test_processes_of_different_runs_are_refused(
-  second, text, digits_dir, other_digits, tmp_path
+def test_processes_of_different_commands_are_refused(
+  command, second, text, tmp_path
 ):
-  """On every process by the same line, before anything is written."""
+  """On every process by the same line, before anything is read or written."""
+  workdir = str(tmp_path / 'run')
   statuses = run_two(
-    'main.py',
-    *RECIPE,
-    f'--config.data_dir={digits_dir}',
-    f'--workdir={tmp_path / "run"}',
+    *(word.replace('WORKDIR', workdir) for word in command),
     logs=tmp_path / 'logs',
-    second=(second.format(other=other_digits),),
+    second=(second,),
   )
   assert statuses == [1, 1]
   text = text.replace('HOST', os.uname().nodename)

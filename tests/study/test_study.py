@@ -520,18 +520,14 @@ def test_killed_twice_the_tables_are_the_same(
   tiny_study_file, finished, tmp_path
 ):
   workdir = tmp_path / 's'
-  process = _start(tiny_study_file, workdir)
+  # The study without its worker, which ends too and has not failed.
+  process = _start(tiny_study_file, workdir, '--num_workers=1')
   _wait_for('runs/tiny/softmax/seed0/checkpoints/*', workdir, process)
   second = _start(tiny_study_file, workdir)
   assert second.wait(60) == 1
   assert f'is in use by process {process.pid} on' in second.stdout.read()
-  os.killpg(process.pid, signal.SIGKILL)  # in the middle of training
-  process.wait()
-  # The study without its worker, which ends too and has not failed.
-  process = _start(tiny_study_file, workdir, '--num_workers=1')
-  _wait_for('runs/tiny/softmax/seed1/checkpoints/*', workdir, process)
   worker = _worker_of(process)
-  process.kill()
+  process.kill()  # in the middle of training
   process.wait()
   while _is_running(worker):
     time.sleep(0.1)

@@ -18,7 +18,7 @@ SMALL = {
 }
 
 
-def _with_a_bit_flipped(state, *, device, leaf=0):
+def with_a_bit_flipped(state, *, device, leaf=0):
   """A replicated state of which one device holds another bit."""
   leaves, treedef = jax.tree.flatten(state)
   copies = np.array(leaves[leaf])
@@ -38,7 +38,7 @@ def test_checksums_are_a_function_of_bits_and_places():
 
 @pytest.mark.parametrize('leaf', [0, 1, 2])
 def test_one_flipped_bit_is_found(leaf):
-  state = _with_a_bit_flipped(devices.replicate(SMALL), device=2, leaf=leaf)
+  state = with_a_bit_flipped(devices.replicate(SMALL), device=2, leaf=leaf)
   with pytest.raises(Disagreement, match=r'step 9 1 of 4 .*: 2 \(of process 0'):
     check_replicas(state, step=9)
 
@@ -58,7 +58,7 @@ def test_a_run_whose_devices_differ_ends_without_a_checkpoint_of_it(
     state, metrics = take_step(state, *arguments)
     traced = isinstance(state.step, jax.core.Tracer)
     if faults and not traced and state.step[0] >= 2:
-      state = _with_a_bit_flipped(state, device=faults.pop())
+      state = with_a_bit_flipped(state, device=faults.pop())
     return state, metrics
 
   monkeypatch.setattr(loop, 'build_train_step', lambda *_, **__: faulty_step)

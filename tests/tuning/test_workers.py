@@ -125,20 +125,20 @@ def test_a_worker_waits_for_a_server_that_is_away(
   assert set(tried()[0].values()) == {1}
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_asked_to_stop(start_worker, tried, storage, number):
-  worker = start_worker(secs=60, storage=storage)
-  _wait_until(lambda: tried()[0].total() == 1, worker)
-  began = time.monotonic()
-  worker.send_signal(number)
-  _, errors = worker.communicate(timeout=15)
-  assert time.monotonic() - began < 5
-  assert worker.returncode == EXIT_STATUS
-  assert errors.splitlines()[-1].endswith(
-    'Asked to stop. Run the same command again to continue.'
-  )
-  assert 'Traceback' not in errors
-  # The point is free at once, also to workers on other machines.
-  other = start_worker(secs=0, storage=storage)
-  _finish(other)
-  assert sorted(tried()[0].values())[-2:] == [1, 2]
+def test_asked_to_stop(start_worker, tried, storage):
+  """The point is free at once, also to workers on other machines."""
+  for count, number in enumerate((signal.SIGTERM, signal.SIGINT), start=1):
+    worker = start_worker(secs=60, storage=storage)
+    _wait_until(lambda count=count: tried()[0].total() == count, worker)
+    assert len(tried()[0]) == 1
+    began = time.monotonic()
+    worker.send_signal(number)
+    _, errors = worker.communicate(timeout=15)
+    assert time.monotonic() - began < 5
+    assert worker.returncode == EXIT_STATUS
+    assert errors.splitlines()[-1].endswith(
+      'Asked to stop. Run the same command again to continue.'
+    )
+    assert 'Traceback' not in errors
+  _finish(start_worker(secs=0, storage=storage))
+  assert sorted(tried()[0].values())[-2:] == [1, 3]
