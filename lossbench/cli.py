@@ -115,6 +115,7 @@ def run(
           if not saves:
             cluster.stop_together()
           _check_agreement()
+          cluster.connect_devices()
         command_fn(argv[1:])
     except stopping.Stopped:
       cluster.leave_stopped()

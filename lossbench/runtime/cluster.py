@@ -166,6 +166,28 @@ def check_agreement(values: Mapping[str, Any]):
     raise Disagreement(difference)
 
 
+def connect_devices():
+  """Lets the devices of all processes find one another while all are here.
+
+  Called after `check_agreement`, when their programs are known to be the same. On
+  CPUs the first collective waits for the slowest process for 30 seconds only, and
+  before the first of training lie building, tracing and compiling.
+  """
+  if not _several:
+    return
+  import jax
+  import numpy as np
+  from jax.experimental import multihost_utils
+
+  # As in training, and as in comparisons of what is on the hosts.
+  jax.block_until_ready(
+    jax.pmap(lambda x: jax.lax.psum(x, 'devices'), axis_name='devices')(
+      np.zeros(jax.local_device_count())
+    )
+  )
+  multihost_utils.process_allgather(np.zeros(1), tiled=True)
+
+
 def _difference(all_held) -> str:
   """How a process differs from the first; '' if none does."""
   first = all_held[0]

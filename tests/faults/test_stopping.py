@@ -8,7 +8,7 @@ import pytest
 
 from lossbench.runs.directory import RunDirectory
 from lossbench.runtime.stopping import EXIT_STATUS, STOPPED
-from tests.faults.processes import RECIPE, start_two, wait_for_text
+from tests.faults.processes import RECIPE, run_two, start_two, wait_for_text
 
 
 def _assert_stopped(processes, logs, *, began):
@@ -64,22 +64,29 @@ def test_measurements_by_two_processes_stop(verb, line, tiny_runs, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('index', [0, 1])
-def test_a_pause_of_thirty_seconds_is_survived(index, digits_dir, tmp_path):
+def test_pauses_of_thirty_seconds_are_survived(digits_dir, tmp_path):
   """By a run of two processes, whichever of them is suspended."""
   workdir = tmp_path / 'run'
   processes = start_two(
     'main.py',
     *RECIPE,
     f'--config.data_dir={digits_dir}',
-    '--config.num_epochs=6',
+    '--config.num_epochs=12',
     f'--workdir={workdir}',
     logs=tmp_path,
   )
-  wait_for_text(tmp_path / '0.log', 'step 5/', processes)
-  processes[index].send_signal(signal.SIGSTOP)
-  time.sleep(30)
-  processes[index].send_signal(signal.SIGCONT)
+  for process, line in zip(processes, ('step 5/', 'step 120/'), strict=True):
+    wait_for_text(tmp_path / '0.log', line, processes)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(30)
+    process.send_signal(signal.SIGCONT)
   statuses = [p.wait(120) for p in processes]
-  assert statuses == [0, 0], (tmp_path / f'{1 - index}.log').read_text()
-  assert RunDirectory(workdir).last_step == 120
+  assert statuses == [0, 0], (tmp_path / '0.log').read_text()
+  assert RunDirectory(workdir).last_step == 240
+
+
+@pytest.mark.slow
+def test_a_process_may_come_late_to_the_first_collective(tmp_path):
+  """As one does whose compiler has less of a processor."""
+  statuses = run_two('-m', 'tests.faults.late', logs=tmp_path)
+  assert statuses == [0, 0], (tmp_path / '0.log').read_text()
