@@ -400,8 +400,13 @@ def test_one_network_says_nothing_of_its_loss():
   }
   about = dict(what='{}', data='d', is_percent=False)
   found = evidence.all_above(_study(), 'g', effects, **about)
-  assert (found.p_for, found.what) == (1, 'b')
-  del effects['a']
+  assert (found.p_for, found.p_against, found.what) == (1, 1, 'b')
+  # But what another network of its loss does say is heard, and shown.
+  effects['c'] = _effect(-5.0)
+  found = evidence.all_above(_study(), 'g', effects, **about)
+  assert found.p_against < 1e-5
+  assert found.what == 'c'
+  del effects['a'], effects['c']
   found = evidence.all_above(_study(), 'g', effects, **about)
   assert (found.p_for, found.p_against) == (1, 1)
   assert found.power.endswith('in these very networks, none in others')

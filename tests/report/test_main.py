@@ -70,7 +70,7 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
   assert 'python main.py imagenet_resnet50/softmax/seed0' in text
   assert 'Table 4: temperature' in text  # as not run
   assert text.index('id="claims"') < text.index('id="tables"')
-  assert '<td>Class separation R² is lowest for softmax.</td>' in text
+  assert '<td>Class separation R² is lowest for softmax. (Table 2)</td>' in text
   claims = json.loads((path.parent / 'claims.json').read_text())
   assert claims['study'] == 'synthetic'
   assert 'n/a: NaN predictions' in text

@@ -163,8 +163,8 @@ def all_above(
   Args:
     study: for the command.
     group: of runs.
-    effects: label -> effect; the least favourable is shown, or one that seeds
-      are lacking of.
+    effects: label -> effect; what speaks most against the claim is shown, or
+      one that seeds are lacking of.
     what: the effect in words; '{}' becomes the label.
     data: that was used.
     is_percent: effects are fractions that are shown in percent.
@@ -173,23 +173,29 @@ def all_above(
   u = min(but_for, len(effects) - 1)
   m = len(effects)
   above, below = (
-    sorted(
-      p_fn(effect) if 'seeds' in effect.over else 1.0
-      for effect in effects.values()
-    )
+    {
+      label: p_fn(effect) if 'seeds' in effect.over else 1.0
+      for label, effect in effects.items()
+    }
     for p_fn in (Effect.p_above, Effect.p_below)
   )
+  p_for = min(1.0, (u + 1) * sorted(above.values())[m - 1 - u])
+  p_against = min(1.0, (m - u) * sorted(below.values())[u])
   ordered = sorted(effects, key=lambda label: effects[label].estimate)
-  # What cannot be told from one network keeps the claim from being told.
   blind = [label for label in ordered if 'seeds' not in effects[label].over]
-  label = blind[0] if len(blind) > u else ordered[u]
+  label = ordered[u]
+  if p_against < p_for:
+    label = sorted(ordered, key=below.get)[u]
+  elif len(blind) > u:
+    # What one network does not tell keeps the claim from being told.
+    label = blind[0]
   effect = effects[label]
   return Evidence(
     what=what.format(label),
     estimate=effect.estimate,
     interval=effect.interval,
-    p_for=min(1.0, (u + 1) * above[m - 1 - u]),
-    p_against=min(1.0, (m - u) * below[u]),
+    p_for=p_for,
+    p_against=p_against,
     is_percent=is_percent,
     data=data,
     power=power_text(effect, is_percent=is_percent),

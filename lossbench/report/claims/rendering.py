@@ -9,14 +9,13 @@ from lossbench.report.claims.claim import Finding
 
 HEADINGS = (
   'claim',
-  'source',
   'group',
   'verdict',
   'effect and 95 % interval',
   'p (Holm)',
   'power',
   'data',
-  'what would decide',
+  'refuted by; decided by',
 )
 CAPTION = (
   'What this study says on each statement of the paper that can be tested. A '
@@ -45,16 +44,16 @@ def rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
     claim, evidence = finding.claim, finding.evidence
     found.append(
       (
-        claim.statement,
-        claim.source,
+        f'{claim.statement} ({claim.source})',
         finding.group or display.NONE,
         finding.verdict,
         effect_text(finding),
         f'{finding.p_holm:.2g}' if evidence else display.NONE,
         (evidence.power if evidence else '') or display.NONE,
         evidence.data if evidence else display.NONE,
-        (evidence.remedy if evidence else '')
-        or f'refuted by: {claim.refuted_by}',
+        ' '.join(
+          filter(None, (claim.refuted_by, evidence and evidence.remedy))
+        ),
       )
     )
   return found
