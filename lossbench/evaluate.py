@@ -3,9 +3,10 @@
 Rebuilds model, objective and data from the run directory, measures predictions
 and representations on the test split and predictions on every
 out-of-distribution set that is there, and prints tables. For each data set it
-writes eval/<dataset>-<split>/metrics.json and predictions.npz into the run
-directory; for the test split also features.npz and curves.npz (reliability
-diagram, singular values, cosine distances, angular visual hardness).
+writes eval/<dataset>-<split>/metrics.json, predictions.npz and per_example.npz
+into the run directory; for the test split also features.npz and curves.npz
+(reliability diagram, singular values, cosine distances, angular visual
+hardness).
 """
 
 import collections

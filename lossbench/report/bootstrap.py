@@ -107,6 +107,7 @@ class Sample:
 
   @property
   def mean(self) -> float:
+    """Over seeds."""
     return float(np.mean(self.values))
 
   @property
@@ -161,6 +162,7 @@ class Effect:
 
   @property
   def standard_error(self) -> float | None:
+    """Of the estimate; None without a variance."""
     return None if self.variance is None else math.sqrt(self.variance)
 
   @property

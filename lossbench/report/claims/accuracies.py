@@ -109,6 +109,7 @@ def losses_differ_little(study: StudyRecords, group: str) -> Evidence:
 def sigmoid_and_cosine_beat_softmax(
   study: StudyRecords, group: str
 ) -> Evidence:
+  """Both against softmax."""
   names = ('sigmoid', 'cosine_softmax', 'softmax')
   samples = evidence.read_samples(study, group, _top1)
   evidence.require(samples, names, study, planned=_evaluated(study, group))
@@ -134,6 +135,7 @@ def _of_inception(study, group, read_fn):
 
 
 def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
+  """Sigmoid against every other objective."""
   samples = _of_inception(study, group, _top1)
   return evidence.all_above(
     study,
@@ -146,6 +148,7 @@ def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
 
 
 def sigmoid_top5_below_softmax(study: StudyRecords, group: str) -> Evidence:
+  """Softmax against sigmoid."""
   samples = _of_inception(study, group, _top5)
   samples = evidence.only(samples, ('softmax', 'sigmoid'))
   return evidence.all_above(

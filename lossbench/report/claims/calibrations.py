@@ -40,16 +40,19 @@ def _lower(study, group, metric, lower: str, higher: str, unit: str):
 
 
 def label_smoothing_calibrates(study: StudyRecords, group: str) -> Evidence:
+  """ECE of softmax against that of label smoothing."""
   return _lower(study, group, 'ece', 'label_smoothing', 'softmax', 'ECE')
 
 
 def cosine_softmax_likelier(study: StudyRecords, group: str) -> Evidence:
+  """NLL of label smoothing against that of cosine softmax."""
   return _lower(
     study, group, 'nll', 'cosine_softmax', 'label_smoothing', 'NLL (nats)'
   )
 
 
 def logit_penalty_worst_calibrated(study: StudyRecords, group: str) -> Evidence:
+  """ECE of the logit penalty against every other."""
   samples = _samples(study, group, 'ece', ('logit_penalty',))
   return evidence.all_above(
     study,
@@ -102,6 +105,7 @@ def shifted_samples(
 def alternatives_beat_softmax_shifted(
   study: StudyRecords, group: str
 ) -> Evidence:
+  """Every other objective against softmax; one may be below."""
   samples, datasets = shifted_samples(study, group, ('softmax',))
   return evidence.all_above(
     study,

@@ -30,6 +30,7 @@ def _separation_samples(study, group, names=()) -> dict[Key, Sample]:
 
 
 def softmax_separates_least(study: StudyRecords, group: str) -> Evidence:
+  """Every other objective against softmax."""
   samples = _separation_samples(study, group, ('softmax',))
   return evidence.all_above(
     study,
@@ -72,6 +73,7 @@ def transfer_samples(
 
 
 def softmax_transfers_best(study: StudyRecords, group: str) -> Evidence:
+  """Softmax against every other, on average over data sets."""
   samples, targets = transfer_samples(study, group, ('softmax',))
   return evidence.all_above(
     study,
@@ -92,6 +94,7 @@ def _relearned(study, group) -> dict[Key, Sample]:
 
 
 def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
+  """Every other objective against softmax."""
   samples = _relearned(study, group)
   evidence.require(samples, ('softmax',), study, planned=True)
   return evidence.all_above(

@@ -121,6 +121,7 @@ def _more_seeds(study, group) -> str:
 
 
 def ensembles_agree_more(study: StudyRecords, group: str) -> Evidence:
+  """The two most alike runs against the two least alike ensembles."""
   comparison = study.comparison(group)
   found = comparison.record['ensembles']
   if len(comparison.group_keys) < 2 or max(found['num_members']) < 2:

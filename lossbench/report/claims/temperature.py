@@ -42,6 +42,7 @@ def _against_lowest(study, group, samples, sweep, *, sign, what, more=''):
 def lowest_temperature_least_accurate(
   study: StudyRecords, group: str
 ) -> Evidence:
+  """Every other temperature against the lowest."""
   sweep = _sweep(study, group)
   samples = evidence.read_samples(
     sweep.study,
@@ -63,6 +64,7 @@ def lowest_temperature_least_accurate(
 def lowest_temperature_transfers_best(
   study: StudyRecords, group: str
 ) -> Evidence:
+  """The lowest temperature against every other."""
   sweep = _sweep(study, group)
   samples, targets = transfer_samples(
     sweep.study, sweep.group, keys=list(sweep.keys.values()), at_least=1
