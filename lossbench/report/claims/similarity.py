@@ -70,6 +70,12 @@ def _spread_of_shares(*shares: float, num_examples: int) -> float:
   return float(np.sqrt(sum(variances)))
 
 
+def _power_text(effect: Effect) -> str:
+  if effect.detectable is None:
+    return 'none: all agree'
+  return f'80 % to find {100 * effect.detectable:.2g} points on other examples'
+
+
 def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
   """By permuting which run is of which loss; against it, over examples."""
   comparison = study.comparison(group)
@@ -111,7 +117,7 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
     p_against=min(1.0, num_looked_at * min(below)),
     is_percent=True,
     data=f'{len(labels)} runs of {len(names)} losses, {n:,} examples',
-    power=evidence.power_text(effect, is_percent=True),
+    power=_power_text(effect),
     remedy='' if effect.variance else _more_seeds(study, group),
   )
 
@@ -149,7 +155,7 @@ def ensembles_agree_more(study: StudyRecords, group: str) -> Evidence:
     is_percent=True,
     data=f'{len(runs)} runs, ensembles of {max(found["num_members"])}, '
     f'{n:,} examples',
-    power=evidence.power_text(effect, is_percent=True),
+    power=_power_text(effect),
   )
 
 
