@@ -2,10 +2,12 @@
 
 The paper's claims as Markdown and JSON, every table as Markdown, LaTeX and CSV,
 every figure as PDF and PNG, and report.html, which shows all of it and needs
-nothing else, into STUDY/report/. With --claims the claims alone, printed too.
-Reads the records of the runs alone: no JAX, no TensorFlow, no accelerator.
+nothing else, into STUDY/report/ or --output. With --claims the claims alone,
+printed too. Reads the records of the runs alone: no JAX, no accelerator, and no
+TensorFlow but for buckets.
 """
 
+import contextlib
 import io
 import pathlib
 import sys
@@ -14,15 +16,19 @@ from absl import flags
 
 import lossbench
 from lossbench import cli
+from lossbench.runtime import storage
 
 _DPI = 110
 
 
-def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
-  """Writes the report of a study into <workdir>/report/.
+def write_report(
+  workdir: str | pathlib.Path, *, output: str | pathlib.Path | None = None
+) -> storage.Path:
+  """Writes the report of a study.
 
   Args:
-    workdir: of the study.
+    workdir: of the study; on a disk or in a bucket.
+    output: the report's directory, likewise; None for <workdir>/report/.
 
   Returns:
     The path of report.html.
@@ -30,53 +36,33 @@ def write_report(workdir: str | pathlib.Path) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is no study.
     ValueError: if its study.json is damaged, or no run has a result.
-    OSError: if the report cannot be written.
+    OSError: if the report cannot be written, or a bucket cannot be reached.
   """
-  from lossbench.report import page, reading
-  from lossbench.report.figures import FIGURES
-  from lossbench.report.tables import TABLES
-  from lossbench.runtime.progress import Progress
+  from lossbench.report import page
 
-  study = reading.load_study(workdir)
-  target = study.path / 'report'
-  (target / 'tables').mkdir(parents=True, exist_ok=True)
-  (target / 'figures').mkdir(parents=True, exist_ok=True)
-  for problem in study.problems:
-    print(problem, file=sys.stderr)
-  findings = _write_claims(study, target)
-  table_sections = [
-    _write_table(study, spec, target / 'tables') for spec in TABLES
-  ]
-  figure_sections = []
-  progress = Progress(0, len(FIGURES))
-  for number, spec in enumerate(FIGURES, start=1):
-    images = tuple(
-      _write_figure(study, group, spec, target / 'figures')
-      for group in study.groups()
-    )
-    figure_sections.append(page.FigureSection(spec.title, spec.caption, images))
-    _, position = progress.tick(number)
-    # On terminals over the line before, whose rest the spaces wipe out.
-    end = '    \r' if sys.stderr.isatty() else '\n'
-    print(f'figure {position}', end=end, file=sys.stderr)
-  path = target / 'report.html'
-  path.write_text(
-    page.render(
+  with _opened(workdir, output) as (study, target):
+    (target / 'tables').mkdir(parents=True, exist_ok=True)
+    (target / 'figures').mkdir(parents=True, exist_ok=True)
+    text = page.render(
       study,
       version=lossbench.__version__,
-      findings=findings,
-      tables=table_sections,
-      figures=figure_sections,
+      findings=_write_claims(study, target),
+      tables=_write_tables(study, target / 'tables'),
+      figures=_write_figures(study, target / 'figures'),
     )
-  )
+  path = target / 'report.html'
+  path.write_text(text)
   return path
 
 
-def write_claims(workdir: str | pathlib.Path) -> pathlib.Path:
+def write_claims(
+  workdir: str | pathlib.Path, *, output: str | pathlib.Path | None = None
+) -> storage.Path:
   """Writes what a study says on the paper's claims, as Markdown and JSON.
 
   Args:
-    workdir: of the study.
+    workdir: as of `write_report`.
+    output: as of `write_report`.
 
   Returns:
     The path of claims.md; claims.json lies beside it.
@@ -84,17 +70,28 @@ def write_claims(workdir: str | pathlib.Path) -> pathlib.Path:
   Raises:
     FileNotFoundError: if there is no study.
     ValueError: if its study.json is damaged, or no run has a result.
-    OSError: if the claims cannot be written.
+    OSError: if the claims cannot be written, or a bucket cannot be reached.
   """
-  from lossbench.report import reading
-
-  study = reading.load_study(workdir)
-  target = study.path / 'report'
-  target.mkdir(parents=True, exist_ok=True)
-  for problem in study.problems:
-    print(problem, file=sys.stderr)
-  _write_claims(study, target)
+  with _opened(workdir, output) as (study, target):
+    target.mkdir(parents=True, exist_ok=True)
+    _write_claims(study, target)
   return target / 'claims.md'
+
+
+@contextlib.contextmanager
+def _opened(workdir, output):
+  """A study's records and the directory of its report; says what is damaged."""
+  from lossbench.report import copies, reading
+
+  if output is None:
+    target = storage.as_path(workdir) / 'report'
+  else:
+    target = storage.as_path(output)
+  with copies.on_disk(workdir) as path:
+    study = reading.load_study(path, location=workdir)
+    for problem in study.problems:
+      print(problem, file=sys.stderr)
+    yield study, target
 
 
 def _write_claims(study, target):
@@ -107,6 +104,12 @@ def _write_claims(study, target):
     rendering.to_json(findings, study=study.name, version=lossbench.__version__)
   )
   return findings
+
+
+def _write_tables(study, target):
+  from lossbench.report.tables import TABLES
+
+  return [_write_table(study, spec, target) for spec in TABLES]
 
 
 def _write_table(study, spec, target):
@@ -130,6 +133,25 @@ def _write_table(study, spec, target):
   return page.TableSection(spec.title, table)
 
 
+def _write_figures(study, target):
+  from lossbench.report import page
+  from lossbench.report.figures import FIGURES
+  from lossbench.runtime.progress import Progress
+
+  sections = []
+  progress = Progress(0, len(FIGURES))
+  for number, spec in enumerate(FIGURES, start=1):
+    images = tuple(
+      _write_figure(study, group, spec, target) for group in study.groups()
+    )
+    sections.append(page.FigureSection(spec.title, spec.caption, images))
+    _, position = progress.tick(number)
+    # On terminals over the line before, whose rest the spaces wipe out.
+    end = '    \r' if sys.stderr.isatty() else '\n'
+    print(f'figure {position}', end=end, file=sys.stderr)
+  return sections
+
+
 def _write_figure(study, group, spec, target):
   from lossbench.report import page, records
 
@@ -140,13 +162,13 @@ def _write_figure(study, group, spec, target):
     for file in (png_path, png_path.with_suffix('.pdf')):
       file.unlink(missing_ok=True)
     return page.Image(group, reason=str(reason))
-  png = io.BytesIO()
+  # In memory first: a bucket's files cannot be sought in.
+  png, pdf = io.BytesIO(), io.BytesIO()
   drawing.figure.savefig(png, format='png', dpi=_DPI)
   png_path.write_bytes(png.getvalue())
   # Without a date the same records give the same file.
-  drawing.figure.savefig(
-    png_path.with_suffix('.pdf'), metadata={'CreationDate': None}
-  )
+  drawing.figure.savefig(pdf, format='pdf', metadata={'CreationDate': None})
+  png_path.with_suffix('.pdf').write_bytes(pdf.getvalue())
   return page.Image(group, png.getvalue(), drawing.sizes)
 
 
@@ -156,14 +178,19 @@ def define_flags():
   flags.DEFINE_bool(
     'claims', False, "Only test the paper's claims, and print the table."
   )
+  flags.DEFINE_string(
+    'output', None, "The report's directory. Default: report/ of the study."
+  )
 
 
 def main(arguments):
   del arguments
-  if flags.FLAGS.claims:
-    print(write_claims(flags.FLAGS.workdir).read_text(), end='')
+  args = flags.FLAGS
+  if args.claims:
+    path = write_claims(args.workdir, output=args.output)
+    print(path.read_text(), end='')
     return
-  print(f'Wrote {write_report(flags.FLAGS.workdir)}')
+  print(f'Wrote {write_report(args.workdir, output=args.output)}')
 
 
 if __name__ == '__main__':

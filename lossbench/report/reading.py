@@ -20,6 +20,7 @@ from lossbench.report.records import (
   TransferRecord,
 )
 from lossbench.runs.directory import RunDirectory, parse_json
+from lossbench.runtime import storage
 
 _COMPARED = ('runs', 'num_examples', 'agreement', 'clustering', 'ensembles')
 
@@ -305,53 +306,50 @@ def _read_comparison(
   return None
 
 
-def load_study(path: str | pathlib.Path) -> StudyRecords:
+def load_study(
+  path: str | pathlib.Path, *, location: str | pathlib.Path | None = None
+) -> StudyRecords:
   """Reads the records of a study.
 
   Args:
-    path: the --workdir of `lossbench.study`.
+    path: the --workdir of `lossbench.study`, or a copy of it, on a disk.
+    location: what a copy is of.
 
   Raises:
     FileNotFoundError: if there is no study.
     ValueError: if its study.json is damaged, or no run has left any record.
   """
-  if '://' in str(path):
-    raise ValueError(
-      f'{path} lies in a bucket, and reports read a disk. Copy it first, without '
-      'the checkpoints: gcloud storage rsync --recursive --exclude='
-      f"'.*/checkpoints/.*' {path} STUDY"
-    )
   path = pathlib.Path(path).expanduser()
-  study_path = path / 'study.json'
-  if not study_path.exists():
+  location = storage.as_path(location or path, check=False)
+  if not (path / 'study.json').exists():
     raise FileNotFoundError(
-      f'{path} is not a study: it has no study.json. Give the --workdir of '
+      f'{location} is not a study: it has no study.json. Give the --workdir of '
       'python -m lossbench.study.'
     )
   reader = _Reader()
   try:
-    study = parse_json(study_path.read_bytes())
-    records = _read_study(reader, path, study)
+    study = parse_json((path / 'study.json').read_bytes())
+    records = _read_study(reader, path, study, location=location)
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{study_path} is damaged: {error!r}. Delete it, and run the study again, '
-      'which writes it anew.'
+      f'{location / "study.json"} is damaged: {error!r}. Delete it, and run the '
+      'study again, which writes it anew.'
     ) from error
   if not any(
     run.metrics or run.transfers or run.history for run in records.runs
   ):
     raise ValueError(
-      f'No run of the study in {path} has left a result. Run it first: '
+      f'No run of the study in {location} has left a result. Run it first: '
       f'{records.rerun_command}'
     )
   return records
 
 
-def _read_study(reader, path, study) -> StudyRecords:
+def _read_study(reader, path, study, *, location) -> StudyRecords:
   records = StudyRecords(
     name=study['name'],
     title=study['title'],
-    path=path,
+    path=location,
     config=study['config'],
     overrides=tuple(study['overrides']),
     runs=(),
@@ -384,5 +382,8 @@ def _read_study(reader, path, study) -> StudyRecords:
     records,
     runs=tuple(runs.values()),
     comparisons={k: v for k, v in comparisons.items() if v is not None},
-    problems=tuple(dict.fromkeys(reader.problems)),
+    problems=tuple(
+      problem.replace(str(path), str(location))
+      for problem in dict.fromkeys(reader.problems)
+    ),
   )

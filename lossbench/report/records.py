@@ -140,7 +140,7 @@ class RunRecords:
     test_split: of it.
     transfer: the transfers that are planned.
     commands: stage -> command.
-    path: the run directory.
+    path: the run directory, or the copy of it that was read.
     metrics: (data set, metric, endpoint or '') -> the number, of the test split
       of its own data set and of others.
     transfers: name of a target -> its record.
@@ -253,7 +253,7 @@ class StudyRecords:
   Attributes:
     name: of the study.
     title: of the report.
-    path: the study's directory.
+    path: the study's directory, also where a copy was read.
     config: file of its configuration.
     overrides: flags that changed it.
     runs: in the study's order.
