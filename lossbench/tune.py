@@ -15,7 +15,6 @@ the objective's own hyperparameters, for the paper gives none. Change them with
 """
 
 import functools
-import pathlib
 import shlex
 import sys
 
@@ -23,7 +22,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lossbench import cli
-from lossbench.runtime import console
+from lossbench.runtime import console, storage
 from lossbench.runtime.console import LOGGER
 
 
@@ -50,7 +49,8 @@ def define_flags():
     'storage',
     '',
     "URL of the trials' database, e.g. postgresql://user@host/tuning, for "
-    'workers without a common disk; default: SQLite in the workdir.',
+    'workers without a common disk or a workdir in a bucket; default: SQLite in '
+    'the workdir.',
   )
 
 
@@ -64,7 +64,7 @@ def main(arguments):
   del arguments
   console.configure()
   args = flags.FLAGS
-  root = pathlib.Path(args.workdir).expanduser()
+  root = storage.as_path(args.workdir, check=False)
   from lossbench.tuning.ranges import build_dimensions, parse_range
   from lossbench.tuning.results import print_ranking, write_results
   from lossbench.tuning.worker import train_point, tune
@@ -74,7 +74,7 @@ def main(arguments):
   dimensions = build_dimensions(args.config, ranges)
   tuning = tune(
     args.config,
-    workdir=args.workdir,  # as given: a Path would take gs:// for a folder
+    workdir=args.workdir,
     dimensions=dimensions,
     num_seeds=args.num_seeds,
     storage=args.storage,

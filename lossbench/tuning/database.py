@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 
 
@@ -17,7 +18,8 @@ class Database:
     poll_secs: between attempts.
 
   Raises:
-    ValueError: if this is no URL, or it holds a password.
+    ValueError: if this is no URL, it holds a password, or it is of SQLite in a
+      bucket.
   """
 
   def __init__(self, url: str, *, patience_secs: float, poll_secs: float):
@@ -43,6 +45,11 @@ class Database:
     self.url = parsed.render_as_string(hide_password=False)
     self._given_url = url
     self._is_file = parsed.get_backend_name() == 'sqlite'
+    if self._is_file and storage.is_remote(parsed.database or ''):
+      raise ValueError(
+        f'--storage={url} is in a bucket, and SQLite needs a disk. Give for '
+        'example postgresql://user@host/tuning.'
+      )
     self._patience_secs = patience_secs
     self._poll_secs = poll_secs
 

@@ -2,14 +2,13 @@
 
 import dataclasses
 import itertools
-import pathlib
 from collections.abc import Sequence
 
 import rich.console
 import rich.table
 
 from lossbench.runs.directory import write_json
-from lossbench.runtime.storage import write_whole
+from lossbench.runtime.storage import Path, write_whole
 from lossbench.tuning import search
 from lossbench.tuning.ranges import override_line
 from lossbench.tuning.worker import Tuning
@@ -20,7 +19,7 @@ _RED = '#d62728'
 
 
 def write_results(
-  root: pathlib.Path,
+  root: Path,
   dimensions: Sequence[search.Dimension],
   tuning: Tuning,
   *,
@@ -102,7 +101,7 @@ def print_ranking(
 
 
 def draw_grid(
-  path: pathlib.Path,
+  path: Path,
   dimensions: Sequence[search.Dimension],
   tuning: Tuning,
 ):

@@ -21,7 +21,7 @@ from lossbench.runs.directory import (
 from lossbench.runs.history import BestEpoch, best_epoch, read_history
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import format_duration
-from lossbench.runtime.storage import is_remote
+from lossbench.runtime.storage import Path, as_path, is_remote
 from lossbench.tuning import search
 from lossbench.tuning.ranges import override_line
 from lossbench.tuning.trials import Timing, Trial, TrialStore
@@ -110,18 +110,25 @@ def tune(
 
   Args:
     config: of the recipe and objective.
-    workdir: of the runs, shared by all workers.
+    workdir: of the runs, shared by all workers; on a disk or in a bucket.
     dimensions: from `build_dimensions`.
     num_seeds: runs of every point.
-    storage: URL of a database; '' for SQLite in the workdir.
+    storage: URL of a database; '' for SQLite in a workdir on a disk.
     timing: of workers that share the trials.
     train_point_fn: called like `train_point`.
 
   Raises:
     ValueError: if the configuration keeps no holdout or is refused, or the
-      tuning in this place is another one, or all points diverge.
+      tuning in this place is another one, or all points diverge, or SQLite is
+      wanted of a bucket.
     OSError: if the workdir cannot be written to, or the database is away.
   """
+  if is_remote(workdir) and not storage:
+    raise ValueError(
+      f'--workdir={workdir} is in a bucket, which holds no SQLite. Give '
+      '--storage=postgresql://user@host/tuning, or for the workers of one '
+      'machine --storage=sqlite:////DIRECTORY/tuning.db.'
+    )
   root = _claim_directory(config, workdir)
   store = TrialStore(
     storage or f'sqlite:///{root.absolute()}/tuning.db',
@@ -173,7 +180,7 @@ def tune(
   return Tuning(tuple(trials), progress.edges, progress.num_ties)
 
 
-def _claim_directory(config, workdir: str | pathlib.Path) -> pathlib.Path:
+def _claim_directory(config, workdir: str | pathlib.Path) -> Path:
   """Makes the directory of the tuning of a configuration, for all workers."""
   from lossbench.train.checks import check_config
 
@@ -183,12 +190,7 @@ def _claim_directory(config, workdir: str | pathlib.Path) -> pathlib.Path:
       'Tuning looks at the holdout only, and this configuration keeps none. Set '
       '--config.num_holdout.'
     )
-  if is_remote(workdir):
-    raise ValueError(
-      f'--workdir={workdir} is in a bucket, which holds no database. Tune in a '
-      'local directory; many workers share trials by --storage.'
-    )
-  root = pathlib.Path(workdir).expanduser()
+  root = as_path(workdir)
   root.mkdir(parents=True, exist_ok=True)
   path = root / 'config.json'
   if not path.exists():

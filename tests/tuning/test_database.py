@@ -31,6 +31,8 @@ def test_refusals():
   with pytest.raises(ValueError, match='holds a password') as refused:
     _database('postgresql://user:secret@host/tuning')
   assert 'secret' not in str(refused.value)
+  with pytest.raises(ValueError, match='SQLite needs a disk'):
+    _database('sqlite:///gs://bucket/tuning.db')
 
 
 def _lost(*, times):

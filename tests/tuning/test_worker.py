@@ -3,12 +3,15 @@
 import errno
 import math
 import pickle
+import uuid
 
 import pytest
+from etils import epath
 
 from configs import digits_cnn
+from lossbench.runs.directory import read_json
 from lossbench.runs.history import BestEpoch
-from lossbench.tuning import search, worker
+from lossbench.tuning import results, search, worker
 from lossbench.tuning.trials import Timing
 
 DIMENSIONS = (
@@ -150,5 +153,31 @@ def test_refusals(tmp_path):
     _tune(tmp_path / 'a', config)
   with pytest.raises(ValueError, match='--storage=nonsense:// cannot be'):
     _tune(tmp_path / 'b', storage='nonsense://')
-  with pytest.raises(ValueError, match='is in a bucket'):
+  with pytest.raises(ValueError, match='Give --storage=postgresql://'):
     _tune('gs://bucket/t')
+
+
+def test_runs_in_a_bucket_and_trials_on_a_disk(bucket, tmp_path):
+  """All that the disk has but the database; and continued from there."""
+  directories = []
+
+  def train_point(config, values, *, num_seeds, directory):
+    directories.append(str(directory))
+    return BestEpoch(1.0, 1, values['learning_rate'], 0.01, num_seeds)
+
+  bucket.inject(503, path='tuning.json', times=2)
+  root = epath.Path(f'gs://bucket/{uuid.uuid4().hex}')
+  options = {
+    'dimensions': (search.Dimension('learning_rate', -1.0, -1.0, 0.5),),
+    'storage': f'sqlite:///{tmp_path}/trials.db',
+  }
+  found = _tune(str(root), train_point_fn=train_point, **options)
+  assert directories == [f'{root}/runs/learning_rate=0.1']
+  assert _tune(str(root), train_point_fn=None, **options) == found
+  results.write_results(root, options['dimensions'], found, command='tune')
+  assert read_json(root / 'tuning.json')['trials'][0]['holdout_accuracy'] == 0.1
+  assert (root / 'tuning.png').read_bytes().startswith(b'\x89PNG')
+  other = digits_cnn.get_config()
+  other.batch_size = 8
+  with pytest.raises(ValueError, match=rf'{root} holds .* differs in batch_s'):
+    _tune(str(root), other, **options)
