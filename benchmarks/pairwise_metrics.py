@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from lossbench.metrics.cka import linear_cka
-from lossbench.metrics.class_separation import class_separation
+from lossbench.metrics.separation import class_separation
 
 _BLOCK = 1000
 

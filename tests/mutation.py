@@ -32,10 +32,10 @@ SURVIVORS = ROOT / 'tests' / 'mutation_survivors.txt'
 TARGETS = ('objectives', 'train', 'metrics', 'data/preprocess.py')
 # Where a module has no file of its own, or more than that.
 MORE_TESTS = {
-  'metrics/features.py': ('metrics/test_class_separation.py',),
+  'metrics/features.py': ('metrics/test_separation.py',),
   'metrics/moments.py': (
-    'metrics/test_class_separation.py',
-    'metrics/test_neural_collapse.py',
+    'metrics/test_separation.py',
+    'metrics/test_collapse.py',
   ),
   'train/checks.py': ('test_build.py', 'train/test_loop.py'),
   'train/loop.py': ('test_config_effects.py', 'data/test_bad_images.py'),

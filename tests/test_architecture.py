@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -112,6 +113,91 @@ def test_reports_are_made_without_jax_and_tensorflow(path):
   assert not {name.split('.')[0] for name in _imports(path)} & heavy
 
 
+# Programs, whose calls count; tests' do not.
+PROGRAMS = [
+  *PACKAGE.rglob('*.py'),
+  *(
+    path
+    for folder in ('benchmarks', 'configs', 'launch')
+    for path in (ROOT / folder).rglob('*.py')
+  ),
+  ROOT / 'main.py',
+]
+# What no program names, and why.
+CALLED_BY_OTHERS = {
+  'lossbench.data.digits': 'TFDS finds builders by the names of their classes',
+  'get_config': 'the flag --config calls it',
+  'should_preserve': 'Orbax calls it',
+  'emit': 'logging calls it',
+  'per_example_loss': "README's example; the step adds what depends on weights",
+}
+
+
+def _dotted(path):
+  parts = path.relative_to(ROOT).with_suffix('').parts
+  return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def _definitions(tree):
+  """(owner, node) of public functions, classes and methods of a module."""
+  for node in tree.body:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      yield None, node
+    if isinstance(node, ast.ClassDef):
+      yield from (
+        (node, method)
+        for method in node.body
+        if isinstance(method, ast.FunctionDef)
+      )
+
+
+def _uses(path, tree) -> set[tuple[str, str]]:
+  """(module, name) of all that a module names, and ('', name) of attributes.
+
+  A name in a string counts: registries keep functions by their names.
+  """
+  module, found, sources = _dotted(path), set(), {}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.ImportFrom):
+      sources |= {
+        alias.asname or alias.name: (node.module, alias.name)
+        for alias in node.names
+      }
+  found |= set(sources.values())
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Name):
+      found.add((module, node.id))
+    elif isinstance(node, ast.Attribute):
+      found.add(('', node.attr))
+      if isinstance(node.value, ast.Name) and node.value.id in sources:
+        found.add(('.'.join(sources[node.value.id]), node.attr))
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+      found |= {(module, node.value), ('', node.value)}
+  return found
+
+
+def test_what_nobody_calls_is_not_there():
+  """What only tests call is theirs, or goes through a face (`__all__`)."""
+  import lossbench.metrics
+
+  trees = {path: ast.parse(path.read_text()) for path in PROGRAMS}
+  used = set().union(*(_uses(path, tree) for path, tree in trees.items()))
+  for template in PACKAGE.rglob('*.html'):
+    used |= {('', name) for name in re.findall(r'\w+', template.read_text())}
+  unused = []
+  for path, tree in trees.items():
+    for owner, node in _definitions(tree):
+      module, name = _dotted(path), node.name
+      if name.startswith('_') or {module, name} & set(CALLED_BY_OTHERS):
+        continue
+      names = {('', name)} if owner else {(module, name)}
+      if module == 'lossbench.objectives.losses':
+        names.add(('lossbench.objectives.registry', name))
+      if not names & used and name not in lossbench.metrics.__all__:
+        unused.append(f'{module}.{name}')
+  assert not unused
+
+
 def test_nobody_asks_for_an_objective_by_name():
   from lossbench.objectives import known_parts
 
@@ -143,7 +229,7 @@ sys.meta_path.insert(0, Blocker())
 import jax, jax.numpy as jnp, numpy as np
 from lossbench.runtime import devices
 from lossbench.data import device_augment, device_data
-from lossbench.metrics import accuracy, calibration, class_separation, sparsity
+from lossbench.metrics import accuracy, calibration, separation, sparsity
 from lossbench.models import Classifier, create_backbone
 from lossbench.objectives import create_objective
 from lossbench.train import schedules, state, step

@@ -9,7 +9,7 @@ import numpy as np
 from lossbench.comparison.ensembles import Group
 from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs
-from lossbench.metrics import agreement, cka
+from lossbench.metrics import agreement, cka, cka_minibatches
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import create_printer
 
@@ -105,7 +105,7 @@ def compare_layers(
   i, j = _first_pair(groups)
   if endpoints[i] == endpoints[j]:
     grams = [*layers('gram', i), *layers('gram', j)]
-    both = cka.cka_of_grams(grams, minibatch_size=minibatch_size)
+    both = cka_minibatches.cka_of_grams(grams, minibatch_size=minibatch_size)
     num_layers = len(endpoints[i])
     result['layers'] = {
       'runs': [i, j],
@@ -122,7 +122,9 @@ def compare_layers(
     # One layer of all runs at a time: what fits in memory.
     arrays = [read(r, [f'gram/{name}', f'pooled/{name}']).arrays for r in runs]
     grams = [of_run[f'gram/{name}'] for of_run in arrays]
-    minibatch.append(cka.cka_of_grams(grams, minibatch_size=minibatch_size))
+    minibatch.append(
+      cka_minibatches.cka_of_grams(grams, minibatch_size=minibatch_size)
+    )
     matrix = np.eye(len(runs))
     for a in range(len(runs)):
       for b in range(a):

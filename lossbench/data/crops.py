@@ -327,21 +327,3 @@ def random_flip(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
   flip = tf.random.stateless_uniform([], seed) < 0.5
   flipped = tf.cond(flip, lambda: tf.reverse(image, [1]), lambda: image)
   return tf.ensure_shape(flipped, image.shape)
-
-
-def pad_crop_flip(
-  image: tf.Tensor, seed: tf.Tensor, *, pad: int = 4
-) -> tf.Tensor:
-  """`pad_crop`, then `random_flip`, with independent draws.
-
-  Args:
-    image: uint8 [H, W, C].
-    seed: [2] int32 or int64, for `tf.random.stateless_*`.
-    pad: pixels of zeros on each side.
-
-  Returns:
-    uint8 [H, W, C].
-  """
-  # The CPU has no kernel for the other algorithm, 'threefry'.
-  crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2, alg='philox'))
-  return random_flip(pad_crop(image, crop_seed, pad=pad), flip_seed)

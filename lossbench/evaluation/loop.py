@@ -31,7 +31,7 @@ from lossbench.evaluation.suites import (
   spatial_mean,
 )
 from lossbench.metrics.accumulators import reduce_devices
-from lossbench.metrics.cka import to_minibatches, u_centered_grams
+from lossbench.metrics.cka_minibatches import to_minibatches, u_centered_grams
 from lossbench.models import Classifier
 from lossbench.objectives import Objective
 from lossbench.runtime import devices

@@ -6,13 +6,13 @@ import numpy as np
 
 from lossbench.evaluation import scoring
 from lossbench.evaluation.collected import Collected
-from lossbench.metrics.cosine_distances import cosine_distances
-from lossbench.metrics.hardness import angular_visual_hardness
-from lossbench.metrics.neural_collapse import (
+from lossbench.metrics.collapse import (
   CollapseMeasures,
   NearestMeanMismatch,
   nearest_class_mean,
 )
+from lossbench.metrics.distances import cosine_distances
+from lossbench.metrics.hardness import angular_visual_hardness
 from lossbench.metrics.spectra import participation_ratio, singular_values
 from lossbench.runs.records import Record, create_record
 from lossbench.runtime.console import LOGGER

@@ -14,12 +14,12 @@ import jax.numpy as jnp
 
 from lossbench.evaluation import predictions
 from lossbench.evaluation.predictions import Accumulators
-from lossbench.metrics.class_separation import ClassSeparation
+from lossbench.metrics.collapse import NeuralCollapse
 from lossbench.metrics.hardness import (
   AngularVisualHardness,
   cosine_similarities,
 )
-from lossbench.metrics.neural_collapse import NeuralCollapse
+from lossbench.metrics.separation import ClassSeparation
 from lossbench.metrics.sparsity import ActivationSparsity
 
 

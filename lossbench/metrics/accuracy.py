@@ -98,8 +98,17 @@ def top5_accuracy(
 ) -> jax.Array:
   """Share of examples with the label among the top 5; higher is better.
 
-  As `top1_accuracy`, with k = 5. Raises ValueError if K <= 5, where the answer
-  would be 1 whatever the model.
+  Args:
+    logits: [N, K] scores.
+    labels: [N] int class ids in [0, K).
+    mask: [N], 1 = real, 0 = padding; None counts every row.
+
+  Returns:
+    As `top1_accuracy`.
+
+  Raises:
+    ValueError: if shapes disagree, or K <= 5, where the answer would be 1
+      whatever the model.
   """
   return accumulators.masked_mean(top_k_correct(logits, labels, k=5), mask)
 

@@ -9,17 +9,13 @@ class. All are fractions in [0, 1], symmetric, and neither direction is better.
 import collections
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
-from typing import Self
 
-import flax.struct
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from scipy.cluster import hierarchy
 from scipy.spatial.distance import squareform
 
-from lossbench.metrics import accumulators, checks
+from lossbench.metrics import checks
 
 _CHUNK_SIZE = 4096
 
@@ -89,89 +85,6 @@ def pairwise_agreement(
   upper = np.triu(sums)
   sums = upper + np.transpose(np.triu(sums, k=1), (0, 2, 1))
   return _from_counts(*sums, num_examples=len(labels))
-
-
-@flax.struct.dataclass
-class Agreement(accumulators.Accumulator):
-  """Streaming `pairwise_agreement`; exact, for it only counts.
-
-  Attributes:
-    num_same: int32 [A, A], examples with the same prediction.
-    num_both_wrong: int32 [A, A].
-    num_both_right_or_wrong: int32 [A, A].
-    num_examples: int32 [].
-  """
-
-  num_same: jax.Array
-  num_both_wrong: jax.Array
-  num_both_right_or_wrong: jax.Array
-  num_examples: jax.Array
-
-  @classmethod
-  def empty(cls, num_models: int) -> Self:
-    """No examples of num_models = A >= 2 models."""
-    if num_models < 2:
-      raise ValueError(f'Agreement is of two or more models; got {num_models}.')
-    zeros = jnp.zeros((num_models, num_models), jnp.int32)
-    return cls(zeros, zeros, zeros, jnp.zeros((), jnp.int32))
-
-  def update(
-    self, predictions: ArrayLike, labels: ArrayLike, mask: ArrayLike | None
-  ) -> Self:
-    """Counts predictions [B, A], labels [B] where mask [B] is not 0."""
-    _check_predictions(predictions, labels, min_examples=0)
-    num_models = self.num_same.shape[0]
-    if np.shape(predictions)[1] != num_models:
-      raise ValueError(
-        f'Expected predictions [batch, {num_models}]; got '
-        f'{np.shape(predictions)}.'
-      )
-    predictions, labels = jnp.asarray(predictions), jnp.asarray(labels)
-    real = accumulators.real_rows(mask, labels.shape[0])[:, None, None]
-    wrong = predictions != labels[:, None]
-    same = predictions[:, :, None] == predictions[:, None, :]  # [B, A, A]
-    both_wrong = wrong[:, :, None] & wrong[:, None, :]
-    alike = wrong[:, :, None] == wrong[:, None, :]
-
-    def number(pairs):
-      return accumulators.count(pairs & real, axis=0)
-
-    return self.replace(
-      num_same=self.num_same + number(same),
-      num_both_wrong=self.num_both_wrong + number(both_wrong),
-      num_both_right_or_wrong=self.num_both_right_or_wrong + number(alike),
-      num_examples=self.num_examples + accumulators.count(real),
-    )
-
-  def compute(self) -> float:
-    """Mean `same_top1` over pairs of different models; NaN if nothing counted.
-
-    The matrices: `pairwise`.
-    """
-    if not int(self.num_examples):
-      return float('nan')
-    same = self.pairwise().same_top1
-    return float(np.mean(same[np.triu_indices(len(same), k=1)]))
-
-  def pairwise(self) -> PairwiseAgreement:
-    """The matrices.
-
-    Raises:
-      ValueError: if nothing was counted.
-    """
-    if not int(self.num_examples):
-      raise ValueError('Agreement on no examples: nothing was counted.')
-    return _from_counts(
-      *(
-        np.asarray(counts, np.int64)
-        for counts in (
-          self.num_same,
-          self.num_both_wrong,
-          self.num_both_right_or_wrong,
-        )
-      ),
-      num_examples=int(self.num_examples),
-    )
 
 
 def cluster_models(agreement: ArrayLike) -> Clustering:
@@ -310,16 +223,15 @@ def check_same_examples(ids: Mapping[str, ArrayLike]) -> None:
       )
 
 
-def _check_predictions(predictions, labels, *, min_examples=1):
+def _check_predictions(predictions, labels):
   checks.check_rows_and_labels(
     predictions, labels, name='predictions', columns='num_models'
   )
   checks.check_class_ids(predictions, name='predictions')
-  shape = np.shape(predictions)
-  if shape[0] < min_examples or shape[1] < 1:
+  if not np.size(predictions):
     raise ValueError(
       'Agreement needs at least one example and one model; got predictions '
-      f'{shape}.'
+      f'{np.shape(predictions)}.'
     )
 
 

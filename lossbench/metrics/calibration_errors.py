@@ -206,7 +206,16 @@ def adaptive_classwise_error(
   paper gives ranges the same weight, here each example: the same, but where
   num_bins does not divide N.)
 
-  Args, Returns, Raises: as `adaptive_calibration_error`.
+  Args:
+    log_probs: [N, K] log-probabilities, not probabilities.
+    labels: [N] int class ids in [0, K).
+    num_bins: at most N.
+
+  Returns:
+    A fraction in [0, 1], float64; NaN if there was a NaN.
+
+  Raises:
+    ValueError: as `adaptive_calibration_error`.
   """
   log_probs, labels = _check(log_probs, labels, num_bins=num_bins)
   if np.isnan(log_probs).any():

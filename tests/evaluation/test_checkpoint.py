@@ -17,7 +17,7 @@ from lossbench.data import catalogue, datasets, pipeline, preprocess
 from lossbench.data.examples import Examples
 from lossbench.evaluate import print_ood_table
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
-from lossbench.metrics.class_separation import class_separation
+from lossbench.metrics.separation import class_separation
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from tests.faults.processes import with_devices

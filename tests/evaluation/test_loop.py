@@ -11,7 +11,7 @@ from lossbench.data import datasets, pipeline, preprocess
 from lossbench.data.examples import Examples
 from lossbench.evaluation.collected import Collect
 from lossbench.evaluation.loop import Evaluator
-from lossbench.metrics import cka
+from lossbench.metrics import cka, cka_minibatches
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from lossbench.runtime import devices
@@ -101,7 +101,7 @@ def test_grams_are_those_of_consecutive_examples(pass_fn, endpoints):
   keep = Collect(gram_size=4)
   found = pass_fn(collect=keep, batch_size=32).collected.arrays
   names = ['block1', 'block3', 'logits']
-  matrix = cka.cka_of_grams(
+  matrix = cka_minibatches.cka_of_grams(
     [found[f'gram/{name}'] for name in names], minibatch_size=4
   )
   for i, a in enumerate(names):

@@ -13,20 +13,19 @@ import lossbench.metrics
 from lossbench.metrics import accumulators
 from lossbench.metrics.accumulators import CompensatedSum, reduce_devices
 from lossbench.metrics.accuracy import Accuracy
-from lossbench.metrics.agreement import Agreement
 from lossbench.metrics.brier import BrierScore
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
   NegativeLogLikelihood,
 )
 from lossbench.metrics.calibration_errors import ClasswiseCalibrationError
-from lossbench.metrics.cka import LinearCKA, MinibatchCKA
-from lossbench.metrics.class_separation import ClassSeparation
-from lossbench.metrics.hardness import AngularVisualHardness
-from lossbench.metrics.neural_collapse import (
+from lossbench.metrics.cka import LinearCKA
+from lossbench.metrics.collapse import (
   NearestMeanMismatch,
   NeuralCollapse,
 )
+from lossbench.metrics.hardness import AngularVisualHardness
+from lossbench.metrics.separation import ClassSeparation
 from lossbench.metrics.sparsity import ActivationSparsity
 from lossbench.metrics.spectra import ActivationSpectrum
 
@@ -41,15 +40,11 @@ def _data():
   features = rng.normal(size=(NUM_EXAMPLES, NUM_FEATURES)) + 0.5
   maps = np.maximum(rng.normal(size=(NUM_EXAMPLES, 3, 4, 2)), 0)
   others = np.tanh(features @ rng.normal(size=(NUM_FEATURES, 3)))
-  minibatches = rng.normal(size=(NUM_EXAMPLES, 6, 4))
-  predictions = rng.integers(NUM_CLASSES, size=(NUM_EXAMPLES, 4))
+  prediction = rng.integers(NUM_CLASSES, size=NUM_EXAMPLES)
   return {
     'cosines': np.tanh(logits),
     'others': others.astype(np.float32),
-    'minibatches': minibatches.astype(np.float32),
-    'other_minibatches': np.maximum(minibatches, 0).astype(np.float32),
-    'predictions': predictions.astype(np.int32),
-    'prediction': predictions[:, 0].astype(np.int32),
+    'prediction': prediction.astype(np.int32),
     'logits': logits,
     'log_probs': log_probs,
     'labels': rng.permutation(labels).astype(np.int32),
@@ -79,12 +74,6 @@ CASES = {
     lambda: LinearCKA.empty(NUM_FEATURES, 3),
     ('features', 'others'),
   ),
-  # A row of this one is a minibatch.
-  'minibatch_cka': (
-    lambda: MinibatchCKA.empty(),
-    ('minibatches', 'other_minibatches'),
-  ),
-  'agreement': (lambda: Agreement.empty(4), ('predictions', 'labels')),
   'hardness': (lambda: AngularVisualHardness.empty(), ('cosines', 'labels')),
   'spectrum': (lambda: ActivationSpectrum.empty(NUM_FEATURES), ('features',)),
   'neural_collapse': (

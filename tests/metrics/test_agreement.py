@@ -2,7 +2,6 @@
 
 import itertools
 
-import jax
 import numpy as np
 import pytest
 from scipy import special
@@ -10,7 +9,6 @@ from scipy.cluster import hierarchy
 
 from lossbench.metrics import agreement
 from lossbench.metrics.agreement import (
-  Agreement,
   check_same_examples,
   cluster_models,
   ensemble_log_probs,
@@ -72,22 +70,6 @@ def test_chunks(monkeypatch):
   _assert_same(pairwise_agreement(predictions, labels), expected)
 
 
-def test_streaming():
-  predictions, labels = _predictions()
-  update = jax.jit(Agreement.update)
-  accumulator = Agreement.empty(5)
-  for start in range(0, 200, 80):
-    rows = np.arange(start, start + 80)
-    mask = rows < 200
-    rows = np.minimum(rows, 199)
-    accumulator = update(accumulator, predictions[rows], labels[rows], mask)
-  expected = pairwise_agreement(predictions, labels)
-  _assert_same(accumulator.pairwise(), expected)
-  same = expected.same_top1
-  mean = np.mean([same[i, j] for i, j in itertools.combinations(range(5), 2)])
-  assert accumulator.compute() == pytest.approx(mean, rel=1e-12)
-
-
 def test_hand_values():
   labels = np.zeros(5, int)
   predictions = np.array([[0, 0], [0, 1], [1, 1], [1, 2], [2, 2]])
@@ -106,7 +88,6 @@ def test_nothing_that_both_get_wrong():
   got = pairwise_agreement(predictions, labels)
   assert np.isnan(got.same_when_both_wrong[0, 1])
   assert got.same_top1[0, 1] == 0
-  assert np.isnan(Agreement.empty(2).compute())
 
 
 def test_clustering_is_average_linkage():
@@ -183,24 +164,14 @@ def test_same_examples():
 
 def test_refusals_of_predictions():
   predictions, labels = _predictions()
-  for function in (
-    pairwise_agreement,
-    lambda p, y: Agreement.empty(5).update(p, y, None),
-  ):
-    with pytest.raises(ValueError, match=r'\(200, 5\) and \(199,\)'):
-      function(predictions, labels[1:])
-    with pytest.raises(ValueError, match='predictions must be integer'):
-      function(predictions * 1.0, labels)
-    with pytest.raises(ValueError, match='labels must be integer'):
-      function(predictions, labels * 1.0)
+  with pytest.raises(ValueError, match=r'\(200, 5\) and \(199,\)'):
+    pairwise_agreement(predictions, labels[1:])
+  with pytest.raises(ValueError, match='predictions must be integer'):
+    pairwise_agreement(predictions * 1.0, labels)
+  with pytest.raises(ValueError, match='labels must be integer'):
+    pairwise_agreement(predictions, labels * 1.0)
   with pytest.raises(ValueError, match='at least one example'):
     pairwise_agreement(predictions[:0], labels[:0])
-  with pytest.raises(ValueError, match=r'\[batch, 4\]; got \(200, 5\)'):
-    Agreement.empty(4).update(predictions, labels, None)
-  with pytest.raises(ValueError, match='two or more models; got 1'):
-    Agreement.empty(1)
-  with pytest.raises(ValueError, match='no examples'):
-    Agreement.empty(2).pairwise()
 
 
 @pytest.mark.parametrize(

@@ -35,23 +35,6 @@ class CosineDistances:
   between: np.ndarray
   num_examples: int
 
-  @property
-  def centers(self) -> np.ndarray:
-    """[B], the middle of every bin."""
-    return (self.edges[:-1] + self.edges[1:]) / 2
-
-  def densities(self) -> tuple[np.ndarray, np.ndarray]:
-    """(within, between), [B] each: counts scaled to an integral of 1.
-
-    NaN where there is no such pair.
-    """
-    widths = np.diff(self.edges)
-    with np.errstate(invalid='ignore'):
-      return tuple(
-        counts / (counts.sum() * widths)
-        for counts in (self.within, self.between)
-      )
-
 
 def choose_examples(
   num_examples: int, *, max_examples: int = MAX_EXAMPLES, seed: int = 0

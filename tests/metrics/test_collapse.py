@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from lossbench.metrics import neural_collapse as module
-from lossbench.metrics.neural_collapse import (
+from lossbench.metrics import collapse as module
+from lossbench.metrics.collapse import (
   NearestMeanMismatch,
   NeuralCollapse,
   neural_collapse,

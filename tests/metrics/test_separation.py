@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossbench.metrics.class_separation import (
+from lossbench.metrics.separation import (
   ClassSeparation,
   class_separation,
 )
