@@ -108,7 +108,7 @@ def _big_vision(builder, preprocess_fn, *, split, batch_size):
 
 
 def _load_big_vision(checkout: pathlib.Path, *, size, method):
-  """Its preprocessing functions of training and evaluation, by `pp` strings."""
+  """big_vision's preprocessing of training and evaluation, by `pp` strings."""
   sys.path.insert(0, str(checkout))
   from big_vision.pp import builder as pp_builder
   from big_vision.pp import ops_image  # noqa: F401  (registers the ops)
@@ -145,7 +145,7 @@ def _peer_of(name: str, project: str) -> str:
   return f'{project} {name.replace("bicubic_tf1", "bicubic")}'
 
 
-def main():
+def _parse_args():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -160,11 +160,14 @@ def main():
   parser.add_argument('--image_size', type=int, default=224)
   parser.add_argument('--num_images', type=int, default=1200)
   parser.add_argument('--num_rounds', type=int, default=7)
-  args = parser.parse_args()
+  return parser.parse_args()
 
+
+def _contenders(args) -> dict[str, Callable[[], tf.data.Dataset]]:
+  """Name -> what builds the pipeline, in the order of the table."""
   builder = tfds.builder('imagenet2012', data_dir=args.data_dir)
   shape = dict(batch_size=args.batch_size, size=args.image_size)
-  contenders: dict[str, Callable[[], tf.data.Dataset]] = {
+  contenders = {
     'window decoding alone': lambda: _windows_only(
       builder, batch_size=args.batch_size
     ),
@@ -204,6 +207,30 @@ def main():
         _big_vision, builder, fn, split=split, batch_size=args.batch_size
       )
 
+  return contenders
+
+
+def _print_rates(wall, cpu):
+  """Prints images per second, and of the peers and of decoding alone."""
+  header = '| / flax | / big_vision | / window decoding '
+  print(f'| pipeline | images/s {header}| images/CPU s {header}|')
+  print('|---|' + '---:|' * 8)
+  for name in wall:
+    references = [_peer_of(name, project) for project in _PEERS]
+    references.append('window decoding alone' if 'train' in name else '')
+    cells = [name]
+    for of in (wall, cpu):
+      cells.append(f'{of[name]:.0f}')
+      cells += [
+        f'{of[name] / of[other]:.2f}' if other in of else ''
+        for other in references
+      ]
+    print(f'| {" | ".join(cells)} |')
+
+
+def main():
+  args = _parse_args()
+  contenders = _contenders(args)
   rates = {name: [] for name in contenders}
   for _ in range(args.num_rounds):
     for name, build in contenders.items():
@@ -216,21 +243,7 @@ def main():
     {name: statistics.median(r[i] for r in rates[name]) for name in rates}
     for i in range(2)
   )
-
-  header = '| / flax | / big_vision | / window decoding '
-  print(f'| pipeline | images/s {header}| images/CPU s {header}|')
-  print('|---|' + '---:|' * 8)
-  for name in contenders:
-    references = [_peer_of(name, project) for project in _PEERS]
-    references.append('window decoding alone' if 'train' in name else '')
-    cells = [name]
-    for of in (wall, cpu):
-      cells.append(f'{of[name]:.0f}')
-      cells += [
-        f'{of[name] / of[other]:.2f}' if other in of else ''
-        for other in references
-      ]
-    print(f'| {" | ".join(cells)} |')
+  _print_rates(wall, cpu)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ _NUM_STEPS = 30
 
 
 def _measure(args):
-  """In a process of its own: prints the median seconds of a step."""
+  """Prints the median seconds of a step; in a process of its own."""
   import time
 
   import jax

@@ -83,7 +83,7 @@ def usual_batches(
   cycle: int = 16,
   block: int = 16,
 ) -> np.ndarray:
-  """As `epoch_batches`, of files interleaved by blocks, then one buffer."""
+  """`epoch_batches` of files interleaved by blocks, then one buffer."""
   rng = np.random.default_rng([seed, epoch])
   starts = np.cumsum(sizes) - sizes
   waiting = iter(rng.permutation(len(sizes)))

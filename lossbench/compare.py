@@ -68,7 +68,7 @@ def print_tables(result: dict[str, Any]):
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   flags.DEFINE_string(
     'output', 'comparison', 'Directory that comparison.json is written into.'
   )

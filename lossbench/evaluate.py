@@ -93,7 +93,7 @@ def _format(record: Record) -> str:
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   cli.define_workdir()
   cli.define_checkpoint_flags(
     split="Only this split of the run's data set: 'holdout', or a TFDS split "

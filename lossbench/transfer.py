@@ -47,7 +47,7 @@ def print_table(title: str, records: Sequence[Record], *, main_metric: str):
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   cli.define_workdir()
   flags.DEFINE_string('dataset', None, 'Data set to transfer to.')
   cli.define_checkpoint_flags(

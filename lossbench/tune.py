@@ -27,7 +27,7 @@ from lossbench.runtime.console import LOGGER
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   config_flags.DEFINE_config_file(
     'config', None, 'Recipe and objective, as for main.py.', lock_config=True
   )

@@ -198,6 +198,63 @@ def test_what_nobody_calls_is_not_there():
   assert not unused
 
 
+# Longer than 80 lines, and why.
+LONG = {'get_default_config': 'a list of all fields, each with its meaning'}
+# What a first line begins with that names no thing and says no action.
+FRAGMENTS = set(
+  [
+    'After',
+    'And',
+    'As',
+    'At',
+    'Because',
+    'Before',
+    'By',
+    'Else',
+    'Equal',
+    'For',
+    'From',
+    'If',
+    'In',
+    'Into',
+    'It',
+    'Not',
+    'Of',
+    'On',
+    'Or',
+    'So',
+    'That',
+    'Then',
+    'To',
+    'Under',
+    'Until',
+    'When',
+    'With',
+    'Within',
+    'Without',
+  ]
+)
+
+
+@pytest.mark.parametrize(
+  'path', [*PROGRAMS, *(ROOT / 'tests').rglob('*.py')], ids=_relative
+)
+def test_functions_are_short(path):
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.FunctionDef) and node.name not in LONG:
+      num_lines = node.end_lineno - node.lineno + 1
+      assert num_lines <= 80, f'{node.name} has {num_lines} lines: split it'
+
+
+@pytest.mark.parametrize('path', PROGRAMS, ids=_relative)
+def test_docstrings_begin_with_what_is_defined(path):
+  """A noun phrase of what is returned, or what it does in the third person."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+      first = (ast.get_docstring(node) or '').partition('\n')[0]
+      assert first.partition(' ')[0] not in FRAGMENTS, f'{node.name}: {first}'
+
+
 def test_nobody_asks_for_an_objective_by_name():
   from lossbench.objectives import known_parts
 

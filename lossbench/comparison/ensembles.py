@@ -106,7 +106,7 @@ class Ensemble:
 
   @classmethod
   def create(cls, log_probs: np.ndarray, labels: np.ndarray) -> Self:
-    """Of float64 log-probabilities [N, K] and labels [N]."""
+    """Ensemble of float64 log-probabilities [N, K], measured by labels [N]."""
     top1 = log_probs.argmax(axis=1)
     nll = -float(np.mean(log_probs[np.arange(len(labels)), labels]))
     return cls(top1, float(np.mean(top1 == labels)), nll)

@@ -9,6 +9,8 @@ import numpy as np
 
 import lossbench
 from lossbench.comparison.ensembles import (
+  Group,
+  Predictions,
   clustering,
   compare_ensembles,
   group_seeds,
@@ -108,6 +110,76 @@ def check_labels(own: str, dataset: str):
   )
 
 
+def _run_records(
+  names: Sequence[str],
+  runs: Sequence[RunOutputs],
+  groups: Sequence[Group],
+  predictions: Predictions,
+) -> list[dict[str, Any]]:
+  """The compared runs as comparison.json lists them."""
+  group_of = {i: group.name for group in groups for i in group.indices}
+  return [
+    {
+      'name': name,
+      'path': str(run.run.path),
+      'group': group_of[index],
+      'objective': run.config.objective.name,
+      'model': run.config.model.name,
+      'seed': run.config.seed,
+      'step': run.step,
+      'checkpoint': run.fingerprint,
+      'compute_dtype': run.config.compute_dtype,
+      'top1_accuracy': accuracy,
+    }
+    for index, (name, run, accuracy) in enumerate(
+      zip(names, runs, predictions.top1_accuracy, strict=True)
+    )
+  ]
+
+
+def _compare_predictions(
+  groups: Sequence[Group], predictions: Predictions
+) -> dict[str, Any]:
+  """Agreement of every two runs, their clustering, and ensembles."""
+  pairwise = agreement.pairwise_agreement(predictions.top1, predictions.labels)
+  return {
+    'agreement': {
+      'same_top1': pairwise.same_top1,
+      'both_right_or_wrong': pairwise.both_right_or_wrong,
+      'same_when_both_wrong': pairwise.same_when_both_wrong,
+      'num_both_wrong': pairwise.num_both_wrong,
+    },
+    'clustering': clustering(pairwise.same_top1),
+    'ensembles': compare_ensembles(groups, predictions),
+  }
+
+
+def _read_outputs(runs, groups, dataset, split, of_layers) -> Predictions:
+  """Reads all predictions, and stores layers if `of_layers` says of what."""
+
+  def read(run) -> Collected:
+    found = run.predictions(dataset, split)
+    if of_layers:  # now, while the run is on the devices
+      run.layers(dataset, split, **of_layers, only=())
+    run.release()
+    return found
+
+  return read_predictions(runs, groups, read)
+
+
+def _compare_cka(runs, groups, dataset, split, of_layers) -> dict[str, Any]:
+  """CKA of layers, and of the penultimate features."""
+  name = 'pooled/features'
+  features = [
+    run.layers(dataset, split, **of_layers, only=[name]).arrays[name]
+    for run in runs
+  ]
+  return {
+    **compare_layers(runs, groups, dataset=dataset, split=split, **of_layers),
+    'features': compare_features(features),
+  }
+
+
 def compare_runs(
   workdirs: Sequence[str],
   *,
@@ -165,69 +237,24 @@ def compare_runs(
   target = storage.as_path(output)
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
   split = split or catalogue.get_dataset_spec(dataset).test_split
-  of_layers = {
-    'num_examples': num_cka_examples,
-    'minibatch_size': minibatch_size,
-  }
-  if with_cka:
-    for run in runs:  # refused before the first forward pass
-      run.layers_split(dataset, split, **of_layers)
-
-  def read(run) -> Collected:
-    found = run.predictions(dataset, split)
-    if with_cka:  # now, while the run is on the devices
-      run.layers(dataset, split, **of_layers, only=())
-    run.release()
-    return found
-
+  of_layers = dict(num_examples=num_cka_examples, minibatch_size=minibatch_size)
+  for run in runs if with_cka else ():  # refused before the first forward pass
+    run.layers_split(dataset, split, **of_layers)
   groups = group_seeds(runs)
-  group_of = {i: group.name for group in groups for i in group.indices}
-  predictions = read_predictions(runs, groups, read)
-  labels = predictions.labels
-  pairwise = agreement.pairwise_agreement(predictions.top1, labels)
+  predictions = _read_outputs(
+    runs, groups, dataset, split, of_layers if with_cka else None
+  )
   result = {
     'lossbench_version': lossbench.__version__,
     'dataset': dataset,
     'split': split,
-    'num_examples': len(labels),
-    'runs': [
-      {
-        'name': name,
-        'path': str(run.run.path),
-        'group': group_of[index],
-        'objective': run.config.objective.name,
-        'model': run.config.model.name,
-        'seed': run.config.seed,
-        'step': run.step,
-        'checkpoint': run.fingerprint,
-        'compute_dtype': run.config.compute_dtype,
-        'top1_accuracy': accuracy,
-      }
-      for index, (name, run, accuracy) in enumerate(
-        zip(names, runs, predictions.top1_accuracy, strict=True)
-      )
-    ],
-    'agreement': {
-      'same_top1': pairwise.same_top1,
-      'both_right_or_wrong': pairwise.both_right_or_wrong,
-      'same_when_both_wrong': pairwise.same_when_both_wrong,
-      'num_both_wrong': pairwise.num_both_wrong,
-    },
-    'clustering': clustering(pairwise.same_top1),
-    'ensembles': compare_ensembles(groups, predictions),
+    'num_examples': len(predictions.labels),
+    'runs': _run_records(names, runs, groups, predictions),
+    **_compare_predictions(groups, predictions),
   }
   if with_cka:
     LOGGER.info('Comparing layers.')
-    features = [
-      run.layers(dataset, split, **of_layers, only=['pooled/features']).arrays[
-        'pooled/features'
-      ]
-      for run in runs
-    ]
-    result['cka'] = {
-      **compare_layers(runs, groups, dataset=dataset, split=split, **of_layers),
-      'features': compare_features(features),
-    }
+    result['cka'] = _compare_cka(runs, groups, dataset, split, of_layers)
   result = _jsonable(result)
   if jax.process_index() == 0:
     write_json(target / 'comparison.json', result)

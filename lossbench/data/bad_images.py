@@ -27,7 +27,7 @@ def _first_line(error: tf.errors.OpError) -> str:
 
 @contextlib.contextmanager
 def damaged_files_named(builder: tfds.core.DatasetBuilder, split: str):
-  """Where a file is cut off, raises one clear ValueError instead of TF's.
+  """Raises one clear ValueError instead of TensorFlow's for a file cut off.
 
   Args:
     builder: of the data set that is read inside.

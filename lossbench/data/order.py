@@ -33,7 +33,7 @@ def _words(seed, epoch, count):
 
 
 def count_streams(*, num_files: int, batch_size: int) -> int:
-  """Into how many streams an epoch is cut: the most that divide a batch.
+  """The number of streams an epoch is cut into: the most that divide a batch.
 
   Not above `MAX_STREAMS` nor the number of files, as a stream that began in the
   middle of a file would read the part before it in vain.

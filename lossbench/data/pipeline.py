@@ -585,7 +585,7 @@ def check_labels(
 def load_examples(
   examples: Examples, *, image_fn: EvalImageFn
 ) -> tuple[np.ndarray, np.ndarray]:
-  """All of them in memory: images uint8 [N, H, W, C] and labels int32 [N].
+  """All examples in memory: images uint8 [N, H, W, C] and labels int32 [N].
 
   Ordered by example id, so that the order does not depend on how the files
   were read.

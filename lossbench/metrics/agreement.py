@@ -181,7 +181,7 @@ def nested_ensembles(
 
 
 def _running_sums(members):
-  """After each member: how many, and the log of the sum of probabilities."""
+  """Yields the number of members so far and the log of their summed probs."""
   total = None
   for index, member in enumerate(members):
     member = np.asarray(member, np.float64)

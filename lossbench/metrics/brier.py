@@ -77,7 +77,7 @@ class BrierScore(accumulators.Accumulator):
     )
 
   def compute(self) -> float:
-    """In [0, 2], lower is better; NaN if there was a NaN or nothing counted.
+    """The score in [0, 2], lower is better; NaN of a NaN or of nothing.
 
     Raises:
       ValueError: if a real row was no distribution or its label no class id.

@@ -141,7 +141,7 @@ def _taps(size: int, stride: int, low: int, phase: int) -> tuple[int, int, int]:
 
 
 def _input_gradient(shape, kernel, gradient, strides, pads, precision):
-  """Of each phase of the strides a convolution, interleaved."""
+  """Convolutions of the phases of the strides, interleaved."""
   batch, *sizes, channels = shape
   counts = [-(-size // s) for size, s in zip(sizes, strides, strict=True)]
   # The kernel of the transposed convolution: [h, w, C', C], turned round.

@@ -1,6 +1,7 @@
 """What a checkpoint's features are worth on other data sets."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -80,6 +81,12 @@ def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
   """
   from lossbench.data import datasets
 
+  own = outputs.config.dataset
+  if split == 'holdout' and dataset != own:
+    raise ValueError(
+      f'--split=holdout is what the run kept of its own {own!r}; it has no '
+      f'holdout of {dataset!r}.'
+    )
   spec = catalogue.get_dataset_spec(dataset)
   train, test = (
     outputs.tfds_split(builder, name) for name in (split, spec.test_split)
@@ -90,7 +97,7 @@ def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
       f'{shared} examples of --split={split} are also in {spec.test_split!r}, '
       'which the classifier is tested on. Name another --split.'
     )
-  if dataset != outputs.config.dataset:
+  if dataset != own:
     return 0
   num_holdout = outputs.config.num_holdout
   seen, _ = datasets.holdout_splits(builder, num_holdout=num_holdout)
@@ -103,6 +110,30 @@ def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
       ' --split=holdout has none of them.' if num_holdout else '',
     )
   return num_seen
+
+
+def _read_features(
+  outputs: RunOutputs, dataset: str, splits: Sequence[str]
+) -> list[Collected]:
+  """Penultimate features of splits of a data set, as the run sees its images."""
+  image_fn, preprocessing = build_image_fn(outputs.config, dataset)
+  return [
+    outputs.features(
+      dataset, split, image_fn=image_fn, preprocessing=preprocessing
+    )
+    for split in splits
+  ]
+
+
+def _source(outputs: RunOutputs) -> dict[str, Any]:
+  """The checkpoint and the code that a record is of."""
+  return {
+    'step': outputs.step,
+    'checkpoint': outputs.fingerprint,
+    'compute_dtype': outputs.config.compute_dtype,
+    'objective': outputs.config.objective.name,
+    'lossbench_version': lossbench.__version__,
+  }
 
 
 def _write_results(
@@ -175,13 +206,7 @@ def transfer_checkpoint(
     batch_size=batch_size,
     compute_dtype=compute_dtype,
   )
-  config = outputs.config
   spec = catalogue.get_dataset_spec(dataset)
-  if split == 'holdout' and dataset != config.dataset:
-    raise ValueError(
-      f'--split=holdout is what the run kept of its own {config.dataset!r}; it '
-      f'has no holdout of {dataset!r}.'
-    )
   name = split or spec.train_split
   builder = outputs.open_dataset(dataset)
   num_seen = _check_split(outputs, builder, dataset, name)
@@ -189,20 +214,13 @@ def transfer_checkpoint(
     'Transferring step %d of %s (%s) to %s %s.',
     outputs.step,
     outputs.run.path,
-    config.objective.name,
+    outputs.config.objective.name,
     dataset,
     name,
   )
-  image_fn, preprocessing = build_image_fn(config, dataset)
-  train, test = (
-    outputs.features(
-      dataset, used, image_fn=image_fn, preprocessing=preprocessing
-    )
-    for used in (name, spec.test_split)
-  )
-  main_metric = 'top1_accuracy'
-  if spec.mean_class_accuracy:
-    main_metric = 'mean_class_accuracy'
+  train, test = _read_features(outputs, dataset, (name, spec.test_split))
+  by_class = spec.mean_class_accuracy
+  main_metric = 'mean_class_accuracy' if by_class else 'top1_accuracy'
   records, path, final = fit_and_test(
     train,
     test,
@@ -211,28 +229,20 @@ def transfer_checkpoint(
   )
   if jax.process_index() == 0:
     target = outputs.run.transfer_path(dataset, split)
-    _write_results(
-      target,
-      test,
-      final,
-      {
-        'dataset': dataset,
-        'split': spec.test_split,
-        'train_split': name,
-        'num_seen_by_network': num_seen,
-        'main_metric': main_metric,
-        'step': outputs.step,
-        'checkpoint': outputs.fingerprint,
-        'compute_dtype': outputs.config.compute_dtype,
-        'objective': config.objective.name,
-        'lossbench_version': lossbench.__version__,
-        'metrics': [record.to_json() for record in records],
-        'path': path,
-      },
-    )
+    metrics = {
+      'dataset': dataset,
+      'split': spec.test_split,
+      'train_split': name,
+      'num_seen_by_network': num_seen,
+      'main_metric': main_metric,
+      **_source(outputs),
+      'metrics': [record.to_json() for record in records],
+      'path': path,
+    }
+    _write_results(target, test, final, metrics)
     LOGGER.info('Wrote %s', target)
   return Transferred(
-    objective=config.objective.name,
+    objective=outputs.config.objective.name,
     step=outputs.step,
     dataset=dataset,
     split=name,

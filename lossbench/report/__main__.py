@@ -173,7 +173,7 @@ def _write_figure(study, group, spec, target):
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   cli.define_workdir('Directory of the study.')
   flags.DEFINE_bool(
     'claims', False, "Only test the paper's claims, and print the table."

@@ -35,7 +35,7 @@ def _magnitude(value: float) -> int:
 
 
 def _decimals_of_error(error: float) -> int:
-  """As many decimals as show one or two significant digits of an error.
+  """The decimals that show one or two significant digits of an error.
 
   The rule of the Particle Data Group (Review of Particle Physics, introduction,
   section 5.3): of the error's three highest digits 100 to 354 keep two, 355 to

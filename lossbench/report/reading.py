@@ -89,7 +89,7 @@ class _Wanted:
 
 
 def _wanted(run: Mapping[str, Any], evaluation: Mapping[str, Any]) -> _Wanted:
-  """Of a study that does not know yet, what was evaluated last."""
+  """Checkpoints that are wanted; what was evaluated last, if not known yet."""
   found = run.get('wanted') or evaluation
   return _Wanted(found.get('step'), found.get('checkpoint'))
 

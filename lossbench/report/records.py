@@ -19,7 +19,7 @@ UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 class NotRun(Exception):
-  """What a table or figure needs was not run; the text says how to run it."""
+  """Error: what a table or figure needs was not run; its text says how to."""
 
 
 class PerExample(NamedTuple):
@@ -242,7 +242,7 @@ class Comparison:
 
   @property
   def num_examples(self) -> int:
-    """That predictions were compared on."""
+    """The number of examples whose predictions were compared."""
     return self.record['num_examples']
 
 

@@ -65,7 +65,7 @@ def upgrade_metric(metric: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _num_both_wrong(record: Mapping[str, Any]) -> list[list[int]]:
-  """From shares: right + right - only one of them right = twice both right."""
+  """Counts by shares: right + right - only one right = twice both right."""
   accuracy = np.array([run['top1_accuracy'] for run in record['runs']])
   alike = np.array(record['agreement']['both_right_or_wrong'])
   both_right = (accuracy[:, None] + accuracy[None, :] - (1 - alike)) / 2

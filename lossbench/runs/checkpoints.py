@@ -206,7 +206,7 @@ class Checkpointer:
     return step
 
   def wait(self):
-    """Returns once the last save is on the disk; raises OSError if it failed."""
+    """Waits until the last save is on the disk; raises OSError if it failed."""
     with self._saving():
       self._manager.wait_until_finished()
 
@@ -288,7 +288,7 @@ class Checkpointer:
     return fingerprint_of(self._read_record(step)['crc32'])
 
   def _read_record(self, step: int) -> dict[str, Any]:
-    """As `stored.read_record`; what is damaged and what was deleted is named."""
+    """Calls `stored.read_record`; names what is damaged or was deleted."""
     try:
       return read_record(self._path(step))
     except (OSError, ValueError) as error:

@@ -236,7 +236,7 @@ class RunDirectory:
 
   @property
   def last_step(self) -> int:
-    """Of the newest whole checkpoint, 0 without one."""
+    """Step of the newest whole checkpoint, 0 without one."""
     return max(self.committed_steps, default=0)
 
   def read_config(self) -> ml_collections.ConfigDict:

@@ -39,7 +39,7 @@ class Disagreement(ValueError):
 
 
 def define_flags():
-  """Of every binary that runs on clusters."""
+  """Defines the flags of every binary that runs on clusters."""
   flags.DEFINE_string(
     'coordinator',
     None,

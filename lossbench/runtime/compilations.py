@@ -74,7 +74,7 @@ def _unfinished(path):
 
 
 def _drop_unfinished(path):
-  """Else JAX, which wants the times of all programs, would keep no more."""
+  """Removes programs without a time, for which JAX would keep no more."""
   if not _unfinished(path):
     return
   import filelock  # not above: all binaries import this module

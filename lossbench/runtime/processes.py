@@ -27,7 +27,7 @@ def concatenate_processes(tree: PyTree) -> PyTree:
 
 
 def concatenate_rows(tree: PyTree) -> PyTree:
-  """As `concatenate_processes`, where processes hold different numbers of rows.
+  """Concatenates host arrays of which processes hold different numbers of rows.
 
   Args:
     tree: of host arrays [n, ...] with one n, this process's own.

@@ -112,7 +112,7 @@ def _last_resort(stop) -> Iterator[None]:
 
 
 def stop_together():
-  """From now on a signal to one process of the run stops them all.
+  """Lets a signal to one process of the run stop them all from now on.
 
   Inside `stop_on_signals`, after the processes have found one another. For
   programs that have nothing to save: JAX's own notice, which `PreemptionNotice`

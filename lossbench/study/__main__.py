@@ -18,7 +18,7 @@ from lossbench.runtime import console, locks, storage
 
 
 def define_flags():
-  """Not at import, so that a process can import several binaries."""
+  """Defines flags; not at import: a process can import several binaries."""
   config_flags.DEFINE_config_file(
     'config', None, 'Study, e.g. configs/studies/digits.py.', lock_config=True
   )

@@ -80,7 +80,7 @@ class PlannedRun:
 
   @property
   def test_split(self) -> str:
-    """Of the run's own data set."""
+    """The test split of the run's own data set."""
     return DATASETS[self.config.dataset].test_split
 
   @property
@@ -94,7 +94,7 @@ class PlannedRun:
 
   @property
   def program(self) -> str:
-    """Equal for runs that can share compiled programs."""
+    """Key that is equal for runs that can share compiled programs."""
     return f'{self.group}/{self.objective}'
 
 

@@ -114,7 +114,7 @@ def create_step_fn(
 
 
 def _in_turn(step_fn: TrainStep) -> TrainStep:
-  """As many steps as are asked for, in one program.
+  """Step function that takes as many steps as are asked for, in one program.
 
   Their number is data, so that a step is the same program, to the last bit,
   however many are taken together and wherever a run was interrupted.

@@ -151,6 +151,77 @@ def _comparison(names, objectives):
   }
 
 
+def _write_run(path: pathlib.Path, rng, accuracy, place):
+  own = path / 'eval' / 'imagenet2012-validation'
+  write_metrics(
+    own,
+    _records(accuracy, place),
+    dataset='imagenet2012',
+    split='validation',
+  )
+  write_metrics(
+    path / 'eval' / 'imagenet_a-test',
+    [create_record('subset_top1_accuracy', 0.05 + place / 100, n=7500)],
+    dataset='imagenet_a',
+    split='test',
+  )
+  write_metrics(
+    path / 'eval' / 'imagenet_c-validation',
+    [create_record('top1_accuracy', 0.4, n=75)],
+    dataset='imagenet_c',
+    split='validation',
+  )
+  for target, split, value in TRANSFERS:
+    folder = f'transfer-{target}' + (f'-{split}' if split else '')
+    sign = 1 if split else -1
+    write_metrics(
+      path / 'eval' / folder,
+      [
+        create_record('top1_accuracy', value + sign * place / 100, n=10),
+        create_record('train_accuracy', 1.0, n=50),
+      ],
+      dataset=target,
+      split='test',
+      train_split=split or 'train',
+      num_seen_by_network=30 if split else 0,
+      main_metric='top1_accuracy',
+    )
+  np.savez(own / 'curves.npz', **_curves(rng))
+  label = np.zeros(NUM_EXAMPLES, np.int32)
+  logits = np.zeros((NUM_EXAMPLES, 2), np.float32)
+  logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
+  ids = np.array([b'%04d' % i for i in range(NUM_EXAMPLES)])
+  np.savez(own / 'predictions.npz', id=ids, label=label, logits=logits)
+  (path / 'history.json').write_text(
+    json.dumps([{'step': 1, 'epoch': 1, 'top1_accuracy': accuracy}])
+  )
+
+
+def _planned_run(name, group, objective, seed):
+  return {
+    'name': name,
+    'group': group,
+    'recipe': 'configs/imagenet_resnet50.py',
+    'model': 'resnet',
+    'objective': objective,
+    'settings': {},
+    'varied': [],
+    'seed': seed,
+    'wanted': CHECKPOINT,
+    'dataset': 'imagenet2012',
+    'test_split': 'validation',
+    'transfer': [
+      {
+        'name': f'{target}:{split}' if split else target,
+        'dataset': target,
+        'split': split,
+      }
+      for target, split, _ in TRANSFERS
+    ],
+    'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
+  }
+
+
 def write_study(root: pathlib.Path, group='imagenet_resnet50') -> pathlib.Path:
   """Three objectives x three seeds with every measurement."""
   rng = np.random.default_rng(0)
@@ -158,76 +229,10 @@ def write_study(root: pathlib.Path, group='imagenet_resnet50') -> pathlib.Path:
   for place, (objective, accuracies) in enumerate(ACCURACY.items()):
     for seed, accuracy in enumerate(accuracies):
       name = f'{group}/{objective}/seed{seed}'
-      path = root / 'runs' / name
-      own = path / 'eval' / 'imagenet2012-validation'
-      write_metrics(
-        own,
-        _records(accuracy, place),
-        dataset='imagenet2012',
-        split='validation',
-      )
-      write_metrics(
-        path / 'eval' / 'imagenet_a-test',
-        [create_record('subset_top1_accuracy', 0.05 + place / 100, n=7500)],
-        dataset='imagenet_a',
-        split='test',
-      )
-      write_metrics(
-        path / 'eval' / 'imagenet_c-validation',
-        [create_record('top1_accuracy', 0.4, n=75)],
-        dataset='imagenet_c',
-        split='validation',
-      )
-      for target, split, value in TRANSFERS:
-        folder = f'transfer-{target}' + (f'-{split}' if split else '')
-        sign = 1 if split else -1
-        write_metrics(
-          path / 'eval' / folder,
-          [
-            create_record('top1_accuracy', value + sign * place / 100, n=10),
-            create_record('train_accuracy', 1.0, n=50),
-          ],
-          dataset=target,
-          split='test',
-          train_split=split or 'train',
-          num_seen_by_network=30 if split else 0,
-          main_metric='top1_accuracy',
-        )
-      np.savez(own / 'curves.npz', **_curves(rng))
-      label = np.zeros(NUM_EXAMPLES, np.int32)
-      logits = np.zeros((NUM_EXAMPLES, 2), np.float32)
-      logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
-      ids = np.array([b'%04d' % i for i in range(NUM_EXAMPLES)])
-      np.savez(own / 'predictions.npz', id=ids, label=label, logits=logits)
-      (path / 'history.json').write_text(
-        json.dumps([{'step': 1, 'epoch': 1, 'top1_accuracy': accuracy}])
-      )
+      _write_run(root / 'runs' / name, rng, accuracy, place)
       names.append(name)
       objectives.append(objective)
-      runs.append(
-        {
-          'name': name,
-          'group': group,
-          'recipe': 'configs/imagenet_resnet50.py',
-          'model': 'resnet',
-          'objective': objective,
-          'settings': {},
-          'varied': [],
-          'seed': seed,
-          'wanted': CHECKPOINT,
-          'dataset': 'imagenet2012',
-          'test_split': 'validation',
-          'transfer': [
-            {
-              'name': f'{target}:{split}' if split else target,
-              'dataset': target,
-              'split': split,
-            }
-            for target, split, _ in TRANSFERS
-          ],
-          'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
-        }
-      )
+      runs.append(_planned_run(name, group, objective, seed))
   target = root / 'comparisons' / group
   target.mkdir(parents=True)
   comparison = _comparison(names, objectives)

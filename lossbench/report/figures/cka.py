@@ -46,7 +46,7 @@ def between_objectives(values: np.ndarray, keys, seeds, order) -> np.ndarray:
 
 
 def _shown_layers(num_layers: int) -> list[int]:
-  """At most so many, spread over the depth, the last one among them."""
+  """Layers spread over the depth, at most so many, the last one among them."""
   count = min(_MAX_LAYERS, num_layers)
   places = np.linspace(0, num_layers - 1, count).round()
   return list(dict.fromkeys(places.astype(int).tolist()))

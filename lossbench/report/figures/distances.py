@@ -15,7 +15,7 @@ _DECADES = 5
 
 
 def num_examples_of(curves) -> int:
-  """Of how many examples P = n (n - 1) / 2 pairs are."""
+  """The number of examples n of which there are P = n (n - 1) / 2 pairs."""
   pairs = curves['cosine_distance_within'].sum()
   pairs += curves['cosine_distance_between'].sum()
   return round((1 + np.sqrt(1 + 8 * float(pairs))) / 2)

@@ -42,7 +42,7 @@ def describe_sizes(
 
 
 def describe_comparison(comparison: Comparison) -> str:
-  """Of the predictions of a comparison."""
+  """The part of a caption that counts the predictions of a comparison."""
   return describe_sizes(
     comparison.keys, [comparison.num_examples], what='test examples'
   )
