@@ -71,7 +71,7 @@ NOUNS = [
 # here may import all nouns. `report` reads what the others wrote.
 LAYERS = {
   'runtime': (),
-  'runs': ('runtime', 'train.state'),
+  'runs': ('runtime',),
   'objectives': (*CORE, 'names'),
   'models': (*CORE, 'names'),
   'metrics': CORE,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 def pad_crop_flip(
   images: UInt8[Array, 'b h w c'],
   key: Key[Array, ''],
-  example_ids: Int[Array, 'b'],
+  example_ids: Int[Array, ' b'],
   *,
   pad: int = 4,
   flip: bool = True,

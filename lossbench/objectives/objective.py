@@ -137,7 +137,7 @@ class Objective:
 
   def per_example_loss(
     self, logits: Float[Array, 'b k'], targets: Float[Array, 'b k']
-  ) -> Float[Array, 'b']:
+  ) -> Float[Array, ' b']:
     """The training loss of every example, without the penalty on the kernel."""
     return sum(self.loss_terms(logits, targets).values())
 

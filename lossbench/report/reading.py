@@ -71,9 +71,10 @@ class _Wanted:
 
   step: int | None
   checkpoint: str | None
+  compute_dtype: str | None = None
 
   def difference(self, record: Mapping[str, Any]) -> str:
-    """What tells a record's checkpoint from the one that is wanted, or ''."""
+    """What tells a record from the one that is wanted, or ''."""
     step, checkpoint = record.get('step'), record.get('checkpoint')
     if None not in (step, self.step) and step != self.step:
       return f'of step {step}, and the study wants step {self.step}'
@@ -85,13 +86,18 @@ class _Wanted:
         f'of checkpoint {checkpoint} at step {step}, and the study wants '
         f'{self.checkpoint}'
       )
+    dtype = record.get('compute_dtype')
+    if None not in (dtype, self.compute_dtype) and dtype != self.compute_dtype:
+      return f'computed in {dtype}, and the study wants {self.compute_dtype}'
     return ''
 
 
 def _wanted(run: Mapping[str, Any], evaluation: Mapping[str, Any]) -> _Wanted:
   """Checkpoints that are wanted; what was evaluated last, if not known yet."""
   found = run.get('wanted') or evaluation
-  return _Wanted(found.get('step'), found.get('checkpoint'))
+  return _Wanted(
+    found.get('step'), found.get('checkpoint'), found.get('compute_dtype')
+  )
 
 
 def _measured(

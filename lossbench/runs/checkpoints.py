@@ -15,7 +15,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import flax.serialization
 import jax
@@ -28,9 +28,10 @@ from lossbench.runs.stored import best_step, fingerprint_of, read_record
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere, first_says
-from lossbench.train.state import TrainState
 
 PyTree = Any
+# A pytree that Flax turns into dictionaries, with a leaf `step`: TrainState.
+StateT = TypeVar('StateT')
 
 History = list[dict[str, float]]
 
@@ -60,7 +61,7 @@ class Checkpoint:
   history: History
   fingerprint: str
 
-  def restore_into(self, state: TrainState) -> TrainState:
+  def restore_into(self, state: StateT) -> StateT:
     """A state like `state` with this checkpoint's values, on the host."""
     return flax.serialization.from_state_dict(state, self.arrays)
 
@@ -178,11 +179,12 @@ class Checkpointer:
       raise self._all_damaged(damaged)
     return None
 
-  def save(self, state: TrainState, *, history: History) -> int:
+  def save(self, state: PyTree, *, history: History) -> int:
     """Starts saving a replicated state; returns its step.
 
     Args:
-      state: with a leading device axis, as the train step returns it.
+      state: a `TrainState` with a leading device axis, as the train step
+        returns it.
       history: one record per evaluation on the holdout so far: step, epoch and
         metrics. Stored beside the state; says which checkpoint is the best.
     """

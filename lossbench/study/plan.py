@@ -386,7 +386,11 @@ def _run_json(
     ],
     'step': run.step,
     'wanted': wanted
-    and {'step': wanted.step, 'checkpoint': wanted.fingerprint},
+    and {
+      'step': wanted.step,
+      'checkpoint': wanted.fingerprint,
+      'compute_dtype': run.config.compute_dtype,
+    },
     'evaluate': run.evaluate,
     'commands': study.commands(run, config),
   }

@@ -1,8 +1,9 @@
 """What of a study is done, read from its run directories alone.
 
-A study wants of every run the measurements of one checkpoint. A record of another
-one, by step or by fingerprint, is as good as none; records of version 0.1, which
-have no fingerprint, are told by their step.
+A study wants of every run the measurements of one checkpoint, computed in the
+run's own compute_dtype. A record of another one, by step or by fingerprint, or in
+another dtype is as good as none; records of version 0.1, which have neither
+fingerprint nor dtype, are told by their step.
 """
 
 import dataclasses
@@ -169,7 +170,7 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   for target in run.transfer:
     path = directory.transfer_path(target.dataset, target.split)
     path = path / 'metrics.json'
-    if not _is_of(_read(path), wanted):
+    if not _is_of(_read(path), run, wanted):
       missing.append(f'{TRANSFER} {target}')
   waits_for = ''
   if TRAIN in missing and run.stop_epoch_from:
@@ -180,12 +181,16 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   return RunState(tuple(missing), step, num_steps, error, waits_for, wanted)
 
 
-def _is_of(record: Mapping[str, Any], wanted: StoredCheckpoint | None) -> bool:
-  """Whether a record, {} where there is none, is of the checkpoint."""
+def _is_of(
+  record: Mapping[str, Any], run: PlannedRun, wanted: StoredCheckpoint | None
+) -> bool:
+  """Whether a record, {} where there is none, is what is wanted of a run."""
+  dtype = run.config.compute_dtype
   return (
     wanted is not None
     and record.get('step') == wanted.step
     and record.get('checkpoint', wanted.fingerprint) == wanted.fingerprint
+    and record.get('compute_dtype', dtype) == dtype
   )
 
 
@@ -193,10 +198,10 @@ def _is_evaluated(directory, run: PlannedRun, wanted) -> bool:
   evaluation = _read(directory.evaluation_path)
   own = directory.eval_path(run.config.dataset, run.test_split)
   return (
-    _is_of(evaluation, wanted)
+    _is_of(evaluation, run, wanted)
     and evaluation.get('ood') in (True, run.ood)
     # Which `lossbench.evaluate --split` writes alone.
-    and _is_of(_read(own / 'metrics.json'), wanted)
+    and _is_of(_read(own / 'metrics.json'), run, wanted)
   )
 
 
@@ -256,7 +261,7 @@ def is_compared(study: Study, comparison: PlannedComparison) -> bool:
     and all(
       # In comparisons of version 0.1 names tell no runs apart: made again.
       record.get('name') == run.name
-      and _is_of(record, read_state(study, run).wanted)
+      and _is_of(record, run, read_state(study, run).wanted)
       for record, run in zip(compared, expected, strict=True)
     )
   )

@@ -207,7 +207,7 @@ def _planned_run(name, group, objective, seed):
     'settings': {},
     'varied': [],
     'seed': seed,
-    'wanted': CHECKPOINT,
+    'wanted': {**CHECKPOINT, 'compute_dtype': 'float32'},
     'dataset': 'imagenet2012',
     'test_split': 'validation',
     'transfer': [

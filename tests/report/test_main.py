@@ -164,6 +164,10 @@ def _rerecord(path, **changes):
       {'checkpoint': 'ffffffff'},
       'of checkpoint ffffffff at step 100, and the study wants 0123abcd',
     ),
+    (
+      {'compute_dtype': 'bfloat16'},
+      'computed in bfloat16, and the study wants float32',
+    ),
   ],
 )
 def test_numbers_of_other_checkpoints_are_left_out(

@@ -249,8 +249,13 @@ def test_a_measurement_of_another_step_is_made_again(finished):
   assert _metrics(path, names[0]) == before[0]
 
 
-def test_a_measurement_of_other_parameters_of_the_step_is_none(finished):
-  """As where a run was deleted and made again: the step alone is the same."""
+@pytest.mark.parametrize(
+  'change', [{'checkpoint': '00000000'}, {'compute_dtype': 'bfloat16'}]
+)
+def test_a_measurement_of_other_parameters_or_in_another_dtype_is_none(
+  finished, change
+):
+  """As of a run made again, or by evaluate's --compute_dtype: of equal step."""
   run = finished.runs[0]
   path = finished.path(run)
   [comparison] = finished.comparisons
@@ -264,13 +269,13 @@ def test_a_measurement_of_other_parameters_of_the_step_is_none(finished):
     ),
   ):
     whole = file.read_text()
-    write_json(file, read_json(file) | {'checkpoint': '00000000'})
+    write_json(file, read_json(file) | change)
     assert states.read_state(finished, run).missing == missing
     file.write_text(whole)
   file = compared / 'comparison.json'
   whole, record = file.read_text(), read_json(file)
   assert states.is_compared(finished, comparison)
-  record['runs'][0]['checkpoint'] = '00000000'
+  record['runs'][0] |= change
   write_json(file, record)
   assert not states.is_compared(finished, comparison)
   file.write_text(whole)
@@ -389,6 +394,7 @@ def test_study_json_says_what_is_wanted(finished):
     assert record['wanted'] == {
       'step': wanted.step,
       'checkpoint': wanted.fingerprint,
+      'compute_dtype': 'float32',
     }
     assert record['model'] == 'digits_cnn'
     assert record['settings'].keys() == {
