@@ -1,9 +1,10 @@
 """Trains one model: python main.py --config=FILE[:OBJECTIVE] --workdir=DIR."""
 
+from lossbench import cli  # isort: split
+
 from absl import flags
 from ml_collections import config_flags
 
-from lossbench import cli
 from lossbench.runtime.console import LOGGER
 
 

@@ -4,14 +4,25 @@ A binary imports nothing that takes long before its flags are in order, so that
 help and mistakes are answered at once; neither does this module.
 """
 
-import pathlib
-import sys
-from collections.abc import Callable, Sequence
+from lossbench.runtime import interrupts  # isort: split
 
-from absl import app, flags
+interrupts.end_in_one_line()  # the imports below take a while
 
-from lossbench.runs.directory import CHANGES
-from lossbench.runtime import cluster, compilations, console, stopping, storage
+import pathlib  # noqa: E402
+import sys  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
+from typing import Any  # noqa: E402
+
+from absl import app, flags  # noqa: E402
+
+from lossbench.runs.directory import CHANGES  # noqa: E402
+from lossbench.runtime import (  # noqa: E402
+  cluster,
+  compilations,
+  console,
+  stopping,
+  storage,
+)
 
 # Of setup.py: extra -> the modules that come with it alone.
 EXTRAS = {
@@ -71,6 +82,12 @@ def define_checkpoint_flags(*, split: str):
     ['float32', 'bfloat16'],
     'What forward passes compute in. Default: what the run was trained in.',
   )
+
+
+def checkpoint_arguments() -> dict[str, Any]:
+  """The values of `define_checkpoint_flags`, as keyword arguments."""
+  names = ('step', 'split', 'data_dir', 'batch_size', 'compute_dtype')
+  return {name: flags.FLAGS[name].value for name in names}
 
 
 def run(

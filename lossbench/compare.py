@@ -16,12 +16,13 @@ bytes a run for Gaussian kernels of r = 2,000 examples. On a device 24 C^2 bytes
 for one pair of layers.
 """
 
+from lossbench import cli  # isort: split
+
 from typing import Any
 
 from absl import flags
 from rich import table as rich_table
 
-from lossbench import cli
 from lossbench.runtime import console
 
 
@@ -105,15 +106,11 @@ def main(arguments):
     arguments,
     output=args.output,
     root=args.root,
-    step=args.step,
     dataset=args.dataset,
-    split=args.split,
     with_cka=args.cka,
     num_cka_examples=args.num_cka_examples,
     minibatch_size=args.minibatch_size,
-    data_dir=args.data_dir,
-    batch_size=args.batch_size,
-    compute_dtype=args.compute_dtype,
+    **cli.checkpoint_arguments(),
   )
   print_tables(result)
 

@@ -6,12 +6,13 @@ stop at the best epoch. Reads config.json and history.json of the runs; changes
 nothing and needs no accelerator.
 """
 
+from lossbench import cli  # isort: split
+
 import shlex
 from collections.abc import Sequence
 
 import rich.table
 
-from lossbench import cli
 from lossbench.runs.directory import RunDirectory
 from lossbench.runs.history import (
   BestEpoch,

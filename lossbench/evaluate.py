@@ -9,13 +9,14 @@ into the run directory; for the test split also features.npz and curves.npz
 hardness).
 """
 
+from lossbench import cli  # isort: split
+
 import collections
 from collections.abc import Mapping, Sequence
 
 from absl import flags
 from rich import table as rich_table
 
-from lossbench import cli
 from lossbench.runs.records import Record
 from lossbench.runtime import console
 
@@ -119,13 +120,7 @@ def main(arguments):
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
 
   found = evaluate_checkpoint(
-    args.workdir,
-    step=args.step,
-    split=args.split,
-    ood=args.ood,
-    data_dir=args.data_dir,
-    batch_size=args.batch_size,
-    compute_dtype=args.compute_dtype,
+    args.workdir, ood=args.ood, **cli.checkpoint_arguments()
   )
   print_table(
     f'{found.objective} on {found.dataset} {found.split}, step {found.step}, '

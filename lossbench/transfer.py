@@ -12,12 +12,13 @@ and classifier.npz into the run directory and prints a table.
 task from examples that the run did not train on, the paper's IN(50k).
 """
 
+from lossbench import cli  # isort: split
+
 from collections.abc import Sequence
 
 from absl import flags
 from rich import table as rich_table
 
-from lossbench import cli
 from lossbench.runs.records import Record
 from lossbench.runtime import console
 
@@ -62,13 +63,7 @@ def main(arguments):
   from lossbench.probe.transfer import transfer_checkpoint
 
   found = transfer_checkpoint(
-    args.workdir,
-    args.dataset,
-    step=args.step,
-    split=args.split,
-    data_dir=args.data_dir,
-    batch_size=args.batch_size,
-    compute_dtype=args.compute_dtype,
+    args.workdir, args.dataset, **cli.checkpoint_arguments()
   )
   print_table(
     f'{found.objective}: transfer to {found.dataset} from {found.num_train} '

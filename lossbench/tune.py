@@ -14,6 +14,8 @@ the objective's own hyperparameters, for the paper gives none. Change them with
 --search FIELD=LOW:HIGH:STEP in powers of ten, and --search_linear.
 """
 
+from lossbench import cli  # isort: split
+
 import functools
 import shlex
 import sys
@@ -21,7 +23,6 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from lossbench import cli
 from lossbench.runtime import console, storage
 from lossbench.runtime.console import LOGGER
 

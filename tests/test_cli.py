@@ -1,6 +1,7 @@
 """Binaries answer at once: help and mistakes wait for no library."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import sys
 import pytest
 
 from lossbench import cli
+from lossbench.runtime.interrupts import EXIT_STATUS
 
 BINARIES = {
   'main': 'main.py',
@@ -40,6 +42,23 @@ try:
 finally:
   print('IMPORTED', *[m for m in heavy.split(',') if m in sys.modules])
 """
+
+
+@pytest.mark.parametrize('name', BINARIES)
+def test_ctrl_c_while_it_imports_is_one_line(request, tmp_path, name):
+  # absl is the first of what takes long.
+  (tmp_path / 'absl.py').write_text('raise KeyboardInterrupt')
+  module = BINARIES[name].removesuffix('.py').replace('/', '.')
+  result = subprocess.run(
+    [sys.executable, '-m', module],
+    cwd=request.config.rootpath,
+    env={**os.environ, 'PYTHONPATH': str(tmp_path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.stderr == 'Stopped before anything was done.\n'
+  assert result.returncode == EXIT_STATUS
 
 
 def _run(root, name, *arguments):

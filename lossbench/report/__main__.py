@@ -7,6 +7,8 @@ printed too. Reads the records of the runs alone: no JAX, no accelerator, and no
 TensorFlow but for buckets.
 """
 
+from lossbench import cli  # isort: split
+
 import contextlib
 import io
 import pathlib
@@ -15,7 +17,6 @@ import sys
 from absl import flags
 
 import lossbench
-from lossbench import cli
 from lossbench.runtime import storage
 
 _DPI = 110

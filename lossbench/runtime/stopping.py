@@ -15,8 +15,8 @@ import threading
 from collections.abc import Iterator
 
 from lossbench.runtime.console import LOGGER
+from lossbench.runtime.interrupts import EXIT_STATUS
 
-EXIT_STATUS = 75  # EX_TEMPFAIL: run the same command again
 STOPPED = 'Asked to stop. Run the same command again to continue.'
 # For the main thread to answer. With the next it makes less than 15 seconds,
 # which is all that GKE gives to pods on preemptible nodes.
@@ -49,20 +49,27 @@ def stop_on_signals(
 
   Further ones are ignored, so that cleaning up is not interrupted. Says in one
   line that the same command continues. If the main thread has not left after
-  `GRACE_SECS`, the program ends all the same.
+  `GRACE_SECS`, the program ends all the same, and at once if a module is being
+  imported: extension modules crash where an exception comes out of them.
 
   Args:
-    *signals: in place of these two.
+    *signals: in place of these two, in a worker, whose end is told by its parent
+      and comes with an exception always.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
 
-  def stop(*_):
+  is_program = not signals
+
+  def stop(_, frame):
     global _asked
     _asked = True
     for number in signals:
       signal.signal(number, signal.SIG_IGN)
+    if is_program and _is_importing(frame):
+      LOGGER.warning(STOPPED)
+      leave()
     raise Stopped
 
   signals = signals or (signal.SIGTERM, signal.SIGINT)
@@ -76,6 +83,15 @@ def stop_on_signals(
     finally:
       for number, handler in old.items():
         signal.signal(number, handler)
+
+
+def _is_importing(frame) -> bool:
+  """Whether the code of a frame was called, however indirectly, by an import."""
+  while frame is not None:
+    if frame.f_globals.get('__name__') == 'importlib._bootstrap':
+      return True
+    frame = frame.f_back
+  return False
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ directories. A run that fails is reported at the end, and the others go on; the
 next call tries it again.
 """
 
+from lossbench import cli  # isort: split
+
 import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from lossbench import cli
 from lossbench.runtime import console, locks, storage
 
 

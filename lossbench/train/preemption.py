@@ -14,7 +14,7 @@ import threading
 import jax
 from jax.experimental import multihost_utils
 
-EXIT_STATUS = 75
+from lossbench.runtime.interrupts import EXIT_STATUS
 
 
 class Preempted(SystemExit):

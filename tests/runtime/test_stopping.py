@@ -66,3 +66,30 @@ with stopping.stop_on_signals():
   _, printed = process.communicate(timeout=20)
   assert process.returncode == EXIT_STATUS
   assert printed.splitlines()[-1] == STOPPED
+
+
+def test_an_import_is_not_left_by_an_exception(root, tmp_path):
+  """nanobind's modules crash then (as jaxlib's), so the program ends at once."""
+  (tmp_path / 'extension.py').write_text(
+    'import os, signal\n'
+    'try:\n'
+    '  signal.raise_signal(signal.SIGINT)\n'
+    'except BaseException:\n'
+    '  os.abort()\n'
+  )
+  program = f"""
+import sys
+from lossbench.runtime import stopping
+sys.path.insert(0, {str(tmp_path)!r})
+with stopping.stop_on_signals():
+  import extension
+"""
+  result = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=root,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.stderr.splitlines() == [STOPPED]
+  assert result.returncode == EXIT_STATUS
