@@ -198,6 +198,67 @@ def test_what_nobody_calls_is_not_there():
   assert not unused
 
 
+# Whose subject is a whole run or its configuration. All others are given what
+# they need of it, by functions called build_* and create_*.
+CONFIG_READERS = (
+  'build',  # from a configuration to the objects that it names
+  'evaluation.loop',  # a pass of a run's model over a data set
+  'runs.directory',  # keeps it, and compares it with what was there
+  'study',  # expands and resolves configurations
+  'train.checks',  # refuses them
+  'train.initialization',
+  'train.loop',
+  'tuning',  # fills in what it searches
+)
+
+
+@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=_relative)
+def test_a_config_is_unpacked_where_objects_are_made(path):
+  """Parameters and fields that are one; binaries have it from their flags."""
+  module = _dotted(path).removeprefix('lossbench.')
+  if any(f'{module}.'.startswith(f'{reader}.') for reader in CONFIG_READERS):
+    return
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.FunctionDef):
+      if re.match('_?(build|create)_', node.name):
+        continue
+      arguments = [*node.args.args, *node.args.kwonlyargs]
+    elif isinstance(node, ast.ClassDef):
+      arguments = [n for n in node.body if isinstance(n, ast.AnnAssign)]
+    else:
+      continue
+    for argument in arguments:
+      annotation = argument.annotation and ast.unparse(argument.annotation)
+      if annotation is None:
+        assert argument.arg != 'config', node.name
+      else:
+        assert 'ConfigDict' not in annotation, node.name
+
+
+def test_the_picture_of_the_tree_is_the_tree():
+  """In CONTRIBUTING: every folder and module beside main.py, and no other."""
+  text = (ROOT / 'CONTRIBUTING.md').read_text()
+  tree = text.partition('```\n')[2].partition('```')[0]
+  top, _, rest = tree.partition('lossbench/\n')
+  # Names begin at the margin, or two columns in; what they are, further in.
+  inside = re.findall(r'^  (\S.*)$', rest, re.MULTILINE)
+  named = {
+    word
+    for line in inside
+    for word in re.split('  ', line)[0].split()
+    if re.fullmatch(r'[\w.]+(/|\.py)', word)
+  }
+  there = {
+    path.name + '/' * path.is_dir()
+    for path in PACKAGE.iterdir()
+    if path.name not in ('__init__.py', '__pycache__', 'version.py')
+  }
+  assert named == there
+  outside = set(re.findall(r'^(\w[\w.]*/?)', top + rest, re.MULTILINE))
+  assert outside == {'main.py', 'configs/', 'launch/', 'benchmarks/', 'tests/'}
+  assert all((ROOT / name).exists() for name in outside)
+
+
 # Longer than 80 lines, and why.
 LONG = {'get_default_config': 'a list of all fields, each with its meaning'}
 # What a first line begins with that names no thing and says no action.

@@ -73,16 +73,16 @@ def build_train_inputs(
     examples: to train on, `lossbench.data.examples.Examples`.
   """
   if config.data_on_device:
-    return _resident_inputs(config, examples)
-  return _streamed_inputs(config, examples)
+    return _build_resident_inputs(config, examples)
+  return _build_streamed_inputs(config, examples)
 
 
-def _rows(config, shape, dtype) -> jax.ShapeDtypeStruct:
-  local_size = config.batch_size // jax.process_count()
+def _rows(batch_size, shape, dtype) -> jax.ShapeDtypeStruct:
+  local_size = batch_size // jax.process_count()
   return jax.ShapeDtypeStruct((local_size, *shape), dtype)
 
 
-def _streamed_inputs(config, examples):
+def _build_streamed_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
   window = pipeline.shuffle_window(
@@ -112,14 +112,14 @@ def _streamed_inputs(config, examples):
     num_examples=examples.num_examples,
     data=None,
     batch_shapes={
-      'image': _rows(config, build.image_shape(config), np.uint8),
-      'label': _rows(config, (), np.int32),
+      'image': _rows(config.batch_size, build.image_shape(config), np.uint8),
+      'label': _rows(config.batch_size, (), np.int32),
     },
     batches_fn=batches_fn,
   )
 
 
-def _resident_inputs(config, examples):
+def _build_resident_inputs(config, examples):
   from lossbench.data import pipeline, preprocess
 
   images, labels = pipeline.load_examples(
@@ -141,7 +141,7 @@ def _resident_inputs(config, examples):
   return TrainInputs(
     num_examples=len(labels),
     data=devices.replicate({'image': images, 'label': labels}),
-    batch_shapes={'index': _rows(config, (), np.int32)},
+    batch_shapes={'index': _rows(config.batch_size, (), np.int32)},
     batches_fn=batches_fn,
   )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from clu import metric_writers
 
@@ -22,6 +21,15 @@ class TrainLog:
 
   Every step's loss is looked at, so that the first non-finite one is found
   whatever the interval between lines.
+
+  Args:
+    writer: of TensorBoard's scalars.
+    progress: of the steps.
+    objective: its name; it and the learning rate stand in the error of a step
+      that went wrong.
+    learning_rate: of the configuration.
+    batch_size: global.
+    plan: of the run.
   """
 
   def __init__(
@@ -29,12 +37,16 @@ class TrainLog:
     writer: metric_writers.MetricWriter,
     progress: Progress,
     *,
-    config: ml_collections.ConfigDict,
+    objective: str,
+    learning_rate: float,
+    batch_size: int,
     plan: Plan,
   ):
     self._writer = writer
     self._progress = progress
-    self._config = config
+    self._objective = objective
+    self._learning_rate = learning_rate
+    self._batch_size = batch_size
     self._plan = plan
     self._pending: list[tuple[range, Mapping[str, jax.Array]]] = []
     self._excluded_secs = 0.0
@@ -63,8 +75,8 @@ class TrainLog:
         if not np.isfinite(row[name]):
           raise FloatingPointError(
             f'The {name} is {row[name]} at step {step} with objective '
-            f'{self._config.objective.name!r} and learning rate '
-            f'{self._config.learning_rate:g}. The last good checkpoint is '
+            f'{self._objective!r} and learning rate '
+            f'{self._learning_rate:g}. The last good checkpoint is '
             'kept. Lower --config.learning_rate or lengthen '
             '--config.warmup_epochs, in a new --workdir.'
           )
@@ -92,7 +104,7 @@ class TrainLog:
     rate, position = self._progress.tick(
       steps[-1], excluded_secs=self._excluded_secs
     )
-    images_per_sec = rate * self._config.batch_size
+    images_per_sec = rate * self._batch_size
     self._writer.write_scalars(
       steps[-1],
       {

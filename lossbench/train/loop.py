@@ -361,7 +361,14 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
   """The loop: from a state on the host to the last step, or until preempted."""
   plan, start_step = run.plan, int(state.step)
   progress = Progress(start_step, plan.num_steps)
-  log = TrainLog(writer, progress, config=run.config, plan=plan)
+  log = TrainLog(
+    writer,
+    progress,
+    objective=run.config.objective.name,
+    learning_rate=run.config.learning_rate,
+    batch_size=run.config.batch_size,
+    plan=plan,
+  )
   profile = _create_profile(run, start_step)
   state = devices.replicate(state)
   check_replicas(state, step=start_step)

@@ -129,7 +129,11 @@ def titled(group: str, label: str, groups: Sequence[str]) -> str:
 
 
 def require(
-  found, study: StudyRecords, what: str, *, config='configs/studies/paper.py'
+  found,
+  study: StudyRecords,
+  what: str,
+  *,
+  config: str = 'configs/studies/paper.py',
 ):
   """Raises NotRun unless the study has something; says which study has."""
   if not found:
