@@ -7,7 +7,8 @@ import jax
 from lossbench.data import catalogue
 from lossbench.evaluation import per_example, scoring
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import RunOutputs, write_arrays, write_metrics
+from lossbench.evaluation.files import write_arrays, write_metrics
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
 from lossbench.evaluation.shifts import evaluate_ood
 from lossbench.runs.directory import write_json

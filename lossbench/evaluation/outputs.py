@@ -10,7 +10,6 @@ import contextlib
 import functools
 import json
 import os
-import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -19,10 +18,10 @@ import jax
 import ml_collections
 import numpy as np
 
-import lossbench
 from lossbench import build
 from lossbench.data import catalogue
 from lossbench.evaluation.collected import NOTHING, Collect, Collected
+from lossbench.evaluation.files import read_collected, write_arrays
 from lossbench.evaluation.loop import (
   Evaluator,
   Pass,
@@ -34,10 +33,8 @@ from lossbench.runs.checkpoints import (
   DamagedCheckpointError,
   open_checkpoints,
 )
-from lossbench.runs.directory import RunDirectory, read_json, write_json
-from lossbench.runs.records import Record
+from lossbench.runs.directory import RunDirectory, read_json
 from lossbench.runtime import cluster, devices, storage
-from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere
 from lossbench.runtime.progress import create_printer
 
@@ -57,40 +54,6 @@ _IMAGE_FIELDS = (
   'resize_method',
   'resize_ratio',
 )
-
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-
-
-def write_arrays(path: storage.Path, **arrays):
-  """Writes an .npz, whole or not at all."""
-  storage.write_whole(path, lambda file: np.savez(file, **arrays))
-
-
-def _read_collected(
-  path: storage.Path, source: str, only: Collection[str] | None = None
-) -> Collected | None:
-  """The stored arrays; None if there are none, or of another source.
-
-  Args:
-    path: of the .npz.
-    source: that is wanted.
-    only: names of the arrays to read; None reads all.
-  """
-  if not path.exists():
-    return None
-  try:
-    with path.open('rb') as file, np.load(file) as stored:
-      if 'source' not in stored or str(stored['source']) != source:
-        return None
-      names = stored.files if only is None else ['id', 'label', *only]
-      arrays = {name: stored[name] for name in names}
-  except _UNREADABLE as error:
-    LOGGER.warning('%s is damaged (%s): computing it again.', path, error)
-    return None
-  arrays.pop('source', None)
-  return Collected(
-    ids=arrays.pop('id'), labels=arrays.pop('label'), arrays=arrays
-  )
 
 
 class RunOutputs:
@@ -518,7 +481,7 @@ class RunOutputs:
     )
 
   def _stored(self, path, source, compute_fn, *, only=None) -> Collected:
-    stored = _read_collected(path, source, only)
+    stored = read_collected(path, source, only)
     # Processes without a shared disk have nothing stored, and a pass needs all.
     if not everywhere(stored is not None):
       stored = compute_fn()
@@ -534,18 +497,3 @@ class RunOutputs:
         source=np.array(source),
         **collected.arrays,
       )
-
-
-def write_metrics(directory: storage.Path, records: Sequence[Record], **about):
-  """Writes metrics.json; what is wrong with a path is said in one line."""
-  if jax.process_index() > 0:
-    return
-  directory.mkdir(parents=True, exist_ok=True)
-  write_json(
-    directory / 'metrics.json',
-    {
-      **about,
-      'lossbench_version': lossbench.__version__,
-      'metrics': [record.to_json() for record in records],
-    },
-  )

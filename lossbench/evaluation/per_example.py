@@ -12,7 +12,7 @@ import numpy as np
 
 from lossbench.evaluation import predictions
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import write_arrays
+from lossbench.evaluation.files import write_arrays
 from lossbench.evaluation.temperatures import Tempered
 from lossbench.metrics.accuracy import top_k_correct
 from lossbench.metrics.influence import (

@@ -4,7 +4,8 @@ import numpy as np
 
 from lossbench.data import catalogue
 from lossbench.evaluation import per_example, scoring
-from lossbench.evaluation.outputs import RunOutputs, write_metrics
+from lossbench.evaluation.files import write_metrics
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.runs.records import Record, create_record
 from lossbench.runtime.progress import create_printer
 

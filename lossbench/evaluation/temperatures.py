@@ -14,10 +14,9 @@ import numpy as np
 from lossbench.evaluation import chunks, predictions
 from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
-  fit_temperature,
   negative_log_likelihood,
-  temper,
 )
+from lossbench.metrics.temperature import fit_temperature, temper
 from lossbench.runs.records import Record, create_record
 
 _SEARCHED = (1e-2, 1e2)

@@ -16,9 +16,7 @@ _EXPORTS = {
   'brier': ('brier_score',),
   'calibration': (
     'expected_calibration_error',
-    'fit_temperature',
     'negative_log_likelihood',
-    'temper',
   ),
   'calibration_errors': (
     'adaptive_calibration_error',
@@ -34,6 +32,7 @@ _EXPORTS = {
   'separation': ('class_separation',),
   'sparsity': ('nonzero_fraction',),
   'spectra': ('class_centroids', 'participation_ratio', 'singular_values'),
+  'temperature': ('fit_temperature', 'temper'),
 }
 _MODULES = {
   name: module for module, names in _EXPORTS.items() for name in names

@@ -12,7 +12,8 @@ import lossbench
 from lossbench.data import catalogue
 from lossbench.evaluation import per_example
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import RunOutputs, write_arrays
+from lossbench.evaluation.files import write_arrays
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics.influence import mean_class_accuracy_values
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lossbench.evaluation import outputs
+from lossbench.evaluation import files, outputs
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
 from lossbench.probe.transfer import build_image_fn
@@ -175,7 +175,7 @@ def test_refusals(run, tmp_path):
 def test_outputs_of_another_type_are_not_mixed(run, num_passes):
   """Beside metrics in float32, bfloat16 has files of its own."""
   own = RunOutputs(run)
-  outputs.write_metrics(
+  files.write_metrics(
     own.eval_path('digits', 'test'),
     [],
     step=own.step,

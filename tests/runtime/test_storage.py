@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from configs import digits_cnn
-from lossbench.evaluation.outputs import _read_collected, write_arrays
+from lossbench.evaluation.files import read_collected, write_arrays
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runtime import storage
 from tests.faults.buckets import Fault
@@ -65,9 +65,9 @@ def test_files_in_a_bucket(path):
     source=np.array('here'),
     logits=logits,
   )
-  found = _read_collected(arrays, 'here')
+  found = read_collected(arrays, 'here')
   np.testing.assert_array_equal(found.arrays['logits'], logits)
-  assert _read_collected(arrays, 'elsewhere') is None
+  assert read_collected(arrays, 'elsewhere') is None
   assert storage.absolute(arrays) == arrays
 
 
