@@ -26,25 +26,28 @@ def batch_moments(x):
   return {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}
 
 
-def random_variables(shapes, rng):
-  """Variables like `shapes`, all random: He's kernels, no scale near 0.
+def random_variable(path, leaf, rng):
+  """A variable of a model, random: He's kernels, no scale near 0.
 
   So activations neither grow nor shrink with depth, and what float32 rounds
   stays in proportion to them on every machine.
   """
+  match path[-1].key:
+    case 'kernel':
+      stddev = np.sqrt(2 / np.prod(leaf.shape[:3]))
+      value = stddev * rng.standard_normal(leaf.shape)
+    case 'scale' | 'var':
+      value = rng.uniform(0.5, 1.5, leaf.shape)
+    case 'bias' | 'mean':
+      value = 0.1 * rng.standard_normal(leaf.shape)
+  return value.astype(np.float32)
 
-  def draw(path, leaf):
-    match path[-1].key:
-      case 'kernel':
-        stddev = np.sqrt(2 / np.prod(leaf.shape[:3]))
-        value = stddev * rng.standard_normal(leaf.shape)
-      case 'scale' | 'var':
-        value = rng.uniform(0.5, 1.5, leaf.shape)
-      case 'bias' | 'mean':
-        value = 0.1 * rng.standard_normal(leaf.shape)
-    return value.astype(np.float32)
 
-  return jax.tree_util.tree_map_with_path(draw, shapes)
+def random_variables(shapes, rng):
+  """Variables like `shapes`, each a `random_variable`."""
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: random_variable(path, leaf, rng), shapes
+  )
 
 
 def relative_error(found, expected):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from lossbench.models.inception_v3 import InceptionV3
+from tests.models import naive
 
 
 def test_parameter_count_is_the_published_one(trace):
@@ -72,15 +73,7 @@ def test_forward_agrees_with_torchvision(trace):
   def draw(path, leaf):
     name = '/'.join(key.key for key in path)
     rng = np.random.default_rng(zlib.crc32(name.encode()))
-    match path[-1].key:
-      case 'kernel':
-        stddev = np.sqrt(2 / np.prod(leaf.shape[:3]))
-        value = stddev * rng.standard_normal(leaf.shape)
-      case 'scale' | 'var':
-        value = rng.uniform(0.5, 1.5, leaf.shape)
-      case 'bias' | 'mean':
-        value = 0.1 * rng.standard_normal(leaf.shape)
-    return value.astype(np.float32)
+    return naive.random_variable(path, leaf, rng)
 
   model = InceptionV3()
   _, _, shapes = trace(model, image_size=107)
