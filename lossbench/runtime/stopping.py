@@ -61,6 +61,7 @@ def stop_on_signals(
     return
 
   is_program = not signals
+  over = threading.Event()  # the main thread ends, or has ended, by itself
 
   def stop(_, frame):
     global _asked
@@ -68,12 +69,13 @@ def stop_on_signals(
     for number in signals:
       signal.signal(number, signal.SIG_IGN)
     if is_program and _is_importing(frame):
+      over.set()
       LOGGER.warning(STOPPED)
       leave()
     raise Stopped
 
   signals = signals or (signal.SIGTERM, signal.SIGINT)
-  with _last_resort(stop):
+  with _last_resort(stop, over):
     old = {number: signal.signal(number, stop) for number in signals}
     try:
       yield
@@ -95,9 +97,8 @@ def _is_importing(frame) -> bool:
 
 
 @contextlib.contextmanager
-def _last_resort(stop) -> Iterator[None]:
+def _last_resort(stop, over: threading.Event) -> Iterator[None]:
   """Ends the program if `stop`, a handler, is not called or not obeyed."""
-  over = threading.Event()
   reading, writing = os.pipe()
   os.set_blocking(writing, False)
   # Written to when a signal arrives, whatever the main thread is doing.
