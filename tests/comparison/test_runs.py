@@ -1,6 +1,5 @@
 """Comparisons of runs: against naive formulas on the stored outputs."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from lossbench.evaluation import outputs, scoring
 from lossbench.metrics import cka
 from lossbench.metrics.agreement import ensemble_log_probs, nested_ensembles
 from lossbench.objectives import create_objective
+from lossbench.runs.directory import read_json
 
 NAMES = ('sigmoid_0', 'sigmoid_1', 'cosine_softmax_0')
 
@@ -39,7 +39,7 @@ def runs(tiny_runs, tmp_path_factory):
 def result(runs, tmp_path_factory):
   output = tmp_path_factory.mktemp('comparison')
   returned = compare_runs(runs, output=str(output), minibatch_size=8)
-  written = json.loads((output / 'comparison.json').read_text())
+  written = read_json(output / 'comparison.json')
   assert written == returned
   return written
 
