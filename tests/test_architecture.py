@@ -125,8 +125,6 @@ PROGRAMS = [
 ]
 # What no program names, and why.
 CALLED_BY_OTHERS = {
-  'lossbench.report.bootstrap': 'claims are decided by it',
-  'lossbench.report.samples': 'claims are decided by them',
   'lossbench.data.digits': 'TFDS finds builders by the names of their classes',
   'get_config': 'the flag --config calls it',
   'should_preserve': 'Orbax calls it',

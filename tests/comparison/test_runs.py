@@ -22,7 +22,7 @@ from lossbench.evaluation import outputs, scoring
 from lossbench.metrics import cka
 from lossbench.metrics.agreement import ensemble_log_probs, nested_ensembles
 from lossbench.objectives import create_objective
-from lossbench.runs.directory import read_json
+from lossbench.runs.directory import read_json, write_json
 
 NAMES = ('sigmoid_0', 'sigmoid_1', 'cosine_softmax_0')
 
@@ -252,9 +252,7 @@ def test_runs_that_cannot_be_compared(runs, tmp_path):
   other = tmp_path / 'other'
   shutil.copytree(runs[0], other)
   path = other / 'config.json'
-  path.write_text(
-    path.read_text().replace('"dataset": "digits"', '"dataset": "cifar10"')
-  )
+  write_json(path, read_json(path) | {'dataset': 'cifar10'})
   with pytest.raises(ValueError, match="has dataset='cifar10'"):
     compare_runs([runs[0], str(other)], output=str(tmp_path))
 
