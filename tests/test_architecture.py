@@ -1,6 +1,7 @@
 """Who may import what, and nobody asks for an objective by name."""
 
 import ast
+import collections
 import pathlib
 import re
 import subprocess
@@ -156,21 +157,20 @@ def _uses(path, tree) -> set[tuple[str, str]]:
 
   A name in a string counts: registries keep functions by their names.
   """
-  module, found, sources = _dotted(path), set(), {}
+  module, found, sources = _dotted(path), set(), collections.defaultdict(set)
   for node in ast.walk(tree):
     if isinstance(node, ast.ImportFrom):
-      sources |= {
-        alias.asname or alias.name: (node.module, alias.name)
-        for alias in node.names
-      }
-  found |= set(sources.values())
+      for alias in node.names:  # functions of a file may import their own
+        sources[alias.asname or alias.name].add((node.module, alias.name))
+        found.add((node.module, alias.name))
   for node in ast.walk(tree):
     if isinstance(node, ast.Name):
       found.add((module, node.id))
     elif isinstance(node, ast.Attribute):
       found.add(('', node.attr))
       if isinstance(node.value, ast.Name) and node.value.id in sources:
-        found.add(('.'.join(sources[node.value.id]), node.attr))
+        places = sources[node.value.id]
+        found |= {('.'.join(place), node.attr) for place in places}
     elif isinstance(node, ast.Constant) and isinstance(node.value, str):
       found |= {(module, node.value), ('', node.value)}
   return found

@@ -112,7 +112,7 @@ class Sample:
 
   @property
   def seeds_variance(self) -> float:
-    """Of the mean over seeds; 0 of one seed, and of rounding errors."""
+    """Variance of the mean over seeds; 0 of one seed, and of rounding errors."""
     if len(self.values) < 2 or vary_by_rounding(self.values):
       return 0.0
     return float(np.var(self.values, ddof=1) / len(self.values))
@@ -162,12 +162,12 @@ class Effect:
 
   @property
   def standard_error(self) -> float | None:
-    """Of the estimate; None without a variance."""
+    """Standard error of the estimate; None without a variance."""
     return None if self.variance is None else math.sqrt(self.variance)
 
   @property
   def interval(self) -> tuple[float, float] | None:
-    """Of 95 %; None without a variance."""
+    """Interval of 95 %; None without a variance."""
     if self.variance is None:
       return None
     half = stats.t.ppf(1 - LEVEL / 2, self.dof) * self.standard_error
@@ -242,7 +242,7 @@ class Effect:
 
 
 def _power(noncentrality: float, dof: float) -> float:
-  """Of a two-sided t-test at 5 %; the wrong side's share is left out."""
+  """Power of a two-sided t-test at 5 %; the wrong side's share is left out."""
   if noncentrality > _MAX_NONCENTRALITY:
     return 1.0
   critical = stats.t.ppf(1 - LEVEL / 2, dof)

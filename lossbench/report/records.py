@@ -35,7 +35,7 @@ class PerExample(NamedTuple):
 
 
 def _read_per_example(directory: pathlib.Path, name: str) -> PerExample | None:
-  """From per_example.npz; top-1 accuracies of older records from predictions."""
+  """Reads per_example.npz; of older records, top-1 accuracy from predictions."""
   path = directory / 'per_example.npz'
   try:
     if path.exists():

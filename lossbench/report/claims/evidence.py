@@ -217,7 +217,7 @@ def differences_from(
 
 
 def paired_difference(a: Sample, b: Sample) -> Effect:
-  """Of two quantities of the same seeds, in the same order."""
+  """Difference of two quantities of the same seeds, in the same order."""
   resampled = None
   if a.resampled is not None and b.resampled is not None:
     resampled = a.resampled - b.resampled

@@ -108,7 +108,7 @@ def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
 
 
 def relearned_below_head(study: StudyRecords, group: str) -> Evidence:
-  """Of softmax, seed by seed: the head it was trained with against a new one."""
+  """Softmax, seed by seed: the head it was trained with against a new one."""
   relearned = _relearned(study, group)[Key('softmax')]
   own = evidence.read_samples(
     study, group, lambda run: run.measured('top1_accuracy'), [Key('softmax')]

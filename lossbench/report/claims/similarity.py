@@ -43,7 +43,7 @@ def _permuted(labels: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 
 
 def _margins(same: np.ndarray, labels: np.ndarray):
-  """Of losses with two seeds: agreement within, and the highest with another."""
+  """Agreement within losses of two seeds, and the highest with another."""
   member = (labels[:, None] == np.arange(labels.max() + 1)).astype(float)
   sizes = member.sum(axis=0)
   sums = member.T @ same @ member
@@ -77,7 +77,7 @@ def _power_text(effect: Effect) -> str:
 
 
 def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
-  """By permuting which run is of which loss; against it, over examples."""
+  """Evidence by permuting which run is of which loss; against it, by examples."""
   comparison = study.comparison(group)
   labels, places, names = _labels(comparison.keys, together=True)
   _require_seeds(study, labels)
