@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from lossbench.metrics.class_separation import class_separation
 
 from lossbench.metrics import influence
 from lossbench.metrics.calibration import expected_calibration_error
+from lossbench.metrics.separation import class_separation
 
 N, K = 90, 4
 
