@@ -37,7 +37,7 @@ def _measure(args):
   from lossbench.runtime import devices
   from lossbench.train.initialization import initial_state
   from lossbench.train.inputs import build_input_fn
-  from lossbench.train.loop import build_step_hparams
+  from lossbench.train.program import build_step_hparams
   from lossbench.train.schedules import create_schedule
   from lossbench.train.step import create_train_step
 

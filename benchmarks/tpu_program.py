@@ -153,17 +153,17 @@ def _train(config, mesh, *, alone=False):
   import jax
 
   from lossbench import build
-  from lossbench.train import loop
+  from lossbench.train import program
   from lossbench.train.inputs import build_input_fn
   from lossbench.train.step import create_step_fn
 
   size = _PER_DEVICE.value or config.batch_size // (1 if alone else mesh.size)
-  hparams = loop.build_step_hparams(config)
+  hparams = program.build_step_hparams(config)
   step_fn = create_step_fn(
     build.build_backbone(config),
     num_classes=config.num_classes,
     input_fn=build_input_fn(config),
-    schedule_fn=loop._build_schedule(config, 312),
+    schedule_fn=program.build_schedule(config, steps_per_epoch=312),
     decay_batch_norm=config.decay_batch_norm,
     accumulation_steps=config.accumulation_steps,
     axis_name=None if alone else mesh.axis_names[0],
@@ -199,11 +199,11 @@ def _evaluate(config, mesh):
   from lossbench import build
   from lossbench.evaluation import loop
   from lossbench.evaluation.collected import Collect
-  from lossbench.train.loop import build_step_hparams
+  from lossbench.train.program import build_step_hparams
 
   fields = build.pack_fields(config, loop._STEP_FIELDS)
   keep = Collect(logits=True)
-  step, measurements = loop._compiled(fields, 'representations', keep)
+  step, measurements = loop._compiled(fields, 'representations', keep, None)
   size = _PER_DEVICE.value or config.eval_batch_size // mesh.size
   hparams = build_step_hparams(config)
   state = _state_shapes(config, hparams)

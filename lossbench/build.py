@@ -12,7 +12,7 @@ import ml_collections
 from lossbench.data import device_augment
 from lossbench.models import Classifier, create_backbone
 from lossbench.objectives import Objective, create_objective
-from lossbench.runtime.devices import AXIS
+from lossbench.runtime import devices
 
 _DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -61,10 +61,10 @@ def build_batch_norm(
   size = config.batch_norm_group
   if not size:
     return nn.BatchNorm
-  first = range(0, jax.device_count(), size)
+  first = range(0, devices.count(), size)
   groups = tuple(tuple(range(start, start + size)) for start in first)
   return functools.partial(
-    nn.BatchNorm, axis_name=AXIS, axis_index_groups=groups
+    nn.BatchNorm, axis_name=devices.AXIS, axis_index_groups=groups
   )
 
 

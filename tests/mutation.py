@@ -40,7 +40,9 @@ MORE_TESTS = {
   'train/checks.py': ('test_build.py', 'train/test_loop.py'),
   'train/loop.py': ('test_config_effects.py', 'data/test_bad_images.py'),
   'train/log.py': ('train/test_loop.py',),
+  'train/memory.py': ('train/test_side_by_side.py',),
   'train/plan.py': ('train/test_loop.py',),
+  'train/program.py': ('train/test_loop.py', 'test_config_effects.py'),
   'train/preemption.py': ('faults/test_preemption.py',),
   'train/watchdog.py': ('faults/test_preemption.py',),
 }

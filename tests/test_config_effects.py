@@ -28,7 +28,7 @@ from lossbench.runs.checkpoints import Checkpointer
 from lossbench.runs.directory import OPERATIONAL_FIELDS, RunDirectory
 from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
-from lossbench.train import loop
+from lossbench.train import program
 from lossbench.train.checks import check_config
 from lossbench.train.dispatch import Batches
 from lossbench.train.initialization import (
@@ -227,7 +227,7 @@ def another_run(tmp_path_factory):
   with Checkpointer(run.checkpoints_path, keep_last=2) as checkpointer:
     for step in (1, 2):
       config.seed = 100 + step
-      state = initial_state(config, loop.build_step_hparams(config))
+      state = initial_state(config, program.build_step_hparams(config))
       state = devices.replicate(state.replace(step=np.int32(step)))
       history.append({'step': step, BEST_METRIC: step / 10})
       checkpointer.save(state, history=history)
@@ -265,11 +265,11 @@ class Observed:
     )
     inputs = build_train_inputs(config, Examples(builder, train))
     (batch,) = inputs.batches_fn(0, 1)
-    self.hparams = loop.build_step_hparams(config)
+    self.hparams = program.build_step_hparams(config)
     state = initial_state(config, self.hparams)
     if source := load_source(config, run):
       state = start_from(state, source)
-    self.step_fn = loop.build_train_step(
+    self.step_fn = program.build_train_step(
       config, steps_per_epoch=plan.steps_per_epoch
     )
     # How many steps a program takes at once is no part of a step.

@@ -103,18 +103,20 @@ def _create_eval_step(backbone, *, num_classes, normalize_fn, update_fn, keep):
   return jax.pmap(
     eval_step,
     axis_name=devices.AXIS,
+    devices=devices.chosen(),
     in_axes=(0, None, 0, 0),
     donate_argnums=2,
   )
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(fields: str, suite: str, keep: Collect):
+def _compiled(fields: str, suite: str, keep: Collect, chosen):
   """The pmapped step and its measurements, once for equal configurations.
 
   So 72 runs of one architecture share a step; objectives of other parts are
-  traced into it as they come.
+  traced into it as they come. `chosen` is `devices.chosen()`.
   """
+  del chosen  # found by who compiles
   config = build.unpack_fields(fields)
   backbone = build.build_backbone(config)
   measurements = create_measurements(
@@ -160,7 +162,7 @@ def endpoint_names(config: ml_collections.ConfigDict) -> list[str]:
 
 def check_batch_size(batch_size: int, *, gram_size: int = 0):
   """Raises ValueError unless a global batch divides over all devices."""
-  num_devices = jax.device_count()
+  num_devices = devices.count()
   unit = num_devices * max(1, gram_size)
   if batch_size < 1 or batch_size % unit:
     reason = f'the {num_devices} devices'
@@ -258,7 +260,10 @@ class Evaluator:
     self._batch_size = batch_size or config.eval_batch_size
     check_batch_size(self._batch_size, gram_size=collect.gram_size)
     self._eval_step, self._measurements = _compiled(
-      build.pack_fields(config, _STEP_FIELDS), suite, collect
+      build.pack_fields(config, _STEP_FIELDS),
+      suite,
+      collect,
+      devices.chosen(),
     )
     self._collect = collect
     self._sharded = sharded

@@ -13,6 +13,7 @@ import dataclasses
 import errno
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -21,11 +22,10 @@ import flax.serialization
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import jax_utils
 
 from lossbench.runs.directory import RunDirectory, sealed
 from lossbench.runs.stored import best_step, fingerprint_of, read_record
-from lossbench.runtime import storage
+from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.processes import everywhere, first_says
 
@@ -35,6 +35,8 @@ StateT = TypeVar('StateT')
 
 History = list[dict[str, float]]
 
+# Orbax tells the saves of a process apart by the number of the latest.
+_in_turn = threading.Lock()
 # Longer than any disk takes; then many processes stop waiting for a save.
 _SAVE_SECS = 300
 # Of a checkpoint's small files, in blocks of the disk.
@@ -188,15 +190,13 @@ class Checkpointer:
       history: one record per evaluation on the holdout so far: step, epoch and
         metrics. Stored beside the state; says which checkpoint is the best.
     """
-    host_state = jax.tree.map(
-      np.array, jax.device_get(jax_utils.unreplicate(state))
-    )
+    host_state = devices.unreplicate(state)
     arrays = flax.serialization.to_state_dict(host_state)
     step = int(host_state.step)
     history = list(history)  # written later, when the caller's may be longer
     record = {'step': step, 'history': history, 'crc32': _checksums(arrays)}
     self._keep_best.history = history
-    with self._saving():
+    with self._saving(), _in_turn:
       self._check_space(arrays)
       self._manager.save(
         step,
@@ -205,6 +205,8 @@ class Checkpointer:
           meta=ocp.args.JsonSave(sealed(record)),
         ),
       )
+      if devices.chosen() is not None:  # others may save at the same time
+        self._manager.wait_until_finished()
     return step
 
   def wait(self):

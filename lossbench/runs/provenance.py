@@ -104,13 +104,15 @@ def describe_start(
   # Not above: those who compare processes ask before they use the devices.
   import jax
 
+  from lossbench.runtime import devices
+
   return {
     'allowed': sorted(allowed),
     'code': code_version(),
     'command': sys.argv,
     'dataset': dict(dataset),
     'device_kind': jax.devices()[0].device_kind,
-    'devices': jax.device_count(),
+    'devices': devices.count(),
     'libraries': library_versions(),
     'processes': jax.process_count(),
     'step': step,

@@ -3,10 +3,10 @@
 The legal values of each field by itself are in configs/legal.py.
 """
 
-import jax
 import ml_collections
 
 from lossbench import build
+from lossbench.runtime import devices
 from lossbench.train.schedules import create_schedule
 
 
@@ -132,7 +132,7 @@ def _check_idle(config):
 
 
 def _check_batches(config):
-  num_devices = jax.device_count()
+  num_devices = devices.count()
   for name in ('batch_size', 'eval_batch_size'):
     size = config[name]
     if size % num_devices:

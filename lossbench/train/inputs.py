@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextvars
 import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -162,10 +163,12 @@ def prefetch_to_devices(
     batch = next(batches, None)
     return None if batch is None else devices.shard(batch)
 
+  # In which this run's devices are found.
+  context = contextvars.copy_context()
   with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
     waiting = collections.deque(
-      executor.submit(send_next) for _ in range(_PREFETCH)
+      executor.submit(context.run, send_next) for _ in range(_PREFETCH)
     )
     while (batch := waiting.popleft().result()) is not None:
-      waiting.append(executor.submit(send_next))
+      waiting.append(executor.submit(context.run, send_next))
       yield batch

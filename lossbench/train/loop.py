@@ -1,7 +1,8 @@
 """The training run: from a configuration and a directory to checkpoints."""
 
+import contextlib
 import dataclasses
-import functools
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,108 +21,32 @@ from lossbench.runtime import cluster, devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
 from lossbench.train.checks import check_config
-from lossbench.train.dispatch import Batches, Pace, max_steps
+from lossbench.train.dispatch import Batches, Pace
 from lossbench.train.initialization import (
   initial_state,
   load_source,
   start_from,
 )
-from lossbench.train.inputs import (
-  TrainInputs,
-  build_input_fn,
-  build_train_inputs,
-)
+from lossbench.train.inputs import TrainInputs, build_train_inputs
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
+from lossbench.train.program import (
+  build_step_hparams,
+  build_train_step,
+  dispatch_size,
+)
 from lossbench.train.replicas import check_replicas
-from lossbench.train.schedules import create_schedule
 from lossbench.train.state import StepHparams, TrainState
-from lossbench.train.step import TrainStep, create_train_step
+from lossbench.train.step import TrainStep
 from lossbench.train.watchdog import Watchdog
 
-# What the compiled step depends on, besides the structure of its arguments.
-_STEP_FIELDS = (
-  'accumulation_steps',
-  'batch_norm_group',
-  'compute_dtype',
-  'crop_padding',
-  'data_on_device',
-  'decay_batch_norm',
-  'decay_per_epoch',
-  'image_size',
-  'model',
-  'num_classes',
-  'num_epochs',
-  'pixel_mean',
-  'pixel_std',
-  'precision',
-  'random_flip',
-  'schedule',
-  'warmup_epochs',
-)
-
-
-def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
-  """The numbers that the compiled step takes as arguments."""
-  learning_rate = config.learning_rate
-  if config.learning_rate_batch_size:
-    learning_rate *= config.batch_size / config.learning_rate_batch_size
-  weight_decay = config.weight_decay
-  if config.divide_weight_decay_by_learning_rate:
-    weight_decay /= config.learning_rate
-  return StepHparams(
-    objective=build.build_objective(config),
-    learning_rate=learning_rate,
-    momentum=config.momentum,
-    weight_decay=weight_decay,
-    ema_decay=config.ema_decay,
-    ema_ramp=config.ema_ramp,
-    seed=np.uint32(config.seed),
-    mixup_alpha=config.mixup_alpha or None,
-  )
-
-
-def _build_schedule(config, steps_per_epoch):
-  return create_schedule(
-    config.schedule,
-    num_epochs=config.num_epochs,
-    steps_per_epoch=steps_per_epoch,
-    warmup_epochs=config.warmup_epochs,
-    decay_per_epoch=config.decay_per_epoch,
-  )
-
-
-def build_train_step(
-  config: ml_collections.ConfigDict, *, steps_per_epoch: int
-) -> TrainStep:
-  """The pmapped step, shared by runs that differ in seed and numbers only."""
-  return _compiled_step(
-    build.pack_fields(config, _STEP_FIELDS), steps_per_epoch
-  )
-
-
-@functools.lru_cache(maxsize=64)
-def _compiled_step(fields: str, steps_per_epoch: int) -> TrainStep:
-  config = build.unpack_fields(fields)
-  return create_train_step(
-    build.build_backbone(config, batch_norm=build.build_batch_norm(config)),
-    num_classes=config.num_classes,
-    input_fn=build_input_fn(config),
-    schedule_fn=_build_schedule(config, steps_per_epoch),
-    decay_batch_norm=config.decay_batch_norm,
-    accumulation_steps=config.accumulation_steps,
-    several=config.data_on_device,
-  )
-
-
-def _dispatch_size(config) -> int:
-  """Steps that one call of the program can take; 0 for a program of one."""
-  return max_steps(config.steps_per_dispatch) if config.data_on_device else 0
+# Opening data sets and filling caches, of which several runs may want the same.
+_building = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
-class _Run:
+class Run:
   """All that a run is made of, built and in order.
 
   Attributes:
@@ -150,7 +75,11 @@ class _Run:
 
 
 def train(
-  config: ml_collections.ConfigDict, *, workdir: str, allow: Sequence[str] = ()
+  config: ml_collections.ConfigDict,
+  *,
+  workdir: str,
+  allow: Sequence[str] = (),
+  notice: PreemptionNotice | None = None,
 ):
   """Trains one model, or continues where an earlier call was stopped.
 
@@ -161,6 +90,7 @@ def train(
     config: all fields of configs/default.py.
     workdir: the run directory; see `lossbench.runs.directory`.
     allow: which of `lossbench.runs.directory.CHANGES` a resumed run may find.
+    notice: that runs of one process share; None for one of its own.
 
   Raises:
     ValueError: if the configuration is refused, the directory holds another
@@ -178,8 +108,10 @@ def train(
   check_config(config)
   directory = RunDirectory(workdir)
   directory.check_compatible(config)
-  run = _build_run(config, directory)
-  _check_shapes(run)
+  with _building:
+    run = build_run(config, directory)
+    # Compiles nothing, and raises what compilation would.
+    jax.eval_shape(run.train_step, *step_arguments(run))
   with directory.locked():
     directory.claim(
       config,
@@ -189,10 +121,10 @@ def train(
       ),
       source=_describe_source(run),
     )
-    _train(run)
+    _train(run, notice)
 
 
-def _describe_source(run: _Run) -> dict[str, Any] | None:
+def _describe_source(run: Run) -> dict[str, Any] | None:
   if run.source is None:
     return None
   return {
@@ -214,7 +146,10 @@ def _check_agreement(config, directory: RunDirectory, dataset: dict[str, Any]):
   )
 
 
-def _build_run(config, directory: RunDirectory) -> _Run:
+def build_run(
+  config: ml_collections.ConfigDict, directory: RunDirectory
+) -> Run:
+  """Opens and builds all that a run needs; writes and compiles nothing."""
   from lossbench.data.examples import build_examples
 
   hparams = build_step_hparams(config)
@@ -241,7 +176,7 @@ def _build_run(config, directory: RunDirectory) -> _Run:
     evaluator = Evaluator(
       config, build_examples(config, builder, holdout, run=directory)
     )
-  return _Run(
+  return Run(
     config=config,
     directory=directory,
     plan=plan,
@@ -255,14 +190,14 @@ def _build_run(config, directory: RunDirectory) -> _Run:
   )
 
 
-def _check_shapes(run: _Run):
-  """Traces the step and compiles nothing; raises what compilation would."""
-  num_devices = jax.local_device_count()
+def step_arguments(run: Run) -> tuple[Any, ...]:
+  """What the step is called with, of state and batch their shapes."""
+  num_devices = len(devices.local())
 
   def on_devices(leaf):
     return jax.ShapeDtypeStruct((num_devices, *np.shape(leaf)), leaf.dtype)
 
-  size = _dispatch_size(run.config)
+  size = dispatch_size(run.config)
   steps = (size,) if size else ()
 
   def split(leaf):
@@ -271,8 +206,7 @@ def _check_shapes(run: _Run):
       (num_devices, *steps, rows, *leaf.shape[1:]), leaf.dtype
     )
 
-  jax.eval_shape(
-    run.train_step,
+  return (
     jax.tree.map(on_devices, run.state),
     jax.tree.map(split, run.inputs.batch_shapes),
     run.inputs.data,
@@ -281,7 +215,7 @@ def _check_shapes(run: _Run):
   )
 
 
-def _train(run: _Run):
+def _train(run: Run, notice: PreemptionNotice | None):
   """Trains into a directory that is ours."""
   writer = metric_writers.create_default_writer(
     run.directory.path, just_logging=jax.process_index() > 0
@@ -301,7 +235,7 @@ def _train(run: _Run):
         'Already trained to step %d: %s', state.step, run.directory.path
       )
       return
-    _take_steps(run, state, history, writer, checkpointer)
+    _take_steps(run, state, history, writer, checkpointer, notice)
     checkpointer.wait()
   LOGGER.info(
     'Trained to step %d. Evaluate with: python -m lossbench.evaluate '
@@ -311,15 +245,15 @@ def _train(run: _Run):
   )
 
 
-def _report_start(run: _Run):
+def _report_start(run: Run):
   config, plan = run.config, run.plan
   LOGGER.info(
     'Devices: %d x %s in %d process(es). Global batch %d, %d per device.',
-    jax.device_count(),
-    jax.devices()[0].device_kind,
+    devices.count(),
+    devices.local()[0].device_kind,
     jax.process_count(),
     config.batch_size,
-    config.batch_size // jax.device_count(),
+    config.batch_size // devices.count(),
   )
   LOGGER.info(
     'Data: %s, %d training images, holdout %s. %d steps = %g epochs of %d.',
@@ -340,7 +274,7 @@ def _report_start(run: _Run):
   )
 
 
-def _first_state(run: _Run, checkpointer: Checkpointer):
+def _first_state(run: Run, checkpointer: Checkpointer):
   """(state, history) to go on from: of a checkpoint, the source or the seed."""
   checkpoint = checkpointer.restore_last(final_step=run.plan.num_steps)
   if checkpoint is not None:
@@ -357,7 +291,7 @@ def _first_state(run: _Run, checkpointer: Checkpointer):
   return state, []
 
 
-def _take_steps(run: _Run, state, history, writer, checkpointer):
+def _take_steps(run: Run, state, history, writer, checkpointer, notice):
   """The loop: from a state on the host to the last step, or until preempted."""
   plan, start_step = run.plan, int(state.step)
   progress = Progress(start_step, plan.num_steps)
@@ -376,7 +310,7 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
     run.inputs,
     start_step,
     plan.num_steps,
-    size=_dispatch_size(run.config),
+    size=dispatch_size(run.config),
   )
   pace = Pace(
     plan,
@@ -385,7 +319,7 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
   )
   LOGGER.info('Compiling...')
   with (
-    PreemptionNotice() as notice,
+    contextlib.nullcontext(notice) if notice else PreemptionNotice() as notice,
     Watchdog(run.config.stall_secs) as watchdog,
   ):
     step = start_step
@@ -426,7 +360,7 @@ def _take_steps(run: _Run, state, history, writer, checkpointer):
       watchdog.beat(step)
 
 
-def _evaluate(run: _Run, state, step, history, writer):
+def _evaluate(run: Run, state, step, history, writer):
   """Evaluates on the holdout and tells all who want to know."""
   metrics = run.evaluator.scalars(state)
   epoch = step / run.plan.steps_per_epoch
@@ -442,7 +376,7 @@ def _evaluate(run: _Run, state, step, history, writer):
     write_json(run.directory.history_path, history)
 
 
-def _create_profile(run: _Run, start_step):
+def _create_profile(run: Run, start_step):
   num_profiled = run.plan.num_profiled
   if not num_profiled:
     return None

@@ -45,7 +45,7 @@ class PreemptionNotice:
   def __enter__(self):
     if threading.current_thread() is threading.main_thread():
       if not self._several:
-        self._handle(signal.SIGTERM, lambda *_: self._received.set())
+        self._handle(signal.SIGTERM, lambda *_: self.ask())
       self._handle(signal.SIGINT, self._interrupt)
     return self
 
@@ -66,6 +66,15 @@ class PreemptionNotice:
       b'Ctrl-C: saving after this step. Once more ends at once.\n',
     )
     signal.raise_signal(signal.SIGTERM)
+
+  def ask(self):
+    """As the signal does, in a single process."""
+    self._received.set()
+
+  @property
+  def received(self) -> bool:
+    """Whether this process was asked, which others may not know of yet."""
+    return self._received.is_set()
 
   def reached(self, step: int) -> bool:
     """Whether to save and stop after this step; the same on all processes."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from lossbench.models import Classifier
-from lossbench.runtime.devices import AXIS
+from lossbench.runtime import devices
 from lossbench.train.mixup import mixup
 from lossbench.train.schedules import ScheduleFn
 from lossbench.train.state import (
@@ -42,7 +42,7 @@ def create_step_fn(
   schedule_fn: ScheduleFn,
   decay_batch_norm: bool,
   accumulation_steps: int = 1,
-  axis_name: str | None = AXIS,
+  axis_name: str | None = devices.AXIS,
 ) -> TrainStep:
   """Builds the step of one device, alone or among those of an axis.
 
@@ -141,12 +141,14 @@ def _in_turn(step_fn: TrainStep) -> TrainStep:
 def create_train_step(
   backbone: nn.Module, *, several: bool = False, **options
 ) -> TrainStep:
-  """Builds the pmapped step.
+  """Builds the pmapped step of the devices that `lossbench.runtime.devices` has.
+
+  Of a single one it has no collectives.
 
   Args:
     backbone: images -> endpoints.
     several: whether a call takes several steps.
-    **options: of `create_step_fn`.
+    **options: of `create_step_fn`, but for the axis.
 
   Returns:
     (state, batch, data, hparams) -> (state, metrics), with state, batch, data
@@ -155,10 +157,13 @@ def create_train_step(
     second leading axis, of steps, and a fifth argument says how many of them to
     take; metrics of steps that are not taken are 0.
   """
-  step_fn = create_step_fn(backbone, **options)
+  # XLA leaves an all-reduce of one device where it is.
+  axis_name = devices.AXIS if devices.count() > 1 else None
+  step_fn = create_step_fn(backbone, **options, axis_name=axis_name)
   return jax.pmap(
     _in_turn(step_fn) if several else step_fn,
-    axis_name=AXIS,
+    axis_name=devices.AXIS,
+    devices=devices.chosen(),
     in_axes=(0, 0, 0, None, None) if several else (0, 0, 0, None),
     donate_argnums=0,
   )

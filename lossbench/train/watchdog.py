@@ -1,6 +1,7 @@
 """Says when a run stands still, and what it waits for."""
 
 import contextlib
+import contextvars
 import faulthandler
 import socket
 import sys
@@ -51,7 +52,11 @@ class Watchdog:
     self._last = clock()
     self._due = patience_secs
     self._stop = threading.Event()
-    self._thread = threading.Thread(target=self._watch, daemon=True)
+    # In its context the log tells runs apart.
+    context = contextvars.copy_context()
+    self._thread = threading.Thread(
+      target=context.run, args=(self._watch,), daemon=True
+    )
 
   def __enter__(self):
     if self._patience:

@@ -15,7 +15,7 @@ from configs import digits_cnn
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
 from lossbench.runs.stored import find_checkpoint
-from lossbench.train import initialization, loop
+from lossbench.train import initialization, loop, program
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def config(tiny_runs, digits_dir):
 
 def _start(config, tmp_path):
   source = initialization.load_source(config, RunDirectory(tmp_path / 'new'))
-  hparams = loop.build_step_hparams(config)
+  hparams = program.build_step_hparams(config)
   fresh = initialization.initial_state(config, hparams)
   return fresh, initialization.start_from(fresh, source)
 
@@ -72,7 +72,9 @@ def test_the_backbone_is_the_sources_and_the_output_layer_new(
 
 def test_parameters_of_other_shapes_are_refused(config, tmp_path):
   source = initialization.load_source(config, RunDirectory(tmp_path / 'new'))
-  fresh = initialization.initial_state(config, loop.build_step_hparams(config))
+  fresh = initialization.initial_state(
+    config, program.build_step_hparams(config)
+  )
   wider = jax.tree.map(lambda x: np.stack([x, x]), source.arrays)
   with pytest.raises(ValueError, match='have other shapes than those of this'):
     initialization.start_from(fresh, dataclasses.replace(source, arrays=wider))

@@ -12,7 +12,7 @@ from configs import digits_cnn
 from lossbench import build
 from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory
-from lossbench.train import initialization, loop, step
+from lossbench.train import initialization, loop, program, step
 from lossbench.train.checks import check_config
 from lossbench.train.plan import build_plan
 
@@ -279,7 +279,9 @@ def test_initial_state_is_a_function_of_the_seed():
 
   def initial(seed):
     config.seed = seed
-    return initialization.initial_state(config, loop.build_step_hparams(config))
+    return initialization.initial_state(
+      config, program.build_step_hparams(config)
+    )
 
   first, again, other = initial(1), initial(1), initial(2)
   jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -303,4 +305,4 @@ def test_the_learning_rate_scales_with_the_batch():
   config = digits_cnn.get_config()
   config.learning_rate, config.batch_size = 0.8, 64
   config.learning_rate_batch_size = 256
-  assert loop.build_step_hparams(config).learning_rate == pytest.approx(0.2)
+  assert program.build_step_hparams(config).learning_rate == pytest.approx(0.2)

@@ -8,7 +8,7 @@ import pytest
 
 from configs import cifar10_all_cnn, imagenet_resnet50
 from lossbench.runs.checkpoints import Checkpointer
-from lossbench.train import loop
+from lossbench.train import loop, program
 
 
 def _final_arrays(workdir):
@@ -47,18 +47,18 @@ def test_resume_is_bit_identical_with_autoaugment_and_mixup(
 
 def test_rates_follow_the_paper_and_scale_only_when_asked():
   config = cifar10_all_cnn.get_config('sigmoid')
-  hparams = loop.build_step_hparams(config)
+  hparams = program.build_step_hparams(config)
   assert hparams.learning_rate == 1.0
   # The coefficient of L2 is lambda / eta.
-  softmax = loop.build_step_hparams(cifar10_all_cnn.get_config('softmax'))
+  softmax = program.build_step_hparams(cifar10_all_cnn.get_config('softmax'))
   assert softmax.weight_decay == pytest.approx(10**-3.75 / 10**-0.75)
   assert hparams.mixup_alpha is None
 
   config = imagenet_resnet50.get_config('softmax+mixup')
   config.batch_size = 1024
-  assert loop.build_step_hparams(config).learning_rate == 1.6
+  assert program.build_step_hparams(config).learning_rate == 1.6
   config.learning_rate_batch_size = 4096
-  hparams = loop.build_step_hparams(config)
+  hparams = program.build_step_hparams(config)
   assert hparams.learning_rate == pytest.approx(0.4)
   assert hparams.weight_decay == 8e-5
   assert hparams.mixup_alpha == 0.2

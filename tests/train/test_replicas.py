@@ -8,7 +8,7 @@ from configs import digits_cnn
 from lossbench.runs.directory import RunDirectory
 from lossbench.runtime import devices
 from lossbench.runtime.cluster import Disagreement
-from lossbench.train import loop
+from lossbench.train import loop, program
 from lossbench.train.replicas import check_replicas, checksums
 
 SMALL = {
@@ -51,7 +51,7 @@ def test_a_run_whose_devices_differ_ends_without_a_checkpoint_of_it(
   config.update({'data_dir': digits_dir, 'batch_size': 64, 'num_epochs': 2.0})
   config.model.width = 4
   config.replica_check_every_steps = every
-  take_step = loop.build_train_step(config, steps_per_epoch=20)
+  take_step = program.build_train_step(config, steps_per_epoch=20)
   faults = [1]  # the device whose memory fails, once
 
   def faulty_step(state, *arguments):
