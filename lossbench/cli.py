@@ -57,6 +57,22 @@ def define_allow():
   )
 
 
+def define_runs_per_program():
+  """Defines --runs_per_program."""
+  flags.DEFINE_string(
+    'runs_per_program',
+    '1',
+    'Runs that are trained at once in this process, each on a device of its '
+    "own; 'auto' for as many as there are devices if each fits one; 1 trains "
+    'one on all devices. Numbers of a run depend on its devices.',
+  )
+  flags.register_validator(
+    'runs_per_program',
+    lambda text: text == 'auto' or (text.isdecimal() and int(text) > 0),
+    "Give a number from 1, or 'auto'.",
+  )
+
+
 def define_checkpoint_flags(*, split: str):
   """Defines what binaries that read checkpoints have in common.
 

@@ -53,6 +53,7 @@ def define_flags():
     'workers without a common disk or a workdir in a bucket; default: SQLite in '
     'the workdir.',
   )
+  cli.define_runs_per_program()
 
 
 def check():
@@ -68,7 +69,7 @@ def main(arguments):
   root = storage.as_path(args.workdir, check=False)
   from lossbench.tuning.ranges import build_dimensions, parse_range
   from lossbench.tuning.results import print_ranking, write_results
-  from lossbench.tuning.worker import train_point, tune
+  from lossbench.tuning.worker import train_point, train_points, tune
 
   ranges = [parse_range(text, log=True) for text in args.search]
   ranges += [parse_range(text, log=False) for text in args.search_linear]
@@ -79,7 +80,9 @@ def main(arguments):
     dimensions=dimensions,
     num_seeds=args.num_seeds,
     storage=args.storage,
+    runs_per_program=args.runs_per_program,
     train_point_fn=functools.partial(train_point, allow=args.allow),
+    train_points_fn=functools.partial(train_points, allow=args.allow),
   )
   print_ranking(dimensions, tuning, console.output())
   command = shlex.join(['python', '-m', 'lossbench.tune', *sys.argv[1:]])

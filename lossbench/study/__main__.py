@@ -10,6 +10,7 @@ next call tries it again.
 
 from lossbench import cli  # isort: split
 
+import contextlib
 import sys
 
 from absl import flags
@@ -32,6 +33,12 @@ def define_flags():
   flags.DEFINE_multi_string(
     'only', [], 'Only runs whose names contain this; repeat for several.'
   )
+  flags.DEFINE_list(
+    'runs',
+    [],
+    'Only these runs, by their whole names, and no comparisons: the part of one '
+    'job of several, which may lie in a bucket. Other jobs must have others.',
+  )
   flags.DEFINE_integer(
     'num_workers',
     0,
@@ -39,6 +46,7 @@ def define_flags():
     '0 runs everything in this process, on all devices.',
     lower_bound=0,
   )
+  cli.define_runs_per_program()
 
 
 def _build_study(args):
@@ -74,35 +82,51 @@ def main(arguments):
   from lossbench.study import driver, plan, table
 
   args = flags.FLAGS
+  if args.num_workers and args.runs_per_program != '1':
+    raise ValueError(
+      f'--runs_per_program={args.runs_per_program} and --num_workers='
+      f'{args.num_workers} are two ways to train several runs at once. Give one.'
+    )
+  if args.runs and args.only:
+    raise ValueError('--runs and --only both choose runs. Give one.')
   output = console.output()  # before anything is redirected
   study = _build_study(args)
-  runs = plan.select_runs(study.runs, args.only)
+  runs = plan.select_runs(study.runs, args.only, args.runs)
   if args.list:
     table.print_states(study, runs, output)
     return
   is_remote = storage.is_remote(study.workdir)
-  if not (args.commands or is_remote):
+  if not args.commands and (args.runs or not is_remote):
     # Before the study's directory is made.
     if args.num_workers:
       console.check_device_of_children()
     else:
       console.configure()
-  driver.write_study(study)
+  if not args.runs:  # of everybody
+    driver.write_study(study)
   if args.commands:
     _print_missing(study, runs)
     return
-  if is_remote:
+  if is_remote and not args.runs:
     raise ValueError(
       f'A study cannot be run from here into {study.workdir}: buckets know no '
       'locks. Launch its runs as jobs (launch/README.md); --list shows their '
       'states, and --commands what is missing.'
     )
-  with locks.locked(study.workdir):
+  # Each run has a lock of its own.
+  lock = contextlib.nullcontext() if args.runs else locks.locked(study.workdir)
+  with lock:
     errors = driver.run_study(
-      study, only=args.only, num_workers=args.num_workers, output=output
+      study,
+      only=args.only,
+      names=args.runs,
+      num_workers=args.num_workers,
+      runs_per_program=args.runs_per_program,
+      output=output,
     )
-    # Again, with the stop epochs and checkpoints that are known now.
-    driver.write_study(study)
+    if not args.runs:
+      # Again, with the stop epochs and checkpoints that are known now.
+      driver.write_study(study)
   if errors:
     table.print_errors(errors, output)
     sys.exit(

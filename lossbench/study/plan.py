@@ -8,15 +8,13 @@ import operator
 import pathlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
-import lossbench
 from lossbench.data.catalogue import DATASETS, get_dataset_spec
-from lossbench.runs.directory import read_json, write_json
-from lossbench.runs.stored import StoredCheckpoint
+from lossbench.names import did_you_mean
 from lossbench.runtime import storage
 
 _NAME = re.compile(r'[A-Za-z0-9_.-]+')
@@ -365,114 +363,28 @@ def build_study(
   return study
 
 
-def _run_json(
-  study: Study, run: PlannedRun, config, wanted: StoredCheckpoint | None
-) -> dict[str, Any]:
-  return {
-    'name': run.name,
-    'group': run.group,
-    'recipe': run.recipe,
-    'objective': run.objective,
-    'settings': run.settings,
-    'varied': list(run.varied),
-    'seed': run.seed,
-    'model': run.config.model.name,
-    'stop_epoch_from': run.stop_epoch_from,
-    'dataset': run.config.dataset,
-    'test_split': run.test_split,
-    'transfer': [
-      {'name': str(target), **dataclasses.asdict(target)}
-      for target in run.transfer
-    ],
-    'step': run.step,
-    'wanted': wanted
-    and {
-      'step': wanted.step,
-      'checkpoint': wanted.fingerprint,
-      'compute_dtype': run.config.compute_dtype,
-    },
-    'evaluate': run.evaluate,
-    'commands': study.commands(run, config),
-  }
-
-
-def write_study(
-  study: Study,
-  configs: Mapping[str, ml_collections.ConfigDict | None] | None = None,
-  wanted: Mapping[str, StoredCheckpoint | None] | None = None,
-):
-  """Writes study.json, from which reports know what there should be.
-
-  Args:
-    study: to be described.
-    configs: run -> its final configuration, if it is known.
-    wanted: run -> the checkpoint to measure, if it is known.
-
-  Raises:
-    ValueError: if the directory holds another study, or its study.json is
-      damaged.
-    OSError: if it cannot be written to.
-  """
-  path = study.workdir / 'study.json'
-  if path.exists():
-    try:
-      found = read_json(path)['name']
-    except (ValueError, KeyError, TypeError) as error:
-      raise ValueError(
-        f'{path} is damaged: {error!r}. If the directory is that of '
-        f'{study.name!r}, delete the file, and it is written anew.'
-      ) from error
-    if found != study.name:
-      raise ValueError(
-        f'{study.workdir} holds the study {found!r}, not {study.name!r}. Choose '
-        'another --workdir.'
-      )
-  elif (study.workdir / 'config.json').exists():
-    raise ValueError(
-      f'{study.workdir} is a run directory. Choose another --workdir.'
-    )
-  try:
-    study.workdir.mkdir(parents=True, exist_ok=True)
-    write_json(
-      path,
-      {
-        'name': study.name,
-        'title': study.title,
-        'lossbench_version': lossbench.__version__,
-        'config': study.config_file,
-        'overrides': list(study.overrides),
-        'runs': [
-          _run_json(
-            study,
-            run,
-            (configs or {}).get(run.name),
-            (wanted or {}).get(run.name),
-          )
-          for run in study.runs
-        ],
-        'comparisons': [
-          {
-            'name': comparison.name,
-            'runs': list(comparison.runs),
-            'command': study.comparison_command(comparison),
-          }
-          for comparison in study.comparisons
-        ],
-      },
-    )
-  except OSError as error:
-    raise OSError(
-      f'--workdir={study.workdir} cannot be written to: {error.strerror}. '
-      'Choose a directory that you may write to.'
-    ) from error
-
-
-def select_runs(runs: Sequence[PlannedRun], only: Sequence[str]):
+def select_runs(
+  runs: Sequence[PlannedRun], only: Sequence[str], names: Sequence[str] = ()
+) -> list[PlannedRun]:
   """The runs whose names contain one of the words, each of which must match.
 
+  Args:
+    runs: of a study.
+    only: words; none for all runs.
+    names: whole names, in place of words.
+
   Raises:
-    ValueError: if a word matches no run.
+    ValueError: if a word matches no run, or a name is none's.
   """
+  known = {run.name: run for run in runs}
+  for name in names:
+    if name not in known:
+      raise ValueError(
+        f'--runs={name} is no run of the study. {did_you_mean(name, known)} '
+        '--list shows all.'
+      )
+  if names:
+    return [run for run in runs if run.name in names]
   for word in only:
     if not any(word in run.name for run in runs):
       raise ValueError(

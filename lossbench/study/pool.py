@@ -1,4 +1,4 @@
-"""Who does which task of a study: this process, or several.
+"""Who does which task of a study: this process, its devices, or several.
 
 A task is a run, with all its missing stages, or a comparison. Tasks never fail:
 their errors are results.
@@ -10,6 +10,7 @@ import multiprocessing.connection
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -30,12 +31,14 @@ class Event(NamedTuple):
     task: name of the run or comparison.
     stage: what it does; '' once the task is over.
     text: newest line of the log; once the task is over, its error or ''.
+    more: whether what is left of the task is for others to do.
   """
 
   worker: int
   task: str
   stage: str
   text: str
+  more: bool = False
 
 
 Task = PlannedRun | PlannedComparison
@@ -61,13 +64,51 @@ def do_here(
       on_event(Event(0, task.name, stage, text))
 
     try:
-      error = _do(study, task, on_status)
+      with stages.logged_by_runs():
+        error = _do(study, task, on_status)
     except Stopped:
       raise  # which has been said
     except SystemExit:
       LOGGER.warning(STOPPED)  # training said so in the run's log.txt only
       raise
     on_event(Event(0, task.name, '', error))
+
+
+def train_on_devices(
+  study: Study,
+  runs: Sequence[PlannedRun],
+  on_event: Callable[[Event], None],
+  *,
+  num_runs: int,
+):
+  """Trains runs in this process, each on one device; `num_runs` at once.
+
+  To the outside a device is a worker. What else is missing of the runs is left
+  for `do_here`, on all devices.
+  """
+  # Not above: it imports TensorFlow, and workers import this module.
+  from lossbench.train.side_by_side import train_side_by_side
+
+  queue, programs = _Queue(runs), {}
+  telling = threading.Lock()
+
+  def take(number):
+    run = queue.take(programs.get(number, ''))
+    if run is not None:
+      programs[number] = run.program
+    return run
+
+  def train(number, run, notice):
+    def on_status(stage, text):
+      with telling:
+        on_event(Event(number, run.name, stage, text))
+
+    error = stages.train_run(study, run, on_status, notice=notice)
+    with telling:
+      on_event(Event(number, run.name, '', error, more=not error))
+
+  with stages.logged_by_runs():
+    train_side_by_side(take, train, num_runs=num_runs)
 
 
 def do_in_workers(
@@ -242,7 +283,9 @@ def _do_tasks(connection, study: Study, number: int):
         # The study was killed; that is no failure of the run, which saves.
         signal.raise_signal(signal.SIGTERM)
 
-    send('', _do(study, task, send))
+    with stages.logged_by_runs():
+      error = _do(study, task, send)
+    send('', error)
 
 
 def _share_cores(num_workers: int):

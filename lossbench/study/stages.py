@@ -5,12 +5,15 @@ hyperparameters are arguments of them.
 """
 
 import contextlib
+import contextvars
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
 
 from lossbench.runs.stored import StoredCheckpoint
+from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
@@ -25,9 +28,45 @@ from lossbench.study.states import (
   resolve_config,
   write_error,
 )
+from lossbench.train.preemption import PreemptionNotice
 
 # (stage, its newest line of log)
 OnStatus = Callable[[str, str], None]
+
+# Of the run that this thread is at.
+_handlers: contextvars.ContextVar[tuple[logging.Handler, ...]] = (
+  contextvars.ContextVar('handlers', default=())
+)
+
+
+class _ToRuns(logging.Handler):
+  """Gives a record to the handlers of the run whose thread logs it.
+
+  Args:
+    others: handlers for what no run's thread logs.
+  """
+
+  def __init__(self, others: Sequence[logging.Handler]):
+    super().__init__()
+    self._others = others
+
+  def emit(self, record):
+    for handler in _handlers.get() or self._others:
+      handler.handle(record)
+
+
+@contextlib.contextmanager
+def logged_by_runs() -> Iterator[None]:
+  """Sends lossbench's log to where the run at hand wants it."""
+  handlers, propagate = LOGGER.handlers, LOGGER.propagate
+  level = LOGGER.level
+  LOGGER.handlers, LOGGER.propagate = [_ToRuns(handlers)], False
+  LOGGER.setLevel(logging.INFO)
+  try:
+    yield
+  finally:
+    LOGGER.handlers, LOGGER.propagate = handlers, propagate
+    LOGGER.setLevel(level)
 
 
 class _StatusHandler(logging.Handler):
@@ -40,35 +79,39 @@ class _StatusHandler(logging.Handler):
     self._on_line(lines[0] if lines else '')
 
 
-@contextlib.contextmanager
-def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[None]:
-  """Sends lossbench's log and tables to <directory>/log.txt."""
+def _open_log(directory):
+  if storage.is_remote(directory):  # objects cannot be appended to
+    return contextlib.nullcontext(sys.stderr)
   directory.mkdir(parents=True, exist_ok=True)
-  handlers, propagate = LOGGER.handlers, LOGGER.propagate
-  level = LOGGER.level
-  with (directory / 'log.txt').open('a') as file:
+  return (directory / 'log.txt').open('a')
+
+
+@contextlib.contextmanager
+def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[IO[str]]:
+  """<directory>/log.txt, to which this thread's log goes; stderr in buckets."""
+  with _open_log(directory) as file:
     to_file = logging.StreamHandler(file)
+    where = f'{directory} ' if file is sys.stderr else ''
     to_file.setFormatter(
-      logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S')
+      logging.Formatter(f'%(asctime)s {where}%(message)s', '%Y-%m-%d %H:%M:%S')
     )
-    LOGGER.handlers = [to_file, _StatusHandler(on_line)]
-    LOGGER.propagate = False
-    LOGGER.setLevel(logging.INFO)
+    token = _handlers.set((to_file, _StatusHandler(on_line)))
     try:
-      with contextlib.redirect_stdout(file):
-        yield
+      yield file
     finally:
-      LOGGER.handlers, LOGGER.propagate = handlers, propagate
-      LOGGER.setLevel(level)
+      _handlers.reset(token)
 
 
-def _train(study: Study, run: PlannedRun):
+def _train(
+  study: Study, run: PlannedRun, notice: PreemptionNotice | None = None
+):
   from lossbench.train import loop
 
   loop.train(
     resolve_config(study, run),
     workdir=str(study.path(run)),
     allow=study.allow,
+    notice=notice,
   )
 
 
@@ -84,17 +127,15 @@ def _measure(study: Study, run: PlannedRun, stage: str):
     transfer_checkpoint(path, target.dataset, split=target.split, step=run.step)
 
 
-def _do_stage(study: Study, run: PlannedRun, stage: str):
+def _measure_whole(study: Study, run: PlannedRun, stage: str):
+  """Measures; a checkpoint that is found damaged is made again before."""
   from lossbench.runs.checkpoints import DamagedCheckpointError
 
-  if stage == TRAIN:
-    _train(study, run)
-    return
   try:
     _measure(study, run, stage)
   except DamagedCheckpointError as error:
     LOGGER.warning('%s Training again.', error)
-    _train(study, run)  # makes it again
+    _train(study, run)
     _measure(study, run, stage)
 
 
@@ -119,24 +160,51 @@ def do_run(study: Study, run: PlannedRun, on_status: OnStatus) -> str:
 
   Errors are written into the run's directory and end this run only.
   """
-  path = study.path(run)
   for stage in read_state(study, run).missing:
     # What seemed to be of no checkpoint may have lacked a whole run.json only.
     if stage not in read_state(study, run).missing:
       continue
+    if stage == TRAIN:
+      error = train_run(study, run, on_status)
+    else:
+      error = _do_stage(study, run, stage, on_status, _measure_printing)
+    if error:
+      return error
+  error_path(study.path(run)).unlink(missing_ok=True)
+  return ''
 
-    def on_line(line, stage=stage):
-      on_status(stage, line)
 
-    on_status(stage, '')
-    with _logged_to(path, on_line):
-      try:
-        _do_stage(study, run, stage)
-        _check_done(study, run, stage)
-      except Exception as error:
-        # Whatever went wrong with this run, the others can go on.
-        return _failed(path, stage, error)
-  error_path(path).unlink(missing_ok=True)
+def train_run(
+  study: Study,
+  run: PlannedRun,
+  on_status: OnStatus,
+  *,
+  notice: PreemptionNotice | None = None,
+) -> str:
+  """Does the first stage of a run, on this thread's devices; as `do_run`."""
+
+  def train(study, run, *_):
+    _train(study, run, notice)
+
+  return _do_stage(study, run, TRAIN, on_status, train)
+
+
+def _measure_printing(study, run, stage, file):
+  # Of all threads, and so not where several runs are trained.
+  with contextlib.redirect_stdout(file):
+    _measure_whole(study, run, stage)
+
+
+def _do_stage(study, run, stage, on_status: OnStatus, do_fn) -> str:
+  path = study.path(run)
+  on_status(stage, '')
+  with _logged_to(path, lambda line: on_status(stage, line)) as file:
+    try:
+      do_fn(study, run, stage, file)
+      _check_done(study, run, stage)
+    except Exception as error:
+      # Whatever went wrong with this run, the others can go on.
+      return _failed(path, stage, error, file)
   return ''
 
 
@@ -151,7 +219,10 @@ def do_comparison(
     return ''
   path = comparison_path(study, comparison.name)
   on_status('compare', '')
-  with _logged_to(path, lambda line: on_status('compare', line)):
+  with (
+    _logged_to(path, lambda line: on_status('compare', line)) as file,
+    contextlib.redirect_stdout(file),
+  ):
     try:
       compare_runs(
         [str(study.path(run)) for run in runs],
@@ -166,16 +237,16 @@ def do_comparison(
           f'checkpoints that are wanted of these {len(runs)} runs'
         )
     except Exception as error:  # see `do_run`
-      return _failed(path, 'compare', error)
+      return _failed(path, 'compare', error, file)
   error_path(path).unlink(missing_ok=True)
   return ''
 
 
-def _failed(path, stage, error: Exception) -> str:
+def _failed(path, stage, error: Exception, file: IO[str]) -> str:
   message = ' '.join(str(error).split()) or type(error).__name__
   # An error of ours says all there is to say; of others the place matters.
   if not isinstance(error, ValueError | OSError | FloatingPointError):
     message = f'{type(error).__name__}: {message}'
-  traceback.print_exception(error, file=sys.stdout)  # into log.txt
+  traceback.print_exception(error, file=file)
   write_error(path, stage, message)
   return f'{stage}: {message}'

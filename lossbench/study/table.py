@@ -14,6 +14,7 @@ from lossbench.runtime.progress import format_duration
 from lossbench.study.plan import PlannedComparison, Study
 from lossbench.study.pool import Event
 from lossbench.study.states import (
+  TRAIN,
   RunState,
   comparison_path,
   final_configs,
@@ -38,6 +39,7 @@ class StudyTable:
     states: of its runs when it starts, by name.
     num_comparisons: that are to be made.
     num_workers: that share the work.
+    num_trained_at_once: by each, on devices of their own.
     console: to print on.
     clock: seconds, monotonic.
   """
@@ -49,6 +51,7 @@ class StudyTable:
     *,
     num_comparisons: int,
     num_workers: int,
+    num_trained_at_once: int = 1,
     console: rich.console.Console,
     clock=time.monotonic,
   ):
@@ -68,6 +71,7 @@ class StudyTable:
     }
     self._num_comparisons = num_comparisons
     self._num_workers = max(1, num_workers)
+    self._num_trained = num_trained_at_once
     self._console = console
     self._clock = clock
     self._began = clock()
@@ -91,7 +95,7 @@ class StudyTable:
     """Takes note of an event; off terminals prints what ended."""
     before = self._active.get(event.worker)
     now = self._clock()
-    if before is None or before.stage != event.stage:
+    if before is None or before[:3] != event[:3]:
       self._end_stage(event.worker, now)
       self._stage_began[event.worker] = now
     if event.stage:
@@ -100,15 +104,18 @@ class StudyTable:
         self._kinds[event.task] = 'running'
       return
     self._active.pop(event.worker, None)
-    if event.task in self._kinds:
+    outcome = 'done'
+    if event.task not in self._kinds:
+      self._num_comparisons -= 1
+    elif event.more:
+      self._kinds[event.task], outcome = 'waiting', f'{before.stage} done'
+    else:
       self._kinds[event.task] = 'failed' if event.text else 'done'
       self._left.pop(event.task, None)
-    else:
-      self._num_comparisons -= 1
     if not self._console.is_terminal:
       secs = format_duration(now - self._began)
       self._console.print(
-        f'{secs:>6}  {event.task}: {event.text or "done"}  {self._summary()}',
+        f'{secs:>6}  {event.task}: {event.text or outcome}  {self._summary()}',
         highlight=False,
         soft_wrap=True,
       )
@@ -130,10 +137,11 @@ class StudyTable:
   def eta(self) -> str:
     """'ETA 3m10s', from the median time of each stage so far."""
     left = 0.0
+    at_once = {TRAIN: self._num_trained}
     stages = [stage for names in self._left.values() for stage in names]
     for stage in stages + ['compare'] * self._num_comparisons:
       if stage in self._secs:
-        left += statistics.median(self._secs[stage])
+        left += statistics.median(self._secs[stage]) / at_once.get(stage, 1)
       elif not self._secs:
         return 'ETA ?'
       else:  # not seen yet: as long as stages take that were

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from lossbench.runtime.console import LOGGER
@@ -100,7 +100,7 @@ class TrialStore:
     self._storage, self._study, self._study_id = self._database.open(
       lambda: self._open(name)
     )
-    self._claimed: int | None = None  # number of our trial
+    self._claimed: set[int] = set()  # numbers of our trials
     self._looked = -math.inf
     # (number, beats) of a running trial -> since when we have seen just that.
     self._unchanged: dict[tuple[int, int], float] = {}
@@ -177,12 +177,25 @@ class TrialStore:
     worker = trial.user_attrs['worker']
     if worker == self._worker:
       # Else a claim that was written although the database said nothing.
-      return trial.number != self._claimed
+      return trial.number not in self._claimed
     host, pid, _ = worker.rsplit(':', maxsplit=2)
     return host == socket.gethostname() and not _is_alive(int(pid))
 
-  def claim(self, point: search.Point, values: dict[str, float]) -> int | None:
-    """The number of a trial of a point; None if another worker has it."""
+  def claim(
+    self,
+    point: search.Point,
+    values: dict[str, float],
+    *,
+    beside: Collection[int] = (),
+  ) -> int | None:
+    """The number of a trial of a point; None if another worker has it.
+
+    Args:
+      point: to be tried.
+      values: of its hyperparameters.
+      beside: numbers of our other trials; those that are not among them nobody
+        works on.
+    """
     distribution = self._optuna.distributions.FloatDistribution
     # Whole at once, so that no worker can die between its parts.
     template = self._optuna.trial.create_trial(
@@ -200,7 +213,7 @@ class TrialStore:
     number = self._database.call(
       self._storage.get_trial_number_from_id, trial_id
     )
-    self._claimed = number
+    self._claimed = {*beside, number}
     if any(
       trial.number < number and _point(trial) == point
       for trial in self._trials(self._states.RUNNING, self._states.COMPLETE)

@@ -1,9 +1,12 @@
 """One of the workers of a tuning: tries points until the search is done."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +53,10 @@ def with_values(config, values: dict[str, float], *, seed: int):
   return changed
 
 
+# Of a point: a loss that is not finite, or another process that trains it.
+Outcome = BestEpoch | FloatingPointError | BlockingIOError
+
+
 def train_point(
   config,
   values: dict[str, float],
@@ -73,15 +80,78 @@ def train_point(
   """
   from lossbench.train import loop
 
-  histories = []
   for seed in range(num_seeds):
-    workdir = directory / f'seed{seed}'
+    workdir = _seed_directory(directory, seed)
     loop.train(
-      with_values(config, values, seed=seed),
-      workdir=str(workdir),
-      allow=allow,
+      with_values(config, values, seed=seed), workdir=workdir, allow=allow
     )
-    histories.append(read_history(RunDirectory(workdir)))
+  return _read_result(directory, num_seeds)
+
+
+def train_points(
+  config,
+  points: Sequence[dict[str, float]],
+  *,
+  num_seeds: int,
+  directories: Sequence[pathlib.Path],
+  num_runs: int,
+  allow: Sequence[str] = (),
+) -> list[Outcome]:
+  """Trains all seeds of several points, `num_runs` at once on a device each.
+
+  Of a point that diverges no further seed is begun.
+
+  Raises:
+    ValueError, OSError, Stopped: see `train.loop.train` and
+      `train.side_by_side.train_side_by_side`.
+  """
+  from lossbench.train import loop
+  from lossbench.train.side_by_side import train_side_by_side
+
+  tasks = collections.deque(
+    itertools.product(range(len(points)), range(num_seeds))
+  )
+  errors: dict[int, dict[int, Exception]] = collections.defaultdict(dict)
+
+  def take(device):
+    del device
+    while tasks:
+      point, seed = tasks.popleft()
+      if point not in errors:
+        return point, seed
+    return None
+
+  def train(device, task, notice):
+    del device
+    point, seed = task
+    try:
+      loop.train(
+        with_values(config, points[point], seed=seed),
+        workdir=_seed_directory(directories[point], seed),
+        allow=allow,
+        notice=notice,
+      )
+    except (FloatingPointError, BlockingIOError) as error:
+      errors[point][seed] = error
+
+  train_side_by_side(take, train, num_runs=num_runs)
+  return [
+    errors[point][min(errors[point])]
+    if point in errors
+    else _read_result(directory, num_seeds)
+    for point, directory in enumerate(directories)
+  ]
+
+
+def _seed_directory(directory: pathlib.Path, seed: int) -> str:
+  return str(directory / f'seed{seed}')
+
+
+def _read_result(directory: pathlib.Path, num_seeds: int) -> BestEpoch:
+  histories = [
+    read_history(RunDirectory(_seed_directory(directory, seed)))
+    for seed in range(num_seeds)
+  ]
   # The recipe's end: of each history only the last record.
   return best_epoch([history[-1:] for history in histories])
 
@@ -99,7 +169,9 @@ def tune(
   num_seeds: int,
   storage: str = '',
   timing: Timing = Timing(),  # noqa: B008, it is frozen
+  runs_per_program: str = '1',
   train_point_fn: Callable[..., BestEpoch] = train_point,
+  train_points_fn: Callable[..., list[Outcome]] = train_points,
 ) -> Tuning:
   """Runs the protocol to its end, together with whoever else does.
 
@@ -115,7 +187,10 @@ def tune(
     num_seeds: runs of every point.
     storage: URL of a database; '' for SQLite in a workdir on a disk.
     timing: of workers that share the trials.
-    train_point_fn: called like `train_point`.
+    runs_per_program: how many runs this worker trains at once, each on one
+      device: 'auto' or a number; 1 for one on all of its devices.
+    train_point_fn: called like `train_point` where that is 1,
+    train_points_fn: and like `train_points` where it is not.
 
   Raises:
     ValueError: if the configuration keeps no holdout or is refused, or the
@@ -129,7 +204,18 @@ def tune(
       '--storage=postgresql://user@host/tuning, or for the workers of one '
       'machine --storage=sqlite:////DIRECTORY/tuning.db.'
     )
-  root = _claim_directory(config, workdir)
+  num_runs = _num_runs_at_once(config, runs_per_program)
+  root = _claim_directory(config, workdir, alone=num_runs > 1)
+  train_fn = _create_train_fn(
+    config,
+    root=root / 'runs',
+    num_seeds=num_seeds,
+    num_runs=num_runs,
+    train_point_fn=train_point_fn,
+    train_points_fn=train_points_fn,
+  )
+  # As many points as keep all devices busy to their end.
+  num_points = num_runs // math.gcd(num_runs, num_seeds)
   store = TrialStore(
     storage or f'sqlite:///{root.absolute()}/tuning.db',
     name=root.name,
@@ -150,41 +236,94 @@ def tune(
     if not free:
       time.sleep(timing.poll_secs)
       continue
-    values = search.values(dimensions, free[0])
-    number = store.claim(free[0], values)
-    if number is None:
-      continue
-    LOGGER.info(
-      '%s grid: %s (%d points left in it, ETA %s)',
-      progress.stage,
-      override_line(values),
-      len(left),
-      _remaining(began, num_done, len(left)),
+    claims = _claim(store, dimensions, free[:num_points])
+    values = [search.values(dimensions, point) for point in claims]
+    eta = _remaining(began, num_done, len(left))
+    _announce(values, f'{len(left)} points left in it, ETA {eta}', progress)
+    outcomes = _try_points(
+      store, list(claims.values()), functools.partial(train_fn, values)
     )
-    train_fn = functools.partial(
-      train_point_fn,
-      config,
-      values,
-      num_seeds=num_seeds,
-      directory=root / 'runs' / point_name(values),
-    )
-    try:
-      _try_point(store, number, train_fn)
-    except BlockingIOError as error:
-      # Its worker was given up, but is only suspended.
-      LOGGER.info('%s', error)
-      in_use[free[0]] = time.monotonic() + timing.grace_secs
-    else:
-      num_done += 1
+    for point, outcome in zip(claims, outcomes, strict=True):
+      if isinstance(outcome, BlockingIOError):
+        # Its worker was given up, but is only suspended.
+        in_use[point] = time.monotonic() + timing.grace_secs
+      else:
+        num_done += 1
   trials.sort(key=lambda t: (t.point != progress.best, -t.score, t.point))
   return Tuning(tuple(trials), progress.edges, progress.num_ties)
 
 
-def _claim_directory(config, workdir: str | pathlib.Path) -> Path:
+def _num_runs_at_once(config, runs_per_program: str) -> int:
+  if runs_per_program == '1':
+    return 1
+  # Not above: it imports TensorFlow.
+  from lossbench.train.side_by_side import num_runs_at_once
+
+  return num_runs_at_once(runs_per_program, [config])
+
+
+def _claim(
+  store: TrialStore, dimensions, points: Sequence[search.Point]
+) -> dict[search.Point, int]:
+  """Point -> number of our trial, of those that no other worker has."""
+  claims = {}
+  for point in points:
+    number = store.claim(
+      point, search.values(dimensions, point), beside=claims.values()
+    )
+    if number is not None:
+      claims[point] = number
+  return claims
+
+
+def _announce(all_values, left: str, progress: search.Progress):
+  for values in all_values:
+    LOGGER.info('%s grid: %s (%s)', progress.stage, override_line(values), left)
+
+
+def _create_train_fn(
+  config,
+  *,
+  root: Path,
+  num_seeds: int,
+  num_runs: int,
+  train_point_fn,
+  train_points_fn,
+) -> Callable[[Sequence[dict[str, float]]], list[Outcome]]:
+  """Values of points -> what came of them."""
+
+  def train_all(points):
+    return train_points_fn(
+      config,
+      points,
+      num_seeds=num_seeds,
+      directories=[root / point_name(values) for values in points],
+      num_runs=num_runs,
+    )
+
+  def train_each(points):
+    return [train_one(values) for values in points]
+
+  def train_one(values):
+    directory = root / point_name(values)
+    try:
+      return train_point_fn(
+        config, values, num_seeds=num_seeds, directory=directory
+      )
+    except (FloatingPointError, BlockingIOError) as error:
+      return error
+
+  return train_all if num_runs > 1 else train_each
+
+
+def _claim_directory(
+  config, workdir: str | pathlib.Path, *, alone: bool
+) -> Path:
   """Makes the directory of the tuning of a configuration, for all workers."""
   from lossbench.train.checks import check_config
 
-  check_config(config)
+  if not alone:  # else it was checked for one device
+    check_config(config)
   if not config.num_holdout:
     raise ValueError(
       'Tuning looks at the holdout only, and this configuration keeps none. Set '
@@ -240,27 +379,50 @@ def _remaining(began: float, num_done: int, num_left: int) -> str:
   return format_duration((time.monotonic() - began) / num_done * num_left)
 
 
-def _try_point(
-  store: TrialStore, number: int, train_fn: Callable[[], BestEpoch]
-):
-  """Runs a trial to its end; whatever ends it early gives its point back.
+def _try_points(
+  store: TrialStore,
+  numbers: Sequence[int],
+  train_fn: Callable[[], list[Outcome]],
+) -> list[Outcome]:
+  """Runs trials to their end; whatever ends them early gives them back.
 
   Raises:
-    BaseException: whatever `train_fn` does, but FloatingPointError.
+    BaseException: whatever `train_fn` does.
   """
   try:
-    with store.alive(number), _quiet():
-      found = train_fn()
-    result = {'accuracy': found.mean, 'standard_error': found.standard_error}
-    LOGGER.info('holdout accuracy %.4f', found.mean)
-  except FloatingPointError as error:
-    result = {'accuracy': None, 'divergence': ' '.join(str(error).split())}
-    LOGGER.warning('diverged, counts as the worst: %s', error)
+    with contextlib.ExitStack() as stack:
+      for number in numbers:
+        stack.enter_context(store.alive(number))
+      stack.enter_context(_quiet())
+      outcomes = train_fn()
   except BaseException:
-    # Whoever asks us to stop does not wait for a database.
+    for number in numbers:
+      # Whoever asks us to stop does not wait for a database.
+      with contextlib.suppress(OSError):
+        store.give_up(number, patient=False)
+    raise
+  for number, outcome in zip(numbers, outcomes, strict=True):
+    _record(store, number, outcome)
+  return outcomes
+
+
+def _record(store: TrialStore, number: int, outcome: Outcome):
+  """Writes what came of a trial."""
+  if isinstance(outcome, BlockingIOError):
+    LOGGER.info('%s', outcome)
     with contextlib.suppress(OSError):
       store.give_up(number, patient=False)
-    raise
+    return
+  if isinstance(outcome, FloatingPointError):
+    LOGGER.warning('diverged, counts as the worst: %s', outcome)
+    divergence = ' '.join(str(outcome).split())
+    result = {'accuracy': None, 'divergence': divergence}
+  else:
+    LOGGER.info('holdout accuracy %.4f', outcome.mean)
+    result = {
+      'accuracy': outcome.mean,
+      'standard_error': outcome.standard_error,
+    }
   if not store.finish(number, **result):
     # Its runs are there, and continued by whoever tries the point next.
     LOGGER.warning('Suspended for too long: the point was given to others.')

@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from configs.studies import default
-from lossbench.study import plan
+from lossbench.study import plan, record
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = 'configs/digits_cnn.py'
@@ -177,20 +177,20 @@ def test_select_runs():
 
 
 def test_two_studies_in_one_directory(tmp_path):
-  plan.write_study(_study(tmp_path / 's', a={}))
-  plan.write_study(_study(tmp_path / 's', a={}, b={}))  # the same, extended
+  record.write_study(_study(tmp_path / 's', a={}))
+  record.write_study(_study(tmp_path / 's', a={}, b={}))  # the same, extended
   found = json.loads((tmp_path / 's' / 'study.json').read_text())
   assert len(found['runs']) == 54
   assert found['runs'][0]['test_split'] == 'test'
   for damaged in ('{"name": ', '[]'):
     (tmp_path / 's' / 'study.json').write_text(damaged)
     with pytest.raises(ValueError, match=r'study\.json is damaged.*delete'):
-      plan.write_study(_study(tmp_path / 's', a={}))
+      record.write_study(_study(tmp_path / 's', a={}))
   (tmp_path / 's' / 'study.json').write_text(json.dumps(found))
   other = _study(tmp_path / 's', config_file='other.py', a={})
   with pytest.raises(ValueError, match="holds the study 'x', not 'other'"):
-    plan.write_study(other)
+    record.write_study(other)
   (tmp_path / 'run').mkdir()
   (tmp_path / 'run' / 'config.json').touch()
   with pytest.raises(ValueError, match='is a run directory'):
-    plan.write_study(_study(tmp_path / 'run', a={}))
+    record.write_study(_study(tmp_path / 'run', a={}))

@@ -56,18 +56,20 @@ def _wait_for(condition, process):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('num_workers', [0, 2])
+@pytest.mark.parametrize(
+  ('flag', 'num_runs'),
+  [('--num_workers=0', 1), ('--num_workers=2', 2), ('--runs_per_program=2', 2)],
+)
 def test_sigterm_saves_what_is_trained_and_a_second_call_continues(
-  start, tmp_path, num_workers
+  start, tmp_path, flag, num_runs
 ):
   runs = tmp_path / 's' / 'runs' / 'tiny'
-  num_runs = num_workers or 1
 
   def said(pattern):
     logs = [path.read_text() for path in runs.glob('*/seed*/log.txt')]
     return [found for log in logs for found in re.findall(pattern, log)]
 
-  process = start(f'--num_workers={num_workers}')
+  process = start(flag)
   _wait_for(lambda: len(said('holdout accuracy')) >= num_runs, process)
   for _ in range(2):
     began = time.monotonic()
@@ -87,7 +89,7 @@ def test_sigterm_saves_what_is_trained_and_a_second_call_continues(
     )
     if said('Resuming at step'):
       return
-    process = start(f'--num_workers={num_workers}')
+    process = start(flag)
     _wait_for(lambda: len(said('Resuming at step')) >= num_runs, process)
     # Its runs take steps, so that there is something to save.
     expected = len(said('holdout accuracy')) + 2

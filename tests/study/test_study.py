@@ -26,9 +26,10 @@ from lossbench.report.__main__ import write_report
 from lossbench.runs.directory import read_json, write_json
 from lossbench.runtime import console
 from lossbench.study import plan, states, table
+from lossbench.study import record as study_record
 from lossbench.study.driver import run_study, write_study
 from lossbench.study.pool import Event
-from lossbench.train import loop
+from lossbench.train import loop, program
 from tests.damage import change_a_digit
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def _build(file, workdir, **fields):
   config = plan.load_config_fn(str(file))()
   config.groups.tiny.update(fields)
   study = plan.build_study(config, config_file=str(file), workdir=workdir)
-  plan.write_study(study)
+  study_record.write_study(study)
   return study
 
 
@@ -102,7 +103,7 @@ def test_runs_are_those_of_main(finished):
 
 
 def test_seeds_share_programs(finished):
-  assert loop._compiled_step.cache_info().hits >= 3
+  assert program._compiled_step.cache_info().hits >= 3
 
 
 def test_report_of_a_real_study(finished):
@@ -409,7 +410,7 @@ def test_runs_of_another_configuration_are_refused(finished, tiny_study_file):
   changed = _build(
     tiny_study_file, finished.workdir, overrides=('model.width=8',)
   )
-  plan.write_study(finished)
+  study_record.write_study(finished)
   with pytest.raises(
     ValueError, match=r'model\.width: 4 there, 8 in the study'
   ):

@@ -3,14 +3,18 @@
 import errno
 import math
 import pickle
+import threading
 import uuid
 
+import jax
 import pytest
 from etils import epath
 
 from configs import digits_cnn
-from lossbench.runs.directory import read_json
+from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.history import BestEpoch
+from lossbench.runtime import devices
+from lossbench.train import loop
 from lossbench.tuning import results, search, worker
 from lossbench.tuning.trials import Timing
 
@@ -181,3 +185,29 @@ def test_runs_in_a_bucket_and_trials_on_a_disk(bucket, tmp_path):
   other.batch_size = 8
   with pytest.raises(ValueError, match=rf'{root} holds .* differs in batch_s'):
     _tune(str(root), other, **options)
+
+
+def test_seeds_and_points_are_trained_at_once(tmp_path, monkeypatch):
+  """Two seeds of the two points that four devices have room for, at a time."""
+  taken, finished = [], threading.Barrier(4)
+
+  def train(config, *, workdir, notice):
+    assert not notice.received
+    taken.append((config.learning_rate, config.seed, devices.local()))
+    if len(taken) <= 4:
+      finished.wait(20)  # four at once, or it breaks
+    if config.learning_rate > 0.09 and config.seed == 1:
+      raise FloatingPointError('The loss is nan at step 3.')
+    RunDirectory(workdir).make()
+    accuracy = 0.9 - abs(config.learning_rate - 0.0316) + 0.001 * config.seed
+    history = [{'step': 1, 'epoch': 1.0, 'top1_accuracy': accuracy}]
+    write_json(RunDirectory(workdir).history_path, history)
+
+  monkeypatch.setattr(loop, 'train', train)
+  dimensions = (search.Dimension('learning_rate', -2.0, -1.0, 0.5),)
+  tuning = _tune(tmp_path / 't', dimensions=dimensions, runs_per_program='4')
+  assert {local for *_, local in taken} == {(d,) for d in jax.devices()}
+  assert len({run[:2] for run in taken}) == len(taken) == 2 * len(tuning.trials)
+  best, worst = tuning.trials[0], tuning.trials[-1]
+  assert best.accuracy == pytest.approx(0.9005, abs=1e-4)
+  assert worst.divergence == 'The loss is nan at step 3.'
