@@ -1,11 +1,12 @@
 """Prints manifests of a run or a whole study: python -m launch.gke.
 
   python -m launch.gke --tpu=v5e-64 --image=IMAGE --study=configs/studies/paper.py --workdir=gs://BUCKET/paper | kubectl apply -f -
+  python -m launch.gke --tpu=v5e-4 --image=IMAGE --study=configs/studies/paper.py --only=cifar10_all_cnn/ --runs_per_program=4 --workdir=gs://BUCKET/paper | kubectl apply -f -
   python -m launch.gke --tpu=v5e-64 --image=IMAGE --name=r50 -- python main.py --config=configs/imagenet_resnet50.py:sigmoid --workdir=gs://BUCKET/r50
   python -m launch.gke --tpu=v5e-64 --num_slices=4 --queues | kubectl apply -f -
 
-Every run is one JobSet on its own TPU slice, queued by Kueue, which starts as
-many as there is room for. See launch/README.md.
+Every run is one JobSet on its own TPU slice, or several are, each on a device of
+one host. Kueue queues them and starts as many as there is room for. See launch/README.md.
 """
 
 import json
@@ -15,7 +16,7 @@ import sys
 from absl import app, flags
 
 from launch.gke import manifests
-from launch.gke.slices import get_slice
+from launch.gke.slices import SLICES, TpuSlice, get_slice
 
 _TPU = flags.DEFINE_string('tpu', None, 'Slice of every run, e.g. v5e-64.')
 _IMAGE = flags.DEFINE_string('image', None, 'Container with lossbench in it.')
@@ -24,6 +25,13 @@ _WORKDIR = flags.DEFINE_string('workdir', None, 'Directory of the study.')
 _DATA_DIR = flags.DEFINE_string('data_dir', '', 'TFDS directory of its runs.')
 _ONLY = flags.DEFINE_multi_string(
   'only', [], 'Only runs whose names contain this; repeat for several.'
+)
+_RUNS_PER_PROGRAM = flags.DEFINE_integer(
+  'runs_per_program',
+  1,
+  'Runs of a study that share a slice of one host and are trained at once, each '
+  'on one device; 1 gives each run a slice.',
+  lower_bound=1,
 )
 _NAME = flags.DEFINE_string('name', None, 'Of a single command.')
 _QUEUES = flags.DEFINE_bool('queues', False, "Print Kueue's queues instead.")
@@ -43,17 +51,32 @@ _PRIORITY = flags.DEFINE_string('priority', '', "Kueue's priority class.")
 
 
 def study_job_sets(
-  config_file: str, *, workdir: str, data_dir: str, only: list[str], target
+  config_file: str,
+  *,
+  workdir: str,
+  data_dir: str,
+  only: list[str],
+  target: manifests.Target,
+  runs_per_program: int = 1,
 ) -> list[dict]:
   """A JobSet for every run of a study: train, evaluate, transfer.
 
   Comparisons need finished runs: `python -m lossbench.study --commands` prints
   their commands.
 
+  Args:
+    config_file: of the study.
+    workdir: of the study.
+    data_dir: of its runs; '' for their recipes'.
+    only: words that names of runs must contain; [] for all.
+    target: where.
+    runs_per_program: of one JobSet, which trains them at once.
+
   Raises:
     ValueError: if the study is refused, or one of the runs has to wait for
-      others, which a job cannot.
+      others, which a job cannot, or a host has fewer devices.
   """
+  _check_group(runs_per_program, target.tpu)
   from lossbench.study import plan, states
 
   config = plan.load_config_fn(config_file)()
@@ -69,6 +92,17 @@ def study_job_sets(
         f'are not all trained in {workdir}. Launch those first, with '
         f'--only={run.stop_epoch_from}/, and these when they are over.'
       )
+  if runs_per_program > 1:
+    return [
+      _group_job_set(
+        study,
+        runs[first : first + runs_per_program],
+        data_dir,
+        target,
+        runs_per_program,
+      )
+      for first in range(0, len(runs), runs_per_program)
+    ]
   return [
     manifests.job_set(
       f'{study.name}/{run.name}',
@@ -79,10 +113,40 @@ def study_job_sets(
   ]
 
 
+def _check_group(runs_per_program: int, tpu: TpuSlice):
+  if runs_per_program == 1:
+    return
+  if tpu.num_hosts > 1:
+    one_host = [t.name for t in SLICES.values() if t.num_hosts == 1]
+    raise ValueError(
+      f'--runs_per_program={runs_per_program} is for slices of one host, but '
+      f'{tpu.name} has {tpu.num_hosts}. Give --tpu={" or ".join(one_host)}.'
+    )
+  if runs_per_program > tpu.chips_per_host:
+    raise ValueError(
+      f'--runs_per_program={runs_per_program} is more than the '
+      f'{tpu.chips_per_host} devices of {tpu.name}.'
+    )
+
+
+def _group_job_set(
+  study, runs, data_dir: str, target, runs_per_program: int
+) -> dict:
+  """A JobSet that does all of some runs in one program, each on one device."""
+  names = [run.name for run in runs]
+  command = ['python', '-m', 'lossbench.study', f'--config={study.config_file}']
+  command += [f'--config.data_dir={data_dir}'] if data_dir else []
+  command += [f'--workdir={study.workdir}', f'--runs={",".join(names)}']
+  # Also of a last group of a single run, on one device like the others.
+  command.append(f'--runs_per_program={runs_per_program}')
+  name = f'{study.name}/{names[0]} to {names[-1]}'
+  return manifests.job_set(name, [shlex.join(command)], target)
+
+
 # What only one kind of output uses; elsewhere it would be ignored.
 _OWN_FLAGS = {
   '--queues': ('num_slices',),
-  '--study': ('workdir', 'data_dir', 'only'),
+  '--study': ('workdir', 'data_dir', 'only', 'runs_per_program'),
   '--name': ('name',),
 }
 _RUN_FLAGS = ('image', 'service_account', 'max_restarts', 'priority')
@@ -138,6 +202,7 @@ def main(argv):
         data_dir=_DATA_DIR.value,
         only=_ONLY.value,
         target=target,
+        runs_per_program=_RUNS_PER_PROGRAM.value,
       )
     elif len(argv) > 1 and _NAME.value:
       for argument in argv[1:]:

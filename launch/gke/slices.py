@@ -44,6 +44,7 @@ _TOPOLOGIES = {
   ('v3', 'tpu-v3-slice'): ('4x4', '4x8', '8x8', '8x16', '16x16'),
   ('v4', 'tpu-v4-podslice'): ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4'),
   ('v5e', 'tpu-v5-lite-podslice'): (
+    '2x2',
     '2x4',
     '4x4',
     '4x8',
@@ -51,7 +52,15 @@ _TOPOLOGIES = {
     '8x16',
     '16x16',
   ),
-  ('v6e', 'tpu-v6e-slice'): ('2x4', '4x4', '4x8', '8x8', '8x16', '16x16'),
+  ('v6e', 'tpu-v6e-slice'): (
+    '2x2',
+    '2x4',
+    '4x4',
+    '4x8',
+    '8x8',
+    '8x16',
+    '16x16',
+  ),
 }
 
 SLICES = {

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ def _target(tpu='v5e-64', **fields):
     # From Google's table of TPU slices in GKE.
     ('v3-32', '4x4', 4, 4),
     ('v4-8', '2x2x1', 4, 1),
+    ('v5e-4', '2x2', 4, 1),
+    ('v6e-4', '2x2', 4, 1),
     ('v4-32', '2x2x4', 4, 4),
     ('v5e-16', '4x4', 4, 4),
     ('v5e-64', '8x8', 4, 16),
@@ -139,6 +142,50 @@ def test_a_study_is_one_job_set_a_run(monkeypatch):
     low.index(verb) for verb in ('main.py', 'evaluate', 'transfer')
   ]
   assert script_order == sorted(script_order)
+
+
+def test_a_group_is_one_program_of_a_device_a_run(monkeypatch):
+  """Which the study's own command takes."""
+  monkeypatch.chdir(ROOT)
+
+  def launch(tpu, runs_per_program):
+    return study_job_sets(
+      'configs/studies/digits.py',
+      workdir='gs://bucket/digits',
+      data_dir='gs://bucket/tfds',
+      only=['digits_cnn/'],
+      target=_target(tpu),
+      runs_per_program=runs_per_program,
+    )
+
+  found = launch('v5e-4', 4)
+  names = []
+  for job_set in found:
+    [replicated] = job_set['spec']['replicatedJobs']
+    pod = replicated['template']['spec']['template']['spec']
+    [command] = [
+      line.removeprefix('run ')
+      for line in pod['containers'][0]['command'][-1].splitlines()
+      if line.startswith('run python')
+    ]
+    words = shlex.split(command)
+    assert words[:3] == ['python', '-m', 'lossbench.study']
+    given = dict(word.split('=', 1) for word in words[3:])
+    assert given.pop('--workdir') == 'gs://bucket/digits'
+    assert given.pop('--config') == 'configs/studies/digits.py'
+    assert given.pop('--config.data_dir') == 'gs://bucket/tfds'
+    assert given.pop('--runs_per_program') == '4'
+    names.append(given.pop('--runs').split(','))
+    assert not given
+  assert [len(group) for group in names] == [4, 4, 4, 4, 4, 4, 3]
+  assert len({name for group in names for name in group}) == 27
+  assert len({job_set['metadata']['name'] for job_set in found}) == 7
+  with pytest.raises(ValueError, match=r'one host, but v5e-8 has 2. .*v5e-4'):
+    launch('v5e-8', 4)
+  with pytest.raises(
+    ValueError, match='=5 is more than the 4 devices of v5e-4'
+  ):
+    launch('v5e-4', 5)
 
 
 def test_final_runs_are_launched_when_their_stop_epoch_is_known(
