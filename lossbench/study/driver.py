@@ -64,8 +64,8 @@ def run_study(
     if num_workers:
       pool.do_in_workers(study, tasks, on_event, num_workers=num_workers)
       return
-    if num_runs > 1:
-      untrained = [task for task in tasks if _is_untrained(study, task)]
+    untrained = [task for task in tasks if _is_untrained(study, task)]
+    if num_runs > 1 and untrained:
       pool.train_on_devices(study, untrained, on_event, num_runs=num_runs)
     pool.do_here(study, [t for t in tasks if t.name not in errors], on_event)
 

@@ -93,6 +93,12 @@ def _check_alone(configs, asked: str):
           f'devices, but with --runs_per_program={asked} a run has one. Give '
           '--config.batch_norm_group=0 or --runs_per_program=1.'
         )
+      if config.profile_steps:
+        raise ValueError(
+          f'--config.profile_steps={config.profile_steps}: a process has one '
+          f'profile at a time, but with --runs_per_program={asked} several runs '
+          'would ask for one. Profile a run by itself, with main.py.'
+        )
       check_config(config)
 
 

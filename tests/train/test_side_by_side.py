@@ -177,6 +177,11 @@ def test_how_many_runs_at_once(configs, monkeypatch):
   assert num_runs_at_once('auto', [grouped]) == 1
   with pytest.raises(ValueError, match='group=2 asks for as many devices'):
     num_runs_at_once('2', [grouped])
+  profiled = configs[0].copy_and_resolve_references()
+  profiled.profile_steps = 3
+  assert num_runs_at_once('auto', [profiled]) == 1
+  with pytest.raises(ValueError, match='=3: a process has one profile at a'):
+    num_runs_at_once('2', [profiled])
   monkeypatch.setattr(side_by_side.jax, 'process_count', lambda: 2)
   assert num_runs_at_once('auto', configs) == 1
   with pytest.raises(ValueError, match='a single process, but this is one of'):
