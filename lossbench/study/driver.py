@@ -67,7 +67,8 @@ def run_study(
     untrained = [task for task in tasks if _is_untrained(study, task)]
     if num_runs > 1 and untrained:
       pool.train_on_devices(study, untrained, on_event, num_runs=num_runs)
-    pool.do_here(study, [t for t in tasks if t.name not in errors], on_event)
+    left = [task for task in tasks if task.name not in errors]
+    pool.do_here(study, left, on_event, alone=num_runs > 1)
 
   found = {run.name: states.read_state(study, run) for run in runs}
   comparisons = [

@@ -44,9 +44,11 @@ class Event(NamedTuple):
 Task = PlannedRun | PlannedComparison
 
 
-def _do(study: Study, task: Task, on_status: stages.OnStatus) -> str:
+def _do(
+  study: Study, task: Task, on_status: stages.OnStatus, *, alone: bool = False
+) -> str:
   if isinstance(task, PlannedRun):
-    return stages.do_run(study, task, on_status)
+    return stages.do_run(study, task, on_status, alone=alone)
   return stages.do_comparison(study, task, on_status)
 
 
@@ -55,9 +57,20 @@ def _program(task: Task) -> str:
 
 
 def do_here(
-  study: Study, tasks: Sequence[Task], on_event: Callable[[Event], None]
+  study: Study,
+  tasks: Sequence[Task],
+  on_event: Callable[[Event], None],
+  *,
+  alone: bool = False,
 ):
-  """Does tasks one after the other, in this process."""
+  """Does tasks one after the other, in this process.
+
+  Args:
+    study: of the tasks.
+    tasks: to do.
+    on_event: told what happens.
+    alone: whether the runs are those of one device.
+  """
   for task in tasks:
 
     def on_status(stage, text, task=task):
@@ -65,7 +78,7 @@ def do_here(
 
     try:
       with stages.logged_by_runs():
-        error = _do(study, task, on_status)
+        error = _do(study, task, on_status, alone=alone)
     except Stopped:
       raise  # which has been said
     except SystemExit:

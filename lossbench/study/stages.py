@@ -6,6 +6,7 @@ hyperparameters are arguments of them.
 
 import contextlib
 import contextvars
+import functools
 import logging
 import sys
 import traceback
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
 from lossbench.runs.stored import StoredCheckpoint
-from lossbench.runtime import storage
+from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
@@ -103,16 +104,22 @@ def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[IO[str]]:
 
 
 def _train(
-  study: Study, run: PlannedRun, notice: PreemptionNotice | None = None
+  study: Study,
+  run: PlannedRun,
+  *,
+  alone: bool,
+  notice: PreemptionNotice | None = None,
 ):
   from lossbench.train import loop
 
-  loop.train(
-    resolve_config(study, run),
-    workdir=str(study.path(run)),
-    allow=study.allow,
-    notice=notice,
-  )
+  only_one = devices.only(devices.local()[0])
+  with only_one if alone else contextlib.nullcontext():
+    loop.train(
+      resolve_config(study, run),
+      workdir=str(study.path(run)),
+      allow=study.allow,
+      notice=notice,
+    )
 
 
 def _measure(study: Study, run: PlannedRun, stage: str):
@@ -127,7 +134,7 @@ def _measure(study: Study, run: PlannedRun, stage: str):
     transfer_checkpoint(path, target.dataset, split=target.split, step=run.step)
 
 
-def _measure_whole(study: Study, run: PlannedRun, stage: str):
+def _measure_whole(study: Study, run: PlannedRun, stage: str, alone: bool):
   """Measures; a checkpoint that is found damaged is made again before."""
   from lossbench.runs.checkpoints import DamagedCheckpointError
 
@@ -135,7 +142,7 @@ def _measure_whole(study: Study, run: PlannedRun, stage: str):
     _measure(study, run, stage)
   except DamagedCheckpointError as error:
     LOGGER.warning('%s Training again.', error)
-    _train(study, run)
+    _train(study, run, alone=alone)
     _measure(study, run, stage)
 
 
@@ -155,19 +162,28 @@ def _describe(wanted: StoredCheckpoint | None) -> str:
   return f'step {wanted.step} (checkpoint {wanted.fingerprint})'
 
 
-def do_run(study: Study, run: PlannedRun, on_status: OnStatus) -> str:
+def do_run(
+  study: Study, run: PlannedRun, on_status: OnStatus, *, alone: bool = False
+) -> str:
   """Does all missing stages of a run; returns '' or the error.
 
   Errors are written into the run's directory and end this run only.
+
+  Args:
+    study: of the run.
+    run: to be done.
+    on_status: told what happens.
+    alone: whether it trains on one device; measurements take all.
   """
   for stage in read_state(study, run).missing:
     # What seemed to be of no checkpoint may have lacked a whole run.json only.
     if stage not in read_state(study, run).missing:
       continue
     if stage == TRAIN:
-      error = train_run(study, run, on_status)
+      error = train_run(study, run, on_status, alone=alone)
     else:
-      error = _do_stage(study, run, stage, on_status, _measure_printing)
+      measure = functools.partial(_measure_printing, alone=alone)
+      error = _do_stage(study, run, stage, on_status, measure)
     if error:
       return error
   error_path(study.path(run)).unlink(missing_ok=True)
@@ -179,20 +195,21 @@ def train_run(
   run: PlannedRun,
   on_status: OnStatus,
   *,
+  alone: bool = False,
   notice: PreemptionNotice | None = None,
 ) -> str:
   """Does the first stage of a run, on this thread's devices; as `do_run`."""
 
   def train(study, run, *_):
-    _train(study, run, notice)
+    _train(study, run, alone=alone, notice=notice)
 
   return _do_stage(study, run, TRAIN, on_status, train)
 
 
-def _measure_printing(study, run, stage, file):
+def _measure_printing(study, run, stage, file, *, alone):
   # Of all threads, and so not where several runs are trained.
   with contextlib.redirect_stdout(file):
-    _measure_whole(study, run, stage)
+    _measure_whole(study, run, stage, alone)
 
 
 def _do_stage(study, run, stage, on_status: OnStatus, do_fn) -> str:
