@@ -191,7 +191,7 @@ def test_seeds_and_points_are_trained_at_once(tmp_path, monkeypatch):
   """Two seeds of the two points that four devices have room for, at a time."""
   taken, finished = [], threading.Barrier(4)
 
-  def train(config, *, workdir, notice):
+  def train(config, *, workdir, allow, notice):
     assert not notice.received
     taken.append((config.learning_rate, config.seed, devices.local()))
     if len(taken) <= 4:
