@@ -208,6 +208,9 @@ CONFIG_READERS = (
   'train.checks',  # refuses them
   'train.initialization',
   'train.loop',
+  'train.memory',  # compiles them to see what they need
+  'train.program',
+  'train.side_by_side',  # hands them on, whole
   'tuning',  # fills in what it searches
 )
 

@@ -60,8 +60,9 @@ def memory_needed(config: ml_collections.ConfigDict) -> int:
 def fit_one_device(configs: Sequence[ml_collections.ConfigDict]) -> bool:
   """Whether each of the runs fits a device by itself, beside others.
 
-  Not if it wants several, or the profiler, of which there is one. Compiles a step of every kind, unless devices do not tell their memory and are
-  taken to be large enough. What cannot be built, its run will report.
+  Not if it wants several, or the profiler, of which there is one. Compiles a
+  step of every kind, unless devices do not tell their memory and are taken to be
+  large enough. What cannot be built, its run will report.
   """
   if any(c.batch_norm_group > 1 or c.profile_steps for c in configs):
     return False

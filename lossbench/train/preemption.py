@@ -68,7 +68,7 @@ class PreemptionNotice:
     signal.raise_signal(signal.SIGTERM)
 
   def ask(self):
-    """As the signal does, in a single process."""
+    """Asks, as the signal does, the runs of a single process to end."""
     self._received.set()
 
   @property

@@ -222,6 +222,20 @@ def tune(
     protocol=_protocol(config, dimensions, num_seeds),
     timing=timing,
   )
+  return _work_off(
+    store, dimensions, train_fn, num_points=num_points, timing=timing
+  )
+
+
+def _work_off(
+  store: TrialStore,
+  dimensions: Sequence[search.Dimension],
+  train_fn: Callable[[Sequence[dict[str, float]]], list[Outcome]],
+  *,
+  num_points: int,
+  timing: Timing,
+) -> Tuning:
+  """Tries points, a few at a time, until the protocol wants no more."""
   began, num_done = time.monotonic(), 0
   in_use: dict[search.Point, float] = {}  # point -> when to look again
   while True:
