@@ -173,6 +173,7 @@ def half_written(root):
   study = plan.build_study(study_config, config_file=file, workdir=str(root))
   run = RunDirectory(study.path(study.runs[0]))
   write_json(run.path / 'run.json', {'num_steps': 10})
+  write_json(run.history_path, [])
   step = run.checkpoints_path / '000000010'
   (step / 'meta').mkdir(parents=True)
   write_json(step / 'meta' / 'metadata', {'crc32': {}, 'history': []})
