@@ -213,7 +213,7 @@ def _evaluate(config, mesh):
     'label': jax.ShapeDtypeStruct((size,), 'int32'),
     'mask': jax.ShapeDtypeStruct((size,), 'bool'),
   }
-  accumulators = jax.eval_shape(lambda: measurements.empty)
+  accumulators = jax.eval_shape(measurements.empty_fn)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   arguments = (
     variables,
@@ -223,6 +223,45 @@ def _evaluate(config, mesh):
   )
   compiled = _compile(
     step.__wrapped__, mesh, arguments, (True, False, True, True), donate=2
+  )
+  return compiled, size
+
+
+def _regression(mesh):
+  """A Newton step of Food-101's linear probe on ResNet-50's features, float32.
+
+  The conjugate gradients of it, whose products with the Hessian are where the
+  time of a path goes; costs are of one such product, since XLA counts the body
+  of a loop once.
+  """
+  import jax
+
+  from lossbench.probe import logistic_regression
+
+  num_classes, num_features = 101, 2048
+  size = _PER_DEVICE.value or -(-75_750 // mesh.size)
+
+  def array(*shape, dtype='float32'):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+  own = (
+    array(size, num_features),
+    array(size, num_classes),
+    array(size, dtype='int32'),
+  )
+  shared = (
+    (array(num_classes, num_features), array(num_classes)),
+    array(),
+    array(num_features),
+    array(),
+    array(),
+    array(dtype='int32'),
+  )
+  compiled = _compile(
+    logistic_regression._conjugate_gradients.__wrapped__,
+    mesh,
+    (*own, *shared),
+    (True,) * len(own) + (False,) * len(shared),
   )
   return compiled, size
 
@@ -312,6 +351,8 @@ def main(argv):
           compiled, size = _train(config, mesh, alone=kind == 'alone')
         case 'evaluate':
           compiled, size = _evaluate(_recipe(recipe), mesh)
+        case 'regression':
+          compiled, size = _regression(mesh)
         case 'flax':
           compiled, size = _flax(mesh)
         case _:
