@@ -4,12 +4,15 @@ Buckets (gs://...) go through etils.epath, which TFDS and Orbax use too. Imports
 neither JAX nor TensorFlow unless a bucket is named.
 """
 
+import contextlib
 import io
+import logging
 import os
 import pathlib
 import re
+import tempfile
 import uuid
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import IO
 
 Path = pathlib.Path  # or epath's, which has the same methods
@@ -183,6 +186,50 @@ def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
     _sync_directory(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def appended(path: Path) -> Iterator[pathlib.Path]:
+  """A file to append to, while the context lasts.
+
+  Objects in a bucket cannot be appended to. There the file is one on a disk, and
+  what was written joins the object at the end; of a process that was killed, or
+  where the bucket is away, it is lost.
+
+  Args:
+    path: of the file; its directory is made.
+  """
+  if not is_remote(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as directory:
+    local = pathlib.Path(directory) / path.name
+    local.touch()
+    try:
+      yield local
+    finally:
+      _append(path, local.read_bytes())
+
+
+def _append(path: Path, content: bytes):
+  """Appends to an object; a log that cannot be kept fails nothing."""
+  if not content:
+    return
+  try:
+    try:
+      before = path.read_bytes()
+    except FileNotFoundError:
+      before = b''
+    path.write_bytes(before + content)
+  except Exception as error:
+    reason = reason_of_bucket(error)
+    if not reason:
+      raise
+    # That of `console`, whose libraries not everybody wants.
+    logging.getLogger('lossbench').warning(
+      '%s lacks what was written last: %s.', path, reason
+    )
 
 
 def _sync_directory(path: Path):

@@ -95,8 +95,7 @@ def main(arguments):
   if args.list:
     table.print_states(study, runs, output)
     return
-  is_remote = storage.is_remote(study.workdir)
-  if not args.commands and (args.runs or not is_remote):
+  if not args.commands:
     # Before the study's directory is made.
     if args.num_workers:
       console.check_device_of_children()
@@ -107,14 +106,13 @@ def main(arguments):
   if args.commands:
     _print_missing(study, runs)
     return
-  if is_remote and not args.runs:
-    raise ValueError(
-      f'A study cannot be run from here into {study.workdir}: buckets know no '
-      'locks. Launch its runs as jobs (launch/README.md); --list shows their '
-      'states, and --commands what is missing.'
-    )
-  # Each run has a lock of its own.
-  lock = contextlib.nullcontext() if args.runs else locks.locked(study.workdir)
+  is_remote = storage.is_remote(study.workdir)
+  if is_remote:
+    storage.check_keeps_checkpoints(study.workdir)
+  lock = contextlib.nullcontext()
+  # Chosen runs have locks of their own, and buckets know none.
+  if not (args.runs or is_remote):
+    lock = locks.locked(study.workdir)
   with lock:
     errors = driver.run_study(
       study,

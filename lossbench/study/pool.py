@@ -8,6 +8,7 @@ import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.stopping import STOPPED, Stopped, stop_on_signals
 from lossbench.study import stages
@@ -197,8 +199,12 @@ class _Worker:
     self.program = ''
     self.task: Task | None = None
     self._connection, theirs = context.Pipe()
+    self._log = contextlib.ExitStack()
+    log = self._log.enter_context(
+      storage.appended(study.workdir / f'worker{number}.log')
+    )
     self._process = context.Process(
-      target=_work, args=(theirs, study, number, num_workers), daemon=True
+      target=_work, args=(theirs, study, number, num_workers, log), daemon=True
     )
     self._process.start()
     theirs.close()
@@ -248,6 +254,7 @@ class _Worker:
     if self._process.is_alive():
       self._process.kill()
       self._process.join()
+    self._log.close()
 
 
 def _close(workers: Iterable[_Worker]):
@@ -266,10 +273,11 @@ def _ready(workers) -> list[_Worker]:
   return [worker for worker in busy if worker.connection in ready]
 
 
-def _work(connection, study: Study, number: int, num_workers: int):
+def _work(
+  connection, study: Study, number: int, num_workers: int, log: pathlib.Path
+):
   """The main function of a worker."""
   # What libraries print would tear the table to pieces.
-  log = study.workdir / f'worker{number}.log'
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
   for stream in (sys.stdout, sys.stderr):
     stream.flush()

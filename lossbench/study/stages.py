@@ -80,27 +80,32 @@ class _StatusHandler(logging.Handler):
     self._on_line(lines[0] if lines else '')
 
 
-def _open_log(directory):
-  if storage.is_remote(directory):  # objects cannot be appended to
-    return contextlib.nullcontext(sys.stderr)
-  directory.mkdir(parents=True, exist_ok=True)
-  return (directory / 'log.txt').open('a')
-
-
 @contextlib.contextmanager
 def _logged_to(directory, on_line: Callable[[str], None]) -> Iterator[IO[str]]:
-  """<directory>/log.txt, to which this thread's log goes; stderr in buckets."""
-  with _open_log(directory) as file:
-    to_file = logging.StreamHandler(file)
-    where = f'{directory} ' if file is sys.stderr else ''
-    to_file.setFormatter(
-      logging.Formatter(f'%(asctime)s {where}%(message)s', '%Y-%m-%d %H:%M:%S')
-    )
-    token = _handlers.set((to_file, _StatusHandler(on_line)))
+  """<directory>/log.txt, to which this thread's log goes.
+
+  In a bucket, where it appears at the end, the log goes to stderr too.
+  """
+  with (
+    storage.appended(directory / 'log.txt') as path,
+    path.open('a') as file,
+  ):
+    handlers = [_log_handler(file), _StatusHandler(on_line)]
+    if storage.is_remote(directory):
+      handlers.append(_log_handler(sys.stderr, f'{directory} '))
+    token = _handlers.set(tuple(handlers))
     try:
       yield file
     finally:
       _handlers.reset(token)
+
+
+def _log_handler(file: IO[str], where: str = '') -> logging.Handler:
+  handler = logging.StreamHandler(file)
+  handler.setFormatter(
+    logging.Formatter(f'%(asctime)s {where}%(message)s', '%Y-%m-%d %H:%M:%S')
+  )
+  return handler
 
 
 def _train(
@@ -260,10 +265,14 @@ def do_comparison(
 
 
 def _failed(path, stage, error: Exception, file: IO[str]) -> str:
-  message = ' '.join(str(error).split()) or type(error).__name__
-  # An error of ours says all there is to say; of others the place matters.
-  if not isinstance(error, ValueError | OSError | FloatingPointError):
-    message = f'{type(error).__name__}: {message}'
+  message = storage.reason_of_bucket(error)
+  if message:
+    message = f'a bucket did not do what was asked: {message}'
+  else:
+    message = ' '.join(str(error).split()) or type(error).__name__
+    # An error of ours says all there is to say; of others the place matters.
+    if not isinstance(error, ValueError | OSError | FloatingPointError):
+      message = f'{type(error).__name__}: {message}'
   traceback.print_exception(error, file=file)
   write_error(path, stage, message)
   return f'{stage}: {message}'

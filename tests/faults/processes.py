@@ -13,7 +13,7 @@ from lossbench.study.plan import apply_override
 ROOT = pathlib.Path(__file__).parents[2]
 
 # A run of sixty steps that saves at every evaluation.
-_OVERRIDES = (
+OVERRIDES = (
   'model.width=4',
   'batch_size=64',
   'num_epochs=3',
@@ -22,14 +22,14 @@ _OVERRIDES = (
 )
 RECIPE = (
   '--config=configs/digits_cnn.py:sigmoid+dropout',
-  *(f'--config.{override}' for override in _OVERRIDES),
+  *(f'--config.{override}' for override in OVERRIDES),
 )
 
 
 def recipe_config(data_dir: str, *overrides: str):
   """What `RECIPE` and more overrides make of the configuration."""
   config = digits_cnn.get_config('sigmoid+dropout')
-  for override in (*_OVERRIDES, *overrides):
+  for override in (*OVERRIDES, *overrides):
     apply_override(config, override)
   config.data_dir = data_dir
   return config

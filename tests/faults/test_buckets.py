@@ -3,6 +3,7 @@
 The service and the faults are of tests/faults/buckets.py.
 """
 
+import io
 import itertools
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ import uuid
 
 import jax.numpy as jnp
 import pytest
+import rich.console
 from etils import epath
 
 from lossbench.comparison.runs import compare_runs
@@ -21,11 +23,18 @@ from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.stored import find_checkpoint
 from lossbench.runtime import devices
-from lossbench.study import plan, states
+from lossbench.runtime.storage import reason_of_bucket
+from lossbench.study import plan, states, table
 from lossbench.train import loop
 from lossbench.train.state import TrainState
 from tests.faults.buckets import Fault
-from tests.faults.processes import RECIPE, ROOT, recipe_config, start
+from tests.faults.processes import (
+  OVERRIDES,
+  RECIPE,
+  ROOT,
+  recipe_config,
+  start,
+)
 
 
 @pytest.fixture
@@ -36,7 +45,7 @@ def root(bucket):
 
 @pytest.fixture(scope='module')
 def config(digits_dir):
-  return recipe_config(digits_dir, 'num_epochs=2', 'dataset=digits')
+  return recipe_config(digits_dir, 'num_epochs=1', 'dataset=digits')
 
 
 @pytest.fixture(scope='module')
@@ -70,52 +79,89 @@ def _copy(source: epath.Path, target: epath.Path):
       copied.write_bytes((directory / name).read_bytes())
 
 
+# Two seeds of `RECIPE`, for as long as `config` says.
+_STUDY = f"""
+from configs.studies import default
+
+
+def get_config():
+  config = default.get_default_study()
+  config.groups.digits = default.group(
+    'configs/digits_cnn.py',
+    objectives=('sigmoid+dropout',),
+    num_seeds=2,
+    overrides={(*OVERRIDES, 'num_epochs=1', 'dataset=digits')},
+    transfer=('digits',),
+    ood=False,
+    cka=False,
+  )
+  return config
+"""
+
+
+def _expected_agreement(on_disk, other, tmp_path):
+  """Of the runs on a disk, whose names are those of the study's."""
+  copies = [tmp_path / f'digits/sigmoid+dropout/seed{seed}' for seed in (0, 1)]
+  for run, copy in zip((on_disk, other), copies, strict=True):
+    shutil.copytree(run.path, copy)
+  return compare_runs(
+    [str(copy) for copy in copies],
+    output=str(tmp_path / 'compared'),
+    root=str(tmp_path),
+    with_cka=False,
+  )
+
+
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_the_run_on_a_disk(
-  root, bucket, config, on_disk, other, tmp_path
+def test_a_study_in_a_bucket_is_the_study_on_a_disk(
+  root, bucket, digits_dir, on_disk, other, tmp_path
 ):
   """Trained, evaluated, transferred and compared through passing faults."""
   # Once each: TensorFlow's client, TensorStore's, Google's.
   faults = [
-    bucket.inject('stall', path='run.json', method='GET', times=1),
+    bucket.inject('stall', path='seed0/run.json', method='GET', times=1),
     bucket.inject('stall', path='/state/d/', method='POST', times=1),
     bucket.inject('drop', path='/b/bucket?projection', times=1),
     bucket.inject(503, path='/b/bucket?projection', times=1),
   ]
-  passing = [_every(23, 503), _every(61, 'drop')]
+  passing = [_every(101, 503), _every(211, 'drop')]
   bucket.faults.extend(passing)
-  loop.train(config, workdir=f'{root}/one')
-  run = RunDirectory(f'{root}/one')
-  assert run.committed_steps == on_disk.committed_steps
-  for step in ('best', 'last'):
-    assert find_checkpoint(run, step) == find_checkpoint(on_disk, step)
-  assert read_json(run.history_path) == read_json(on_disk.history_path)
-  loop.train(config, workdir=f'{root}/one')  # which is over
-  found, expected = (
-    evaluate_checkpoint(str(directory.path), ood=False).records
-    for directory in (run, on_disk)
+  file = tmp_path / 'two.py'
+  file.write_text(_STUDY)
+  done = _run(
+    '-m',
+    'lossbench.study',
+    f'--config={file}',
+    f'--config.data_dir={digits_dir}',
+    f'--workdir={root}',
+    '--num_workers=1',
   )
-  assert found == expected
-  found, expected = (
-    transfer_checkpoint(str(directory.path), 'digits').records
-    for directory in (run, on_disk)
+  assert done.returncode == 0, done.stderr + done.stdout
+  assert f'All done. Report: python -m lossbench.report --workdir={root}' in (
+    done.stdout
   )
-  assert found == expected
-  # Of runs in several places the names are their paths.
-  found, expected = (
-    compare_runs(
-      [str(directory.path), str(other.path)], output=output, with_cka=False
-    )['agreement']
-    for directory, output in (
-      (run, f'{root}/compared'),
-      (on_disk, str(tmp_path / 'compared')),
-    )
-  )
-  assert found == expected
-  stored = read_json(root / 'compared' / 'comparison.json')
-  assert stored['agreement'] == expected
   assert [fault.count for fault in faults] == [1, 1, 1, 1]
   assert all(fault.count > 3 for fault in passing)
+  bucket.faults.clear()
+  for seed, expected in enumerate((on_disk, other)):
+    run = RunDirectory(root / f'runs/digits/sigmoid+dropout/seed{seed}')
+    assert run.committed_steps == expected.committed_steps
+    for step in ('best', 'last'):
+      assert find_checkpoint(run, step) == find_checkpoint(expected, step)
+    assert read_json(run.history_path) == read_json(expected.history_path)
+    assert 'step 20' in (run.path / 'log.txt').read_text()
+    assert not (run.path / 'error.json').exists()
+  for directory, records in (
+    ('digits-test', evaluate_checkpoint(str(other.path), ood=False).records),
+    ('transfer-digits', transfer_checkpoint(str(other.path), 'digits').records),
+  ):
+    found = read_json(run.path / 'eval' / directory / 'metrics.json')['metrics']
+    assert found == [record.to_json() for record in records]
+  compared = read_json(root / 'comparisons' / 'digits' / 'comparison.json')
+  expected = _expected_agreement(on_disk, other, tmp_path / 'runs')
+  for part in ('agreement', 'ensembles'):
+    assert compared[part] == expected[part]
+  assert 'step 20' in (root / 'worker0.log').read_text()
 
 
 def test_a_bucket_that_is_away_makes_nobody_delete_checkpoints(
@@ -234,7 +280,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess:
     capture_output=True,
     text=True,
     check=False,
-    timeout=120,
+    timeout=240,
   )
 
 
@@ -248,26 +294,19 @@ def _last_line(*arguments: str) -> str:
   return last
 
 
-@pytest.mark.slow
-def test_a_study_in_a_bucket_is_listed_and_not_run(half_written, root, bucket):
+def test_a_study_in_a_bucket_is_listed(half_written, bucket):
   """Also by those who may read objects, but not ask for the bucket."""
-  study = (
-    '-m',
-    'lossbench.study',
-    '--config=configs/studies/digits.py',
-    f'--workdir={root}',
-  )
+  study, run, _ = half_written
   bucket.inject(403, path='/b/bucket?projection')
-  done = _run(*study, '--list')
-  assert done.returncode == 0, done.stderr
-  assert 'waiting' in done.stdout
-  assert 'trained' not in done.stdout
-  assert 'buckets know no locks' in _last_line(*study)
+  output = rich.console.Console(file=io.StringIO(), width=200)
+  table.print_states(study, study.runs[:1], output)
+  assert 'waiting' in output.file.getvalue()
+  assert 'trained' not in output.file.getvalue()
   bucket.inject(403, path='/checkpoints')
-  line = _last_line(*study, '--list')
-  assert 'A bucket did not do what was asked: ' in line
-  assert f'403 (injected) when reading metadata of {root}' in line
-  assert 'roles/storage.objectUser' in line
+  with pytest.raises(Exception, match='injected') as error:
+    table.print_states(study, study.runs[:1], output)
+  reason = reason_of_bucket(error.value)
+  assert f'403 (injected) when reading metadata of {run.path}' in reason
 
 
 @pytest.mark.slow
