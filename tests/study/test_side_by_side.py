@@ -5,9 +5,11 @@ import json
 import logging.handlers
 import subprocess
 import sys
+import uuid
 
 import pytest
 import rich.console
+from etils import epath
 
 from lossbench.runtime.console import LOGGER
 from lossbench.study import stages, states, table
@@ -145,18 +147,18 @@ def test_time_left_knows_that_runs_are_trained_at_once(study):
   assert view.eta() == 'ETA 15s'  # three of ten seconds, two at a time
 
 
-def test_in_a_bucket_the_log_is_that_of_the_job(capsys):
-  """Every line with its run, and no object that would be appended to."""
+def test_in_a_bucket_the_log_is_that_of_the_job(bucket, capsys):
+  """Every line with its run at once, and appended to the object at the end."""
+  del bucket  # is there
+  directory = epath.Path(f'gs://bucket/{uuid.uuid4().hex}/runs/a/seed0')
   lines = []
-  with (
-    stages.logged_by_runs(),
-    stages._logged_to('gs://bucket/s/runs/a/seed0', lines.append),
-  ):
-    LOGGER.info('step 7')
-  assert capsys.readouterr().err.endswith(
-    ' gs://bucket/s/runs/a/seed0 step 7\n'
-  )
-  assert lines == ['step 7']
+  for step in (7, 8):
+    with stages.logged_by_runs(), stages._logged_to(directory, lines.append):
+      LOGGER.info('step %d', step)
+    assert capsys.readouterr().err.endswith(f' {directory} step {step}\n')
+  assert lines == ['step 7', 'step 8']
+  log = (directory / 'log.txt').read_text().splitlines()
+  assert [line[-6:] for line in log] == lines
 
 
 def test_what_no_run_logs_goes_where_it_went(monkeypatch):
