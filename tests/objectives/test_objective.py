@@ -308,7 +308,8 @@ for name in ('tensorflow', 'tensorflow_datasets', 'clu', 'ml_collections'):
   sys.modules[name] = None  # Importing it raises ImportError.
 import lossbench.objectives
 ours = {m for m in sys.modules if m.startswith('lossbench.')}
-ours -= {'lossbench.runtime', 'lossbench.runtime.xla'}  # of the package itself
+# Of the package itself, which chooses what libraries read when they are loaded.
+ours -= {f'lossbench.runtime{name}' for name in ('', '.storage', '.xla')}
 print(sorted({m.split('.')[1] for m in ours}))
 """
   root = pathlib.Path(lossbench.__file__).parents[1]
