@@ -114,12 +114,12 @@ def sigmoid_and_cosine_beat_softmax(
   samples = evidence.read_samples(study, group, _top1)
   evidence.require(samples, names, study, planned=_evaluated(study, group))
   samples = evidence.only(samples, names)
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'softmax'),
+    samples,
+    'softmax',
     what='top-1 of {} minus that of softmax (paper: 0.9)',
-    data=evidence.describe(samples),
     is_percent=True,
   )
 
@@ -137,12 +137,13 @@ def _of_inception(study, group, read_fn):
 def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
   """Sigmoid against every other objective."""
   samples = _of_inception(study, group, _top1)
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'sigmoid', sign=-1),
+    samples,
+    'sigmoid',
+    sign=-1,
     what='top-1 of sigmoid minus that of {}',
-    data=evidence.describe(samples),
     is_percent=True,
   )
 
@@ -151,12 +152,12 @@ def sigmoid_top5_below_softmax(study: StudyRecords, group: str) -> Evidence:
   """Softmax against sigmoid."""
   samples = _of_inception(study, group, _top5)
   samples = evidence.only(samples, ('softmax', 'sigmoid'))
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'sigmoid'),
+    samples,
+    'sigmoid',
     what='top-5 of {} minus that of sigmoid',
-    data=evidence.describe(samples),
     is_percent=True,
   )
 

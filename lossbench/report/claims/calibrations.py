@@ -29,12 +29,12 @@ def _lower(study, group, metric, lower: str, higher: str, unit: str):
   samples = _samples(study, group, metric, (lower, higher))
   pair = evidence.only(samples, (lower, higher))
   is_percent = metric == 'ece'
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(pair, lower),
+    pair,
+    lower,
     what=f'{unit} of {{}} minus that of {label(Key(lower))}',
-    data=evidence.describe(pair),
     is_percent=is_percent,
   )
 
@@ -54,12 +54,13 @@ def cosine_softmax_likelier(study: StudyRecords, group: str) -> Evidence:
 def logit_penalty_worst_calibrated(study: StudyRecords, group: str) -> Evidence:
   """ECE of the logit penalty against every other."""
   samples = _samples(study, group, 'ece', ('logit_penalty',))
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'logit_penalty', sign=-1),
+    samples,
+    'logit_penalty',
+    sign=-1,
     what='ECE of the logit penalty minus that of {}',
-    data=evidence.describe(samples),
     is_percent=True,
   )
 
@@ -107,13 +108,14 @@ def alternatives_beat_softmax_shifted(
 ) -> Evidence:
   """Every other objective against softmax; one may be below."""
   samples, datasets = shifted_samples(study, group, ('softmax',))
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'softmax'),
+    samples,
+    'softmax',
     what='of the second to last, {}: mean top-1 minus softmax’s',
-    data=f'{evidence.describe(samples)} of {", ".join(datasets)}',
     is_percent=True,
+    of=datasets,
     but_for=1,
   )
 

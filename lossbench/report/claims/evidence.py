@@ -216,6 +216,43 @@ def differences_from(
   }
 
 
+def all_against(
+  study: StudyRecords,
+  group: str,
+  samples: Mapping[Key, Sample],
+  name: str,
+  *,
+  sign: int = 1,
+  what: str,
+  is_percent: bool,
+  of: Sequence[str] = (),
+  but_for: int = 0,
+) -> Evidence:
+  """Evidence that every other objective is above a named one, or below it.
+
+  Args:
+    study: for the command.
+    group: of runs.
+    samples: of the objectives.
+    name: of the one.
+    sign: -1 for below.
+    what: as of `all_above`, and so
+    is_percent: this,
+    but_for: and this.
+    of: names of the data sets that samples are means over.
+  """
+  data = describe(samples)
+  return all_above(
+    study,
+    group,
+    differences_from(samples, name, sign=sign),
+    what=what,
+    data=f'{data} of {", ".join(of)}' if of else data,
+    is_percent=is_percent,
+    but_for=but_for,
+  )
+
+
 def paired_difference(a: Sample, b: Sample) -> Effect:
   """Difference of two quantities of the same seeds, in the same order."""
   resampled = None

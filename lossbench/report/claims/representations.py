@@ -32,12 +32,12 @@ def _separation_samples(study, group, names=()) -> dict[Key, Sample]:
 def softmax_separates_least(study: StudyRecords, group: str) -> Evidence:
   """Every other objective against softmax."""
   samples = _separation_samples(study, group, ('softmax',))
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'softmax'),
+    samples,
+    'softmax',
     what='R² of {} minus softmax’s',
-    data=evidence.describe(samples),
     is_percent=False,
   )
 
@@ -75,13 +75,15 @@ def transfer_samples(
 def softmax_transfers_best(study: StudyRecords, group: str) -> Evidence:
   """Softmax against every other, on average over data sets."""
   samples, targets = transfer_samples(study, group, ('softmax',))
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'softmax', sign=-1),
+    samples,
+    'softmax',
+    sign=-1,
     what='mean transfer accuracy of softmax minus that of {}',
-    data=f'{evidence.describe(samples)} of {", ".join(targets)}',
     is_percent=True,
+    of=targets,
   )
 
 
@@ -97,12 +99,12 @@ def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
   """Every other objective against softmax."""
   samples = _relearned(study, group)
   evidence.require(samples, ('softmax',), study, planned=True)
-  return evidence.all_above(
+  return evidence.all_against(
     study,
     group,
-    evidence.differences_from(samples, 'softmax'),
+    samples,
+    'softmax',
     what='relearned accuracy of {} minus softmax’s',
-    data=evidence.describe(samples),
     is_percent=True,
   )
 
