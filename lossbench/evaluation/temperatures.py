@@ -86,10 +86,11 @@ def _temper(log_probs: np.ndarray, temperature: float) -> np.ndarray:
   return np.concatenate(scaled)
 
 
-def _end_of_search(temperature: float) -> str:
+def _end_of_search(temperature: float, *, of: str = '') -> str:
   """What a bound says: how far was searched, and nothing of the run."""
   return (
-    f'the NLL falls up to the end of the search, temperature {temperature:g}'
+    f'the NLL{of} falls up to the end of the search, temperature '
+    f'{temperature:g}'
   )
 
 
@@ -150,8 +151,8 @@ def held_out(
   for temperature in fitted:
     if temperature in _SEARCHED:
       # Applied to others, the bound would say how far was searched.
-      where = 'of the holdout' if calibration is not None else 'of a half'
-      note = _end_of_search(temperature).replace('NLL', f'NLL {where}')
+      of = ' of a half' if calibration is None else ' of the holdout'
+      note = _end_of_search(temperature, of=of)
       return Tempered(prefix, None, f'not available: {note}', None)
   scaled = np.empty_like(log_probs)
   for (rows, *_), temperature in zip(halves, fitted, strict=True):
