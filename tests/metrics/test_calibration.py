@@ -12,8 +12,7 @@ from lossbench.metrics.calibration import (
   ExpectedCalibrationError,
   NegativeLogLikelihood,
 )
-
-NUM_EXAMPLES, NUM_CLASSES = 300, 6
+from tests.metrics.drawn import NUM_CLASSES, NUM_EXAMPLES, draw_predictions
 
 # Jitted here: op by op they are as right, and slower to test.
 negative_log_likelihood = jax.jit(calibration.negative_log_likelihood)
@@ -52,21 +51,6 @@ def _ece(log_probs, labels, mask=None, num_bins=15):
   return _update(empty, log_probs, labels, mask)
 
 
-def _model(*, sharpness=1.0, seed=0, num_examples=NUM_EXAMPLES):
-  """Logits, and labels drawn from softmax(logits / sharpness)."""
-  rng = np.random.default_rng(seed)
-  logits = 2.0 * rng.normal(size=(num_examples, NUM_CLASSES))
-  cumulative = np.cumsum(special.softmax(logits, axis=1), axis=1)
-  labels = (rng.random((num_examples, 1)) > cumulative).sum(axis=1)
-  return (sharpness * logits).astype(np.float32), labels
-
-
-def _predictions(**kwargs):
-  logits, labels = _model(**kwargs)
-  log_probs = special.log_softmax(logits.astype(np.float64), axis=1)
-  return log_probs.astype(np.float32), labels
-
-
 def _binary(log_confidence, wrong=()):
   """Two classes, class 0 predicted with these log-confidences (>= log 1/2)."""
   log_confidence = np.asarray(log_confidence, np.float32)
@@ -83,7 +67,7 @@ def _binary(log_confidence, wrong=()):
 
 @pytest.mark.parametrize('sharpness', [0.1, 1.0, 5.0])
 def test_nll_scikit_learn(sharpness):
-  log_probs, labels = _predictions(sharpness=sharpness)
+  log_probs, labels = draw_predictions(sharpness=sharpness)
   expected = log_loss(
     labels, special.softmax(log_probs.astype(np.float64), axis=1)
   )
@@ -116,7 +100,7 @@ def test_nll_of_confident_predictions():
 
 
 def test_nll_of_many_examples_keeps_its_digits():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
 
   def add(carry, _):
     return carry.update(log_probs, labels, None), None
@@ -154,7 +138,7 @@ def _loop_ece(log_probs, labels, num_bins):
 @pytest.mark.parametrize('num_bins', [1, 15, 100])
 @pytest.mark.parametrize('sharpness', [0.3, 4.0])
 def test_ece_loop(num_bins, sharpness):
-  log_probs, labels = _predictions(sharpness=sharpness)
+  log_probs, labels = draw_predictions(sharpness=sharpness)
   expected, sizes = _loop_ece(log_probs, labels, num_bins)
   if num_bins == 15:
     got = expected_calibration_error(log_probs, labels)
@@ -228,10 +212,10 @@ def test_rounding_above_one_is_one():
 
 
 def test_ece_of_a_calibrated_model_is_small():
-  log_probs, labels = _predictions(num_examples=30_000)
+  log_probs, labels = draw_predictions(num_examples=30_000)
   # Its expectation for a calibrated model is about sqrt(bins / N), not 0.
   assert _ece(log_probs, labels).compute() < 0.02
-  sharp, labels = _predictions(num_examples=30_000, sharpness=4.0)
+  sharp, labels = draw_predictions(num_examples=30_000, sharpness=4.0)
   assert _ece(sharp, labels).compute() > 0.15
 
 
@@ -241,7 +225,7 @@ def test_ece_of_a_calibrated_model_is_small():
 @pytest.mark.parametrize('accumulate', [_nll, _ece])
 @pytest.mark.parametrize('what', ['logits', 'probs', 'label -1', 'label K'])
 def test_what_cannot_be_scored_is_refused(accumulate, what):
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   if what == 'logits':
     log_probs[7] += 1.0
   elif what == 'probs':
@@ -261,7 +245,7 @@ def test_what_cannot_be_scored_is_refused(accumulate, what):
 
 
 def test_reliability_refuses_too():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   with pytest.raises(ValueError, match='not logits'):
     _ece(log_probs + 1, labels).reliability()
 
@@ -278,7 +262,7 @@ def test_nan_is_nan(position):
 
 
 def test_nothing_counted_is_nan():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   nobody = np.zeros(NUM_EXAMPLES)
   assert np.isnan(_nll(log_probs, labels, nobody).compute())
   assert np.isnan(_ece(log_probs, labels, nobody).compute())
@@ -296,7 +280,7 @@ def test_log_probs_rounded_to_bfloat16_are_refused():
 
 
 def test_refusals():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   for function in (negative_log_likelihood, expected_calibration_error):
     with pytest.raises(ValueError, match=r'\(300, 6\) and \(299,\)'):
       function(log_probs, labels[1:])

@@ -8,23 +8,12 @@ from scipy import optimize, special
 
 from lossbench.metrics import temperature as module
 from lossbench.metrics.temperature import fit_temperature, temper
-
-NUM_EXAMPLES, NUM_CLASSES = 300, 6
-
-
-def _model(*, sharpness=1.0, seed=0, num_examples=NUM_EXAMPLES):
-  """Logits, and labels drawn from softmax(logits / sharpness)."""
-  rng = np.random.default_rng(seed)
-  logits = 2.0 * rng.normal(size=(num_examples, NUM_CLASSES))
-  cumulative = np.cumsum(special.softmax(logits, axis=1), axis=1)
-  labels = (rng.random((num_examples, 1)) > cumulative).sum(axis=1)
-  return (sharpness * logits).astype(np.float32), labels
-
-
-def _predictions(**kwargs):
-  logits, labels = _model(**kwargs)
-  log_probs = special.log_softmax(logits.astype(np.float64), axis=1)
-  return log_probs.astype(np.float32), labels
+from tests.metrics.drawn import (
+  NUM_CLASSES,
+  NUM_EXAMPLES,
+  draw_logits,
+  draw_predictions,
+)
 
 
 def _nll(log_probs, labels):
@@ -37,7 +26,7 @@ def _nll(log_probs, labels):
 
 @pytest.mark.parametrize('temperature', [0.01, 0.5, 1.0, 3.0, 100.0])
 def test_temper(temperature):
-  logits, _ = _model()
+  logits, _ = draw_logits()
   log_probs = special.log_softmax(logits.astype(np.float64), axis=1)
   got = temper(log_probs, temperature)
   # Guo et al. 2017: softmax(logits / T).
@@ -97,7 +86,7 @@ def _oracle_temperature(logits, labels):
 
 @pytest.mark.parametrize('sharpness', [0.05, 0.5, 1.0, 4.0, 30.0])
 def test_fit_scipy(sharpness):
-  logits, labels = _model(sharpness=sharpness)
+  logits, labels = draw_logits(sharpness=sharpness)
   log_probs = special.log_softmax(logits.astype(np.float64), axis=1)
   expected = _oracle_temperature(logits, labels)
   # A minimum is flat: the oracle itself is good to about 1e-7.
@@ -108,7 +97,7 @@ def test_fit_scipy(sharpness):
 
 
 def test_fit_lowers_nll_and_is_a_fixed_point():
-  log_probs, labels = _predictions(sharpness=3.0)
+  log_probs, labels = draw_predictions(sharpness=3.0)
   temperature = fit_temperature(log_probs, labels)
   tempered = temper(log_probs, temperature)
   before = _nll(log_probs, labels)
@@ -131,7 +120,7 @@ def test_fit_closed_form():
 
 @pytest.mark.parametrize('chunk_size', [1, 7, 299, 300, 10_000])
 def test_fit_in_chunks(chunk_size):
-  log_probs, labels = _predictions(sharpness=2.0)
+  log_probs, labels = draw_predictions(sharpness=2.0)
   rows = 20 if chunk_size == 1 else 300
   log_probs, labels = log_probs[:rows], labels[:rows]
   got = fit_temperature(log_probs, labels, chunk_size=chunk_size)
@@ -139,7 +128,7 @@ def test_fit_in_chunks(chunk_size):
 
 
 def test_fit_compiles_once_per_shape():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   module._slope_per_example.clear_cache()
   for num_examples in (300, 250, 130):
     fit_temperature(
@@ -149,7 +138,7 @@ def test_fit_compiles_once_per_shape():
 
 
 def test_fit_ignores_masked_garbage_and_order():
-  log_probs, labels = _predictions(sharpness=2.0)
+  log_probs, labels = draw_predictions(sharpness=2.0)
   expected = fit_temperature(log_probs, labels)
   garbage = np.full((5, NUM_CLASSES), np.nan, np.float32)
   padded = np.concatenate([garbage, log_probs])
@@ -163,7 +152,7 @@ def test_fit_ignores_masked_garbage_and_order():
 
 
 def test_fit_at_the_bounds():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
   right, wrong = np.argmax(log_probs, axis=1), np.argmin(log_probs, axis=1)
   # All right: ever sharper. Worse than uniform: ever softer.
   assert fit_temperature(log_probs, right) == 0.01
@@ -177,7 +166,7 @@ def test_fit_at_the_bounds():
 
 @pytest.mark.parametrize('scale', [1e-4, 1e4])
 def test_fit_of_extreme_logits(scale):
-  logits, labels = _model()
+  logits, labels = draw_logits()
   expected = fit_temperature(logits, labels)
   scaled = (logits * scale).astype(np.float32)
   assert fit_temperature(scaled, labels) in (0.01, 100.0)
@@ -197,14 +186,14 @@ def test_fit_where_no_temperature_matters():
 
 def test_fit_with_impossible_wrong_classes():
   """A class of probability 0 changes nothing, as for masked classes."""
-  log_probs, labels = _predictions(sharpness=2.0)
+  log_probs, labels = draw_predictions(sharpness=2.0)
   widened = np.pad(log_probs, ((0, 0), (0, 3)), constant_values=-np.inf)
   expected = fit_temperature(log_probs, labels)
   assert fit_temperature(widened, labels) == pytest.approx(expected, rel=1e-7)
 
 
 def test_fit_refuses():
-  log_probs, labels = _predictions()
+  log_probs, labels = draw_predictions()
 
   def broken(value, position=None):
     rows = log_probs.copy()
