@@ -6,7 +6,8 @@ out-of-distribution set that is there, and prints tables. For each data set it
 writes eval/<dataset>-<split>/metrics.json, predictions.npz and per_example.npz
 into the run directory; for the test split also features.npz and curves.npz
 (reliability diagram, singular values, cosine distances, angular visual
-hardness).
+hardness). --split=training measures a fixed random part of what the run was
+trained on, as the paper measures representations.
 """
 
 from lossbench import cli  # isort: split
@@ -97,9 +98,16 @@ def define_flags():
   """Defines flags; not at import: a process can import several binaries."""
   cli.define_workdir()
   cli.define_checkpoint_flags(
-    split="Only this split of the run's data set: 'holdout', or a TFDS split "
-    "such as 'test' or 'train[:1000]'. Default: the test split, then all "
-    'out-of-distribution sets.'
+    split="Only this split of the run's data set: 'holdout', 'training' (what "
+    "it was trained on), or a TFDS split such as 'test' or 'train[:1000]'. "
+    'Default: the test split, then all out-of-distribution sets.'
+  )
+  flags.DEFINE_integer(
+    'num_train_examples',
+    None,
+    'With --split=training: at most so many, the same random ones for all runs. '
+    'Default: 50000.',
+    lower_bound=1,
   )
   flags.DEFINE_bool(
     'ood', True, 'Evaluate on out-of-distribution sets after the test split.'
@@ -120,7 +128,10 @@ def main(arguments):
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
 
   found = evaluate_checkpoint(
-    args.workdir, ood=args.ood, **cli.checkpoint_arguments()
+    args.workdir,
+    num_train_examples=args.num_train_examples,
+    ood=args.ood,
+    **cli.checkpoint_arguments(),
   )
   print_table(
     f'{found.objective} on {found.dataset} {found.split}, step {found.step}, '

@@ -107,6 +107,7 @@ ILLEGAL_OF_GROUPS = {
   'stop_epoch_from': (None, 3, 'a\nb'),
   'evaluate': NOT_BOOLS,
   'ood': NOT_BOOLS,
+  'num_train_examples': NOT_COUNTS,
   'compare': NOT_BOOLS,
   'cka': NOT_BOOLS,
   'transfer': ('digits', (3,), (None,), ('',)),

@@ -47,6 +47,11 @@ GROUP_FIELDS = (
   ),
   legal.Field('evaluate', legal.BOOL, 'Give True or False.'),
   legal.Field('ood', legal.BOOL, 'Give True or False.'),
+  legal.Field(
+    'num_train_examples',
+    legal.Count('[0, 100000000]'),
+    'Give for example 50000, or 0 for none.',
+  ),
   legal.Field('compare', legal.BOOL, 'Give True or False.'),
   legal.Field('cka', legal.BOOL, 'Give True or False.'),
   legal.Field('transfer', _TEXTS, "Give for example ('digits_high',)."),
@@ -90,6 +95,9 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   # Evaluate runs on their test split, and on out-of-distribution sets too.
   config.evaluate = True
   config.ood = True
+  # And on so many images that they were trained on, as the paper measures class
+  # separation, spectra and distances: the same random ones for all. 0 for none.
+  config.num_train_examples = 50_000
   # Compare all runs of the group, and their layers.
   config.compare = True
   config.cka = True

@@ -309,3 +309,29 @@ def first_examples(
     if not left:
       break
   return '+'.join(parts)
+
+
+def random_examples(
+  builder: tfds.core.DatasetBuilder, split: str, at_most: int
+) -> str:
+  """The TFDS split of a fixed random sample of another.
+
+  The first examples: TFDS writes them in an order of its own that is random, the
+  same for everybody who has prepared the data set.
+
+  Args:
+    builder: of the data set.
+    split: a TFDS split.
+    at_most: so many examples; of a split that has no more all are taken.
+
+  Raises:
+    ValueError: if the data set was written in an order that is not random.
+  """
+  if num_examples(builder, split) <= at_most:
+    return split
+  if builder.info.disable_shuffling:
+    raise ValueError(
+      f'Dataset {builder.name!r} was not written in random order, so its first '
+      f'{at_most} examples are no random sample. Take all of {split!r}.'
+    )
+  return first_examples(builder, split, at_most)

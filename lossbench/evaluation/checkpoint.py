@@ -11,9 +11,12 @@ from lossbench.evaluation.files import write_arrays, write_metrics
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
 from lossbench.evaluation.shifts import evaluate_ood
-from lossbench.runs.directory import write_json
+from lossbench.runs.directory import TRAINING, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime.console import LOGGER
+
+# Of what a run was trained on: as many images as ImageNet's validation set has.
+NUM_TRAIN_EXAMPLES = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +54,23 @@ def _holdout(outputs: RunOutputs, split: str) -> Collected | None:
   return outputs.predictions(config.dataset, 'holdout', quiet=True)
 
 
-def _evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
-  """Predictions and representations on a split of the run's own data set."""
+def _evaluate_own(
+  outputs: RunOutputs, split: str, num_examples: int | None = None
+) -> list[Record]:
+  """Predictions and representations on a split of the run's own data set.
+
+  Args:
+    outputs: of the run.
+    split: of its data set, or 'holdout' or 'training'.
+    num_examples: at most so many; None for all.
+  """
   config = outputs.config
-  result = outputs.measure(config.dataset, split, suite='representations')
+  result = outputs.measure(
+    config.dataset,
+    split,
+    suite='representations',
+    num_examples=num_examples,
+  )
   whole = result.collected
   scored = scoring.score_predictions(
     outputs.objective,
@@ -79,6 +95,7 @@ def _evaluate_own(outputs: RunOutputs, split: str) -> list[Record]:
     split=split,
     compute_dtype=outputs.config.compute_dtype,
     objective=config.objective.name,
+    **({} if num_examples is None else {'num_wanted': num_examples}),
     **about,
   )
   [separation] = [
@@ -102,6 +119,7 @@ def evaluate_checkpoint(
   *,
   step: str = 'best',
   split: str | None = None,
+  num_train_examples: int | None = None,
   ood: bool = True,
   data_dir: str | None = None,
   batch_size: int | None = None,
@@ -112,8 +130,10 @@ def evaluate_checkpoint(
   Args:
     workdir: of the run.
     step: 'best', 'last' or a number.
-    split: only this one, 'holdout' or a TFDS split; None for the data set's
-      test split and the out-of-distribution sets.
+    split: only this one, 'holdout', 'training' or a TFDS split; None for the
+      data set's test split and the out-of-distribution sets.
+    num_train_examples: of split 'training' at most so many, the same random ones
+      for all runs; None for 50,000.
     ood: whether the latter are evaluated.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
@@ -124,6 +144,13 @@ def evaluate_checkpoint(
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
+  if num_train_examples is not None and split != TRAINING:
+    raise ValueError(
+      f'--num_train_examples={num_train_examples} is of --split={TRAINING}; of '
+      f'{split or "the test split"} all examples are evaluated.'
+    )
+  if split == TRAINING:
+    num_train_examples = num_train_examples or NUM_TRAIN_EXAMPLES
   outputs = RunOutputs(
     workdir,
     step=step,
@@ -145,7 +172,7 @@ def evaluate_checkpoint(
   if split is None and first:
     # Until it is written again, last, the records are of several checkpoints.
     outputs.run.evaluation_path.unlink(missing_ok=True)
-  records = _evaluate_own(outputs, name)
+  records = _evaluate_own(outputs, name, num_train_examples)
   results: dict[str, list[Record]] = {}
   missing: dict[str, str] = {}
   if split is None and ood:

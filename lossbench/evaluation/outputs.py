@@ -33,7 +33,7 @@ from lossbench.runs.checkpoints import (
   DamagedCheckpointError,
   open_checkpoints,
 )
-from lossbench.runs.directory import RunDirectory, read_json
+from lossbench.runs.directory import TRAINING, RunDirectory, read_json
 from lossbench.runtime import cluster, devices, storage
 from lossbench.runtime.processes import everywhere
 from lossbench.runtime.progress import create_printer
@@ -163,13 +163,17 @@ class RunOutputs:
     )
 
   def tfds_split(self, builder, split: str) -> str:
-    """The TFDS split of a name, which may be 'holdout'.
+    """The TFDS split of a name, which may be 'holdout' or 'training'.
 
     Raises:
       ValueError: if the run has no such holdout, or the split is unknown.
     """
     from lossbench.data import datasets
 
+    if split == TRAINING:
+      split, _ = datasets.holdout_splits(
+        builder, num_holdout=self.config.num_holdout
+      )
     if split == 'holdout':
       if not self.config.num_holdout:
         raise ValueError(
@@ -182,13 +186,21 @@ class RunOutputs:
     datasets.num_examples(builder, split)
     return split
 
-  def _examples(self, dataset: str, split: str, *, resized: bool = False):
-    """What the run can use of a split, which may be 'holdout'.
+  def _examples(
+    self,
+    dataset: str,
+    split: str,
+    *,
+    resized: bool = False,
+    num_examples: int | None = None,
+  ):
+    """What the run can use of a split, which may be 'holdout' or 'training'.
 
     Args:
       dataset: one that lossbench knows.
       split: of it.
       resized: its images are of any size, whatever those of the run are.
+      num_examples: at most so many, the same random ones for all runs.
     """
     from lossbench.data import datasets
     from lossbench.data.examples import build_examples
@@ -198,18 +210,21 @@ class RunOutputs:
       config = config.copy_and_resolve_references()
       config.resize_images = True
     builder = self.open_dataset(dataset)
+    read_split = self.tfds_split(builder, split)
+    if num_examples is not None:
+      read_split = datasets.random_examples(builder, read_split, num_examples)
     if jax.process_count() > 1:
       cluster.check_agreement(
         {
           f'the checkpoint of {self.run.path}': self.fingerprint,
-          'the split': split,
+          'the split': read_split,
           'the data set': datasets.describe(builder),
         }
       )
     return build_examples(
       config,
       builder,
-      self.tfds_split(builder, split),
+      read_split,
       run=self.run,
       dataset=dataset,
     )
@@ -245,14 +260,23 @@ class RunOutputs:
     *,
     suite: str,
     num_sampled: int = NUM_SAMPLED,
+    num_examples: int | None = None,
   ) -> Pass:
     """A pass that measures a suite; its logits and features are stored.
+
+    Args:
+      dataset: one that lossbench knows.
+      split: of it, or 'holdout' or 'training'.
+      suite: of measurements.
+      num_sampled: examples of which features are kept.
+      num_examples: at most so many, the same random ones for all runs, and
+        nothing of them is stored; None for all.
 
     Returns:
       The pass, with every example's 'logits' in `collected`, by id, and the
       features and logits of at most `num_sampled` examples in `sample`.
     """
-    examples = self._examples(dataset, split)
+    examples = self._examples(dataset, split, num_examples=num_examples)
     result = self._pass(
       dataset,
       examples,
@@ -260,6 +284,8 @@ class RunOutputs:
       collect=Collect(logits=True, num_sampled=num_sampled),
     )
     result = result._replace(collected=result.collected.sorted_by_id())
+    if num_examples is not None:
+      return result
     directory = self.eval_path(dataset, split)
     self._store(
       directory / 'predictions.npz',

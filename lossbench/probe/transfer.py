@@ -17,7 +17,7 @@ from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics.influence import mean_class_accuracy_values
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test
-from lossbench.runs.directory import write_json
+from lossbench.runs.directory import TRAINING, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime.console import LOGGER
 
@@ -83,10 +83,10 @@ def _check_split(outputs: RunOutputs, builder, dataset: str, split: str) -> int:
   from lossbench.data import datasets
 
   own = outputs.config.dataset
-  if split == 'holdout' and dataset != own:
+  if split in ('holdout', TRAINING) and dataset != own:
     raise ValueError(
-      f'--split=holdout is what the run kept of its own {own!r}; it has no '
-      f'holdout of {dataset!r}.'
+      f'--split={split} is what the run kept of its own {own!r}, or was trained '
+      f'on; it has none of {dataset!r}.'
     )
   spec = catalogue.get_dataset_spec(dataset)
   train, test = (

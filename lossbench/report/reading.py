@@ -19,7 +19,7 @@ from lossbench.report.records import (
   Target,
   TransferRecord,
 )
-from lossbench.runs.directory import RunDirectory, parse_json
+from lossbench.runs.directory import TRAINING, RunDirectory, parse_json
 from lossbench.runtime import storage
 
 _COMPARED = ('runs', 'num_examples', 'agreement', 'clustering', 'ensembles')
@@ -156,6 +156,7 @@ class _RunReader:
     curves = self._reader.arrays(own / 'curves.npz', remedy=remedy)
     if all(dataset != record['dataset'] for dataset, *_ in metrics):
       curves = {}  # beside numbers of another network lie its curves
+    training, training_curves = self._training()
     error = self._reader.json(directory.path / 'error.json')
     settings = record['settings']
     run = RunRecords(
@@ -187,17 +188,33 @@ class _RunReader:
       curves=curves,
       error=f'{error["stage"]}: {error["error"]}' if len(error) == 2 else '',
       left_out='; '.join(self.left_out),
+      training=training,
+      training_curves=training_curves,
     )
     # Another attempt, by hand, may have done it all since.
     return dataclasses.replace(run, error='') if run.is_evaluated else run
+
+  def _training(self):
+    """Numbers and curves of what the run was trained on."""
+    own = self._directory.eval_path(self._record['dataset'], TRAINING)
+    path = own / 'metrics.json'
+    record = self._metrics(path, delete=path)
+    if not record:
+      return {}, {}
+    curves = self._reader.arrays(own / 'curves.npz', remedy=self._remedy(path))
+    return {
+      (m['name'], m['endpoint'] or ''): _measured(m, own)
+      for m in record['metrics']
+    }, curves
 
   def _evaluations(self, own, targets) -> dict[tuple[str, str, str], Measured]:
     found = {}
     transfers = [
       self._directory.transfer_path(t.dataset, t.split) for t in targets
     ]
+    training = self._directory.eval_path(self._record['dataset'], TRAINING)
     for path in sorted(self._directory.path.glob('eval/*/metrics.json')):
-      if path.parent in transfers:
+      if path.parent in (*transfers, training):
         continue
       record = self._metrics(path, delete=self._directory.evaluation_path)
       if 'main_metric' in record or not record:

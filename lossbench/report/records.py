@@ -143,9 +143,12 @@ class RunRecords:
     path: the run directory, or the copy of it that was read.
     metrics: (data set, metric, endpoint or '') -> the number, of the test split
       of its own data set and of others.
+    training: (metric, endpoint or '') -> the number, of images that it was
+      trained on.
     transfers: name of a target -> its record.
     history: evaluations on the holdout.
     curves: of curves.npz on the own test split.
+    training_curves: likewise, of images that it was trained on.
     error: of the last attempt if it failed and something is missing, or ''.
     left_out: why records of this run are left out, or ''.
   """
@@ -168,9 +171,20 @@ class RunRecords:
   curves: dict[str, np.ndarray]
   error: str
   left_out: str = ''
+  training: Mapping[tuple[str, str], Measured] = dataclasses.field(
+    default_factory=dict
+  )
+  training_curves: dict[str, np.ndarray] = dataclasses.field(
+    default_factory=dict
+  )
 
   def measured(
-    self, metric: str, *, dataset: str | None = None, endpoint: str = ''
+    self,
+    metric: str,
+    *,
+    dataset: str | None = None,
+    endpoint: str = '',
+    training: bool = False,
   ) -> Measured | None:
     """A number, or why it is undefined; None if it was not measured.
 
@@ -178,7 +192,10 @@ class RunRecords:
       metric: its name.
       dataset: None for the run's own test split.
       endpoint: of a layer's metric.
+      training: of images that it was trained on, in place of the test split.
     """
+    if training:
+      return self.training.get((metric, endpoint))
     return self.metrics.get((dataset or self.dataset, metric, endpoint))
 
   def value(
@@ -195,10 +212,16 @@ class RunRecords:
     return Measured(max(values)) if values else None
 
   @property
+  def measures_training(self) -> bool:
+    """Whether it is to be measured on images that it was trained on."""
+    return 'evaluate training' in self.commands
+
+  @property
   def is_evaluated(self) -> bool:
     """Whether everything that was to be measured is there."""
     own = 'evaluate' not in self.commands or self.measured('top1_accuracy')
-    return bool(own) and all(
+    on_training = not self.measures_training or self.training
+    return bool(own and on_training) and all(
       target.name in self.transfers for target in self.transfer
     )
 
@@ -209,8 +232,12 @@ class RunRecords:
       'evaluate' not in self.commands and bool(self.history)
     )
 
-  def endpoints(self, metric: str) -> tuple[str, ...]:
+  def endpoints(
+    self, metric: str, *, training: bool = False
+  ) -> tuple[str, ...]:
     """The layers that a metric was measured at, in forward order."""
+    if training:
+      return tuple(end for name, end in self.training if name == metric and end)
     return tuple(
       endpoint
       for dataset, name, endpoint in self.metrics
@@ -309,6 +336,19 @@ class StudyRecords:
     if group not in self.comparison_commands:
       raise NotRun('not run: this study does not compare these runs')
     raise NotRun(f'not run: {self.rerun_command}')
+
+  def measures_training(self, group: str) -> bool:
+    """Whether a group is, or is to be, measured on images it was trained on."""
+    return any(
+      run.measures_training or run.training for run in self.runs_of(group)
+    )
+
+  def how_to_measure_training(self, group: str) -> str:
+    """Where that is missing: the command that does it."""
+    command = self.rerun_command
+    if not self.measures_training(group):
+      command += f' --config.groups.{group}.num_train_examples=50000'
+    return f'not run: training examples; {command}'
 
   @property
   def rerun_command(self) -> str:

@@ -56,6 +56,8 @@ _BEFORE_FIELDS = {
   'resize_method': 'bilinear',
 }
 
+# The name of the split that a run is trained on: train without its holdout.
+TRAINING = 'training'
 
 # Of a record, the checksum of all its other entries.
 _CHECKSUM = 'record_crc32'

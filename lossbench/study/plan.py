@@ -54,6 +54,7 @@ class PlannedRun:
     stop_epoch_from: group whose runs decide where this one stops, or ''.
     evaluate: on the test split.
     ood: and on out-of-distribution sets.
+    num_train_examples: and on at most so many that it was trained on; 0: none.
     transfer: data sets to transfer to.
   """
 
@@ -69,12 +70,18 @@ class PlannedRun:
   stop_epoch_from: str
   evaluate: bool
   ood: bool
+  num_train_examples: int
   transfer: tuple[Transfer, ...]
 
   @property
   def step(self) -> str:
     """Which checkpoint is evaluated: the best where a holdout can tell it."""
     return 'best' if self.config.num_holdout else 'last'
+
+  @property
+  def measures_training(self) -> bool:
+    """Whether it is measured on images that it was trained on."""
+    return self.evaluate and self.num_train_examples > 0
 
   @property
   def test_split(self) -> str:
@@ -167,6 +174,11 @@ class Study:
       more = [] if run.ood else ['--noood']
       commands['evaluate'] = shlex.join(
         [*verb, 'lossbench.evaluate', *rest, *more]
+      )
+    if run.measures_training:
+      more = [f'--num_train_examples={run.num_train_examples}']
+      commands['evaluate training'] = shlex.join(
+        [*verb, 'lossbench.evaluate', *rest, '--split=training', *more]
       )
     for target in run.transfer:
       more = [f'--dataset={target.dataset}']
@@ -283,6 +295,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
             stop_epoch_from=group.stop_epoch_from,
             evaluate=group.evaluate,
             ood=group.ood,
+            num_train_examples=group.num_train_examples,
             transfer=tuple(_parse_transfer(t, config) for t in group.transfer),
           )
         )

@@ -13,12 +13,14 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO
 
+from lossbench.runs.directory import TRAINING
 from lossbench.runs.stored import StoredCheckpoint
 from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
   EVALUATE,
+  EVALUATE_TRAINING,
   TRAIN,
   TRANSFER,
   comparison_path,
@@ -134,6 +136,13 @@ def _measure(study: Study, run: PlannedRun, stage: str):
   path = str(study.path(run))
   if stage == EVALUATE:
     evaluate_checkpoint(path, step=run.step, ood=run.ood)
+  elif stage == EVALUATE_TRAINING:
+    evaluate_checkpoint(
+      path,
+      step=run.step,
+      split=TRAINING,
+      num_train_examples=run.num_train_examples,
+    )
   else:
     [target] = [t for t in run.transfer if stage == f'{TRANSFER} {t}']
     transfer_checkpoint(path, target.dataset, split=target.split, step=run.step)

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from lossbench.runs.directory import (
+  TRAINING,
   RunDirectory,
   differing_fields,
   read_json,
@@ -24,6 +25,7 @@ from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
+EVALUATE_TRAINING = 'evaluate training'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,6 +169,10 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
     missing.append(TRAIN)
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
+  if run.measures_training and not _is_evaluated_on_training(
+    directory, run, wanted
+  ):
+    missing.append(EVALUATE_TRAINING)
   for target in run.transfer:
     path = directory.transfer_path(target.dataset, target.split)
     path = path / 'metrics.json'
@@ -202,6 +208,15 @@ def _is_evaluated(directory, run: PlannedRun, wanted) -> bool:
     and evaluation.get('ood') in (True, run.ood)
     # Which `lossbench.evaluate --split` writes alone.
     and _is_of(_read(own / 'metrics.json'), run, wanted)
+  )
+
+
+def _is_evaluated_on_training(directory, run: PlannedRun, wanted) -> bool:
+  path = directory.eval_path(run.config.dataset, TRAINING)
+  record = _read(path / 'metrics.json')
+  return (
+    _is_of(record, run, wanted)
+    and record.get('num_wanted') == run.num_train_examples
   )
 
 

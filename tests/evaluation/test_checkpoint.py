@@ -9,7 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from scipy import special
+from scipy import special, stats
 
 from configs import digits_cnn
 from lossbench import build
@@ -192,6 +192,35 @@ def test_other_steps_and_splits(run):
   assert by_name['nll'] == pytest.approx(history[-1]['nll'], rel=1e-5)
 
 
+def test_training_images_are_those_of_the_run_and_the_same_for_all(
+  run, tiny_runs, digits_dir, tmp_path
+):
+  """Without its holdout; of some, a sample that no run has for itself."""
+  evaluate_checkpoint(str(run), split='train[:1300]')
+  evaluate_checkpoint(str(run), split='training')
+  assert _values(run, 'training') == _values(run, 'train_-1300')
+  other = tmp_path / 'other'
+  shutil.copytree(tiny_runs['sigmoid_1'], other)
+  ids = []
+  for workdir in (run, other):
+    found = evaluate_checkpoint(
+      str(workdir), split='training', num_train_examples=300
+    ).records
+    assert found[0].n == 300
+    path = workdir / 'eval' / 'digits-training'
+    assert json.loads((path / 'metrics.json').read_text())['num_wanted'] == 300
+    _check_per_example(path)
+    assert not (path / 'predictions.npz').exists()
+    with np.load(path / 'per_example.npz') as stored:
+      ids.append(list(stored['id']))
+  assert ids[0] == ids[1]
+  # Classes are as frequent as by chance: the order of the files is random.
+  labels = _predictions(run, 'train_-1300')
+  labels = dict(zip(labels['id'], labels['label'], strict=True))
+  counts = np.bincount([labels[key] for key in ids[0]], minlength=10)
+  assert stats.chisquare(counts).pvalue > 0.01
+
+
 @pytest.mark.parametrize(
   ('arguments', 'error', 'text'),
   [
@@ -202,6 +231,7 @@ def test_other_steps_and_splits(run):
     ),
     ({'step': 'newest'}, ValueError, "'best', 'last' or a number"),
     ({'split': 'validation'}, ValueError, "has no split 'validation'"),
+    ({'num_train_examples': 9}, ValueError, 'is of --split=training; of the'),
     ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
   ],
 )

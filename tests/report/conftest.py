@@ -16,6 +16,7 @@ ACCURACY = {
   'dropout': (0.779, 0.781, 0.786),
 }
 NUM_EXAMPLES = 1000
+NUM_TRAIN_EXAMPLES = 2000
 NUM_BOTH_WRONG = 19, 20  # of the first two pairs
 # Data set, split to train on, accuracy of softmax.
 TRANSFERS = (
@@ -52,9 +53,14 @@ def _records(accuracy, place):
     create_record('participation_ratio', 5.0, n=n),
     create_record('dead_unit_fraction', 0.125, n=n),
   ]
+  return records + _layer_records(place)
+
+
+def _layer_records(place, more=0.0, n=NUM_EXAMPLES):
+  records = []
   for depth, endpoint in enumerate(ENDPOINTS):
     # The features are the spatial average of the last block.
-    value = 0.1 * (2 if endpoint == 'block2' else depth) + 0.01 * place
+    value = 0.1 * (2 if endpoint == 'block2' else depth) + 0.01 * place + more
     records.append(
       create_record('class_separation', value, n=n, endpoint=endpoint)
     )
@@ -62,6 +68,16 @@ def _records(accuracy, place):
       create_record('nonzero_fraction', 1 - value, n=n, endpoint=endpoint)
     )
   return records
+
+
+def _training_records(place):
+  n = NUM_TRAIN_EXAMPLES
+  return [
+    create_record('participation_ratio', 6.0, n=n),
+    create_record('dead_unit_fraction', 0.25, n=n),
+    create_record('nc1', 0.5 + place, n=n),
+    *_layer_records(place, more=0.05, n=n),
+  ]
 
 
 def _curves(rng):
@@ -187,6 +203,14 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
       main_metric='top1_accuracy',
     )
   np.savez(own / 'curves.npz', **_curves(rng))
+  training = path / 'eval' / 'imagenet2012-training'
+  write_metrics(
+    training,
+    _training_records(place),
+    dataset='imagenet2012',
+    split='training',
+  )
+  np.savez(training / 'curves.npz', **_curves(rng))
   label = np.zeros(NUM_EXAMPLES, np.int32)
   logits = np.zeros((NUM_EXAMPLES, 2), np.float32)
   logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
@@ -218,7 +242,11 @@ def _planned_run(name, group, objective, seed):
       }
       for target, split, _ in TRANSFERS
     ],
-    'commands': {'train': f'python main.py {name}', 'evaluate': 'x'},
+    'commands': {
+      'train': f'python main.py {name}',
+      'evaluate': 'x',
+      'evaluate training': 'x --split=training',
+    },
   }
 
 

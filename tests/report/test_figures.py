@@ -235,9 +235,14 @@ def test_the_last_block_and_the_features_are_drawn_once(study):
 
 def test_distances_are_smooth_densities(study):
   """Of the pooled seeds, against the function of the metric."""
-  axes = _draw(study, 'figure_e3').figure.axes[0]
+  training, test, *_ = _draw(study, 'figure_e3').figure.axes
+  runs = study.runs_of(RECIPE, Key('sigmoid'))
+  _check_density(training, [run.training_curves for run in runs])
+  _check_density(test, [run.curves for run in runs])
+
+
+def _check_density(axes, curves):
   [line] = [line for line in axes.lines if line.get_label() == 'Sigmoid']
-  curves = [run.curves for run in study.runs_of(RECIPE, Key('sigmoid'))]
   pairs = sum(
     curves[0][f'cosine_distance_{name}'].sum() for name in ('within', 'between')
   )
@@ -253,4 +258,35 @@ def test_distances_are_smooth_densities(study):
 
 def test_dead_units_are_said(study):
   sizes = _draw(study, 'figure_e2').sizes
-  assert '1,000 test examples; dead units in a (mean): Softmax 12.5 %' in sizes
+  assert '1,000 test examples; dead units on training examples' in sizes
+  assert 'training examples (mean): Softmax 25.0 %, ' in sizes
+  assert 'test split (mean): Softmax 12.5 %, ' in sizes
+
+
+def test_representations_are_of_training_images_and_of_the_test_split(study):
+  """As the paper's, beside ours; without the former the figure says so."""
+  left, right = _draw(study, 'figure_4').figure.axes
+  heights = []
+  for axes, title in ((left, 'training examples'), (right, 'test split')):
+    assert axes.get_title() == title
+    [line] = [c.lines[0] for c in axes.containers if c.get_label() == 'Sigmoid']
+    heights.append(line.get_ydata())
+  np.testing.assert_allclose(heights[0], [0.06, 0.26, 0.36])
+  np.testing.assert_allclose(heights[1], [0.01, 0.21, 0.31])
+  for name, titles in (
+    ('figure_e2', ['penultimate features', 'class centroids']),
+    ('figure_e3', ['solid: same class, dashed: different classes']),
+  ):
+    found = [axes.get_title() for axes in _draw(study, name).figure.axes]
+    for title in titles:
+      for split in ('training examples', 'test split'):
+        assert any(title in text and split in text for text in found)
+  runs = [
+    dataclasses.replace(run, training={}, training_curves={})
+    for run in study.runs
+  ]
+  lacking = dataclasses.replace(study, runs=tuple(runs))
+  for name in ('figure_4', 'figure_e2', 'figure_e3'):
+    sizes = _draw(lacking, name).sizes
+    assert f'not run: training examples; {study.rerun_command}' in sizes
+    assert 'training examples (mean)' not in sizes

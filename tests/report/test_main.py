@@ -70,11 +70,15 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
   assert 'python main.py imagenet_resnet50/softmax/seed0' in text
   assert 'Table 4: temperature' in text  # as not run
   assert text.index('id="claims"') < text.index('id="tables"')
-  assert '<td>Class separation R² is lowest for softmax. (Table 2)</td>' in text
+  claim = 'Class separation R², on training images, is lowest for softmax.'
+  assert f'<td>{claim} (Table 2)</td>' in text
   claims = json.loads((path.parent / 'claims.json').read_text())
   assert claims['study'] == 'synthetic'
   assert 'n/a: NaN predictions' in text
-  assert 'imagenet_resnet50: 3 seeds each, 1,000 test examples' in text
+  assert (
+    'imagenet_resnet50: 3 seeds each, 2,000 training examples; 3 seeds each'
+    in text
+  )
   for folder, suffixes in (
     ('tables', {'.md', '.tex', '.csv'}),
     ('figures', {'.pdf', '.png'}),

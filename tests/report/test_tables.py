@@ -170,8 +170,8 @@ def test_objectives_without_any_run_say_so(synthetic_study):
 def test_other_tables(synthetic_study):
   study = load_study(synthetic_study)
   assert (
-    '| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | – | 0.200 ± 0.000 | – |'
-    in _rows(separation.build(study))
+    '| Softmax | 77.20 ± 0.12 | 77.0 ± 0.06 | – | 0.250 ± 0.000 | – '
+    '| 0.200 ± 0.000 | – |' in _rows(separation.build(study))
   )
   transferred = transfer.build(study)
   labels = [column.label for column in transferred.columns]
@@ -415,7 +415,36 @@ def test_temperatures_of_version_0_1_at_a_bound_are_marked(synthetic_study):
 def test_digits_follow_the_standard_error(synthetic_study):
   """Hardness on ImageNet: 0.00081 and so on, not 0.001 ± 0.000."""
   cell = _row(collapse.build(load_study(synthetic_study)), 'Softmax')
-  assert cell.split(' | ')[1] == '0.000830 ± 0.000012'
+  assert cell.split(' | ')[2] == '0.000830 ± 0.000012'
+
+
+def test_geometry_is_of_training_images_beside_the_test_split(synthetic_study):
+  table = collapse.build(load_study(synthetic_study))
+  texts = _texts(table)['Sigmoid']
+  assert texts['dead units, training'] == '0.250 ± 0.000'
+  assert texts['dead units, test'] == '0.125 ± 0.000'
+  assert texts['nc1, training'] == '1.50 ± 0.00'
+  assert texts['nc1, test'] == 'not run'
+  assert 'a property of training data' in table.caption
+  assert 'arXiv:2202.08384' in table.caption
+
+
+def test_a_study_of_before_has_the_test_split_alone_and_says_so(
+  synthetic_study,
+):
+  for run in synthetic_study.glob('runs/*/*/*/eval/*-training/metrics.json'):
+    run.unlink()
+  _rewrite(
+    synthetic_study, lambda run: run['commands'].pop('evaluate training')
+  )
+  table = separation.build(load_study(synthetic_study))
+  assert [column.label for column in table.columns] == [
+    'top-1',
+    'class separation (R²), test',
+  ]
+  [note] = table.notes
+  assert note.startswith('imagenet_resnet50: not run: training examples; ')
+  assert note.endswith('.imagenet_resnet50.num_train_examples=50000')
 
 
 def test_no_test_without_spread(synthetic_study):

@@ -119,6 +119,9 @@ def test_overrides_variants_and_commands():
     'evaluate': 'python -m lossbench.evaluate '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --noood',
+    'evaluate training': 'python -m lossbench.evaluate '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --split=training --num_train_examples=50000',
     'transfer digits_high': 'python -m lossbench.transfer '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --dataset=digits_high',

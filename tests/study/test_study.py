@@ -151,10 +151,15 @@ def test_a_changed_digit_is_made_again(finished):
   path = finished.path(run)
   compared = states.comparison_path(finished, comparison.name)
   for file, name, missing in [
-    (path / 'run.json', 'devices', ('train', 'evaluate', 'transfer')),
+    (
+      path / 'run.json',
+      'devices',
+      ('train', 'evaluate', 'evaluate', 'transfer'),
+    ),
     (path / 'history.json', 'nll', ('train',)),
     (path / 'eval/evaluation.json', 'step', ('evaluate',)),
     (path / 'eval/digits-test/metrics.json', 'value', ('evaluate',)),
+    (path / 'eval/digits-training/metrics.json', 'value', ('evaluate',)),
     (path / 'eval/transfer-digits-holdout/metrics.json', 'n', ('transfer',)),
     (compared / 'comparison.json', 'top1_accuracy', ()),
   ]:
@@ -162,7 +167,10 @@ def test_a_changed_digit_is_made_again(finished):
     change_a_digit(file, name)
     found = states.read_state(finished, run).missing
     assert [stage.split()[0] for stage in found] == list(missing), file
-    compared_still = missing == ('transfer',)
+    compared_still = file.parent.name in (
+      'digits-training',
+      'transfer-digits-holdout',
+    )
     assert states.is_compared(finished, comparison) == compared_still
     file.write_text(whole)
   assert states.read_state(finished, run).done
@@ -282,6 +290,19 @@ def test_a_measurement_of_other_parameters_or_in_another_dtype_is_none(
   file.write_text(whole)
 
 
+def test_representations_of_training_images_are_a_stage(finished):
+  """Of the very images that the run was trained on, or of some of them."""
+  run = finished.runs[0]
+  metrics = _metrics(finished.path(run), 'digits-training')
+  assert {m['n'] for m in metrics['metrics'] if m['name'] == 'nc1'} == {1300}
+  assert metrics['num_wanted'] == 50_000
+  some = dataclasses.replace(run, num_train_examples=300)
+  assert states.read_state(finished, some).missing == ('evaluate training',)
+  none = dataclasses.replace(run, num_train_examples=0)
+  assert states.read_state(finished, none).done
+  assert 'evaluate training' not in finished.commands(none)
+
+
 def test_half_an_evaluation_is_none(finished, monkeypatch):
   """Sets of another step may lie beside it, so evaluation.json goes first."""
   run = finished.runs[0]
@@ -323,7 +344,11 @@ def test_replaced_parameters_are_measured_and_compared_again(
   (path / 'config.json').write_text(json.dumps(config))
   state = states.read_state(finished, run)
   assert state.wanted != old
-  assert state.missing == ('evaluate', 'transfer digits:holdout')
+  assert state.missing == (
+    'evaluate',
+    'evaluate training',
+    'transfer digits:holdout',
+  )
   # Even by hand, before the study is run again.
   evaluation.evaluate_checkpoint(str(path), ood=False)
   assert not states.is_compared(finished, comparison)

@@ -10,7 +10,7 @@ from lossbench.report.bootstrap import LEVEL, Sample
 from lossbench.report.claims import evidence
 from lossbench.report.claims.claim import Claim, Evidence
 from lossbench.report.looks import Key
-from lossbench.report.records import RunRecords, StudyRecords
+from lossbench.report.records import NotRun, RunRecords, StudyRecords
 from lossbench.report.samples import mean_samples
 from lossbench.report.tables import columns
 
@@ -19,12 +19,16 @@ _MIN_CORRELATED = 4  # fewer have no order that is rare by chance
 
 
 def _separation(run: RunRecords):
-  return run.measured('class_separation', endpoint='features')
+  """On images that the network was trained on, as in the paper's Table 2."""
+  return run.measured('class_separation', endpoint='features', training=True)
 
 
 def _separation_samples(study, group, names=()) -> dict[Key, Sample]:
   samples = evidence.read_samples(study, group, _separation)
-  planned = any('evaluate' in run.commands for run in study.runs_of(group))
+  planned = study.measures_training(group)
+  evaluated = any('evaluate' in run.commands for run in study.runs_of(group))
+  if evaluated and not planned:
+    raise NotRun(study.how_to_measure_training(group))
   evidence.require(samples, names, study, planned=planned)
   return samples
 
@@ -193,7 +197,7 @@ def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
 CLAIMS = (
   Claim(
     'softmax_separates_least',
-    'Class separation R² is lowest for softmax.',
+    'Class separation R², on training images, is lowest for softmax.',
     'Table 2',
     'A loss with a lower R² than softmax.',
     softmax_separates_least,

@@ -67,9 +67,9 @@ FIGURES = (
   FigureSpec(
     'figure_4',
     'Figure 4: class separation by layer',
-    'R² (eq. 11) on the test split (the paper: on the training set), of spatial '
-    'averages; mean and standard error over seeds. The spatial average of the last '
-    'block is the features, and drawn once.',
+    'R² (eq. 11) of spatial averages, on training images as in the paper and on the '
+    'test split; mean and standard error over seeds. The spatial average of the '
+    'last block is the features, and drawn once.',
     separation.draw,
   ),
   FigureSpec(
@@ -113,17 +113,17 @@ FIGURES = (
     'figure_e2',
     'Figure E.2: singular value spectra',
     'Relative to the largest, mean over seeds; what rounding leaves of zeros is '
-    'not drawn. Features and centroids are centred and of the test split (the '
-    'paper’s are of training examples). Dead units, which are 0 on every example, '
-    'are directions that no feature has.',
+    'not drawn. Features and centroids are centred, of training images as in the '
+    'paper and of the test split. Dead units, which are 0 on every example, are '
+    'directions that no feature has.',
     spectra.draw,
   ),
   FigureSpec(
     'figure_e3',
     'Figure E.3: cosine distances',
     'Densities of the cosine distance between penultimate features of pairs of '
-    'examples of the test split (the paper’s are of training examples), linear and '
-    'logarithmic; seeds pooled; Gaussian kernels of 1.06 s n^(−1/5).',
+    'examples, of training images as in the paper and of the test split, linear '
+    'and logarithmic; seeds pooled; Gaussian kernels of 1.06 s n^(−1/5).',
     distances.draw,
   ),
   FigureSpec(

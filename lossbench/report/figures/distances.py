@@ -6,8 +6,13 @@ from matplotlib.figure import Figure
 from lossbench.metrics.density import smooth_density
 from lossbench.report import looks
 from lossbench.report.figures import lines
-from lossbench.report.figures.drawing import Drawing, describe_sizes
-from lossbench.report.records import NotRun, StudyRecords
+from lossbench.report.figures.drawing import (
+  Drawing,
+  Split,
+  describe_splits,
+  measured_splits,
+)
+from lossbench.report.records import RunRecords, StudyRecords
 
 _NUM_POINTS = 801
 # Densities that the logarithmic panel shows, below the highest.
@@ -21,18 +26,16 @@ def num_examples_of(curves) -> int:
   return round((1 + np.sqrt(1 + 8 * float(pairs))) / 2)
 
 
-def draw(study: StudyRecords, group: str) -> Drawing:
-  """Figure E.3: smooth densities, linear above and logarithmic below."""
-  found = [
-    run for run in study.runs_of(group) if 'cosine_distance_edges' in run.curves
-  ]
-  if not found:
-    raise NotRun(f'not run: {study.rerun_command}')
-  figure = Figure(figsize=(10, 7), layout='constrained')
-  panels = figure.subplots(2, 1, sharex=True)
+def _curves(run: RunRecords, split: Split) -> dict[str, np.ndarray]:
+  """Those of cosine distances; {} where there are none."""
+  curves = run.training_curves if split.is_training else run.curves
+  return curves if 'cosine_distance_edges' in curves else {}
+
+
+def _draw_densities(study, panels, by_key):
+  """Linear above and logarithmic below."""
   highest = 0.0
-  for key in sorted({run.key for run in found}, key=looks.order):
-    curves = [run.curves for run in found if run.key == key]
+  for key, curves in by_key.items():
     edges = curves[0]['cosine_distance_edges']
     points = np.linspace(edges[0], edges[-1], _NUM_POINTS)
     for name, style in (('within', '-'), ('between', '--')):
@@ -53,9 +56,6 @@ def draw(study: StudyRecords, group: str) -> Drawing:
           linewidth=1.3,
           label=looks.label(key) if name == 'within' else None,
         )
-  panels[0].set_title(
-    'solid: same class, dashed: different classes', fontsize='medium'
-  )
   panels[0].set_ylim(bottom=0)
   panels[1].set_yscale('log')
   panels[1].set_ylim(highest * 10.0**-_DECADES, highest * 2)
@@ -63,10 +63,27 @@ def draw(study: StudyRecords, group: str) -> Drawing:
   for axes in panels:
     axes.set_ylabel('density')
     axes.grid(alpha=0.3)
-  lines.add_legend(figure, panels[0])
-  return Drawing(
-    figure,
-    describe_sizes(
-      (run.key for run in found), [num_examples_of(run.curves) for run in found]
-    ),
+
+
+def draw(study: StudyRecords, group: str) -> Drawing:
+  """Figure E.3: smooth densities, a column of panels for each split."""
+  splits = measured_splits(
+    study, group, lambda run, split: bool(_curves(run, split))
   )
+  figure = Figure(figsize=(3 + 6 * len(splits), 7), layout='constrained')
+  grid = figure.subplots(2, len(splits), sharex=True, squeeze=False)
+  found = []
+  for panels, split in zip(grid.T, splits, strict=True):
+    runs = [run for run in study.runs_of(group) if _curves(run, split)]
+    by_key = {}
+    for run in sorted(runs, key=lambda run: looks.order(run.key)):
+      by_key.setdefault(run.key, []).append(_curves(run, split))
+    _draw_densities(study, panels, by_key)
+    panels[0].set_title(
+      f'{split.title}\nsolid: same class, dashed: different classes',
+      fontsize='medium',
+    )
+    sizes = [num_examples_of(_curves(run, split)) for run in runs]
+    found.append((split, [run.key for run in runs], sizes))
+  lines.add_legend(figure, grid[0, -1])
+  return Drawing(figure, describe_splits(study, group, found))

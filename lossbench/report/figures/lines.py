@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from lossbench.report import looks
-from lossbench.report.figures.drawing import describe_sizes
 from lossbench.report.looks import Key
 from lossbench.report.records import NotRun, StudyRecords
 
@@ -17,9 +16,19 @@ _SAME = 1e-5
 
 
 def layer_values(
-  study: StudyRecords, group: str, metric: str
-) -> tuple[tuple[str, ...], dict[Key, np.ndarray], str]:
-  """Layers; for each objective [seeds, layers] of a metric; seeds, examples.
+  study: StudyRecords, group: str, metric: str, *, training: bool = False
+) -> tuple[tuple[str, ...], dict[Key, np.ndarray], list[Key], list[int]]:
+  """A metric by layer.
+
+  Args:
+    study: the records.
+    group: of runs.
+    metric: of layers.
+    training: of images that the runs were trained on, else of the test split.
+
+  Returns:
+    Layers; for each objective [seeds, layers]; and what `describe_sizes` takes,
+    the key of each run and numbers of examples.
 
   Raises:
     NotRun: if no run of the group has it.
@@ -29,13 +38,15 @@ def layer_values(
   endpoints: tuple[str, ...] = ()
   for key in study.keys(group):
     for run in study.runs_of(group, key):
-      names = run.endpoints(metric)
+      names = run.endpoints(metric, training=training)
       if not names:
         continue
       if endpoints and names != endpoints:
         continue  # another architecture
       endpoints = names
-      found = [run.measured(metric, endpoint=name) for name in names]
+      found = [
+        run.measured(metric, endpoint=name, training=training) for name in names
+      ]
       values.setdefault(key, []).append(
         [np.nan if f.value is None else f.value for f in found]
       )
@@ -44,7 +55,7 @@ def layer_values(
   if not values:
     raise NotRun(f'not run: {study.rerun_command}')
   arrays = {key: np.array(rows) for key, rows in values.items()}
-  return endpoints, arrays, describe_sizes(keys, sizes, what='test examples')
+  return endpoints, arrays, keys, sizes
 
 
 def merge_equal_layers(

@@ -1,6 +1,5 @@
 """What the columns and rows of tables are made of."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 from lossbench.report import display, looks
@@ -14,7 +13,7 @@ from lossbench.report.records import (
 )
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
-from lossbench.runs.records import HIGHER, NEUTRAL, get_measure
+from lossbench.runs.records import HIGHER, get_measure
 
 _AUGMENTATIONS = ('autoaugment', 'mixup')
 
@@ -25,28 +24,60 @@ def reader(metric: str, **where) -> Callable[[RunRecords], Measured | None]:
 
 
 def metric_column(
-  group: str, metric: str, *, label: str = '', **more
+  group: str,
+  metric: str,
+  *,
+  label: str = '',
+  endpoint: str = '',
+  training: bool = False,
+  **more,
 ) -> Column:
-  """A metric of the runs' own test split."""
+  """A metric of the runs' own test split, or of images they were trained on."""
   measure = get_measure(metric)
   return Column(
     label=label or measure.title,
     group=group,
-    read_fn=reader(metric),
+    read_fn=reader(metric, endpoint=endpoint, training=training),
     is_percent=display.is_percent(metric),
     direction=measure.direction,
-    metric=metric,
+    metric='' if training or endpoint else metric,
     **more,
   )
 
 
-def separation_column(group: str, label: str) -> Column:
+def split_columns(
+  study: StudyRecords, group: str, metric: str, *, endpoint: str = ''
+) -> list[Column]:
+  """A measure of representations, on training images and on the test split.
+
+  On the former as in the paper, wherever the study measures it there.
+  """
+  title = get_measure(metric).title
+  return [
+    metric_column(
+      group,
+      metric,
+      label=f'{title}, {"training" if training else "test"}',
+      endpoint=endpoint,
+      training=training,
+    )
+    for training in (True, False)
+    if not training or study.measures_training(group)
+  ]
+
+
+def separation_columns(study: StudyRecords, group: str) -> list[Column]:
   """Class separation of the penultimate features."""
-  return Column(
-    label=label,
-    group=group,
-    read_fn=reader('class_separation', endpoint='features'),
-  )
+  return split_columns(study, group, 'class_separation', endpoint='features')
+
+
+def training_notes(study: StudyRecords, groups: Sequence[str]) -> list[str]:
+  """How to measure on training images what is not to be measured there."""
+  return [
+    f'{group}: {study.how_to_measure_training(group)}'
+    for group in groups
+    if not study.measures_training(group)
+  ]
 
 
 def transfer_column(group: str, target: Target, label: str) -> Column:
@@ -167,8 +198,6 @@ def build_metrics_table(
   study: StudyRecords,
   caption: str,
   metrics: Sequence[str],
-  *,
-  compares: bool = True,
 ) -> Table:
   """A column for each metric of each group that is evaluated.
 
@@ -176,7 +205,6 @@ def build_metrics_table(
     study: to report on.
     caption: of the table.
     metrics: of the own test split.
-    compares: whether the best is looked for, of metrics that have a direction.
   """
   groups = evaluated(study)
   require(groups, study, 'evaluated runs')
@@ -189,8 +217,6 @@ def build_metrics_table(
     for group in groups
     for metric in metrics
   ]
-  if not compares:
-    columns = [dataclasses.replace(c, direction=NEUTRAL) for c in columns]
   return build_table(
     study,
     caption,

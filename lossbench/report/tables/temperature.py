@@ -9,7 +9,6 @@ from lossbench.report.tables import columns
 from lossbench.report.tables.building import build_table
 from lossbench.report.tables.cells import Column, Table
 from lossbench.report.temperatures import Sweep, sweeps
-from lossbench.runs.records import get_measure
 
 
 def _sweep_name(sweep: Sweep) -> str:
@@ -23,7 +22,10 @@ def _sweep_columns(sweep: Sweep, name: str, names) -> list[Column]:
   """Columns whose rows are temperatures."""
   of_sweep = [
     columns.metric_column(name, 'top1_accuracy'),
-    columns.separation_column(name, get_measure('class_separation').title),
+    *(
+      dataclasses.replace(column, group=name)
+      for column in columns.separation_columns(sweep.study, sweep.group)
+    ),
   ]
   of_sweep += [
     columns.transfer_column(
@@ -56,12 +58,13 @@ def build(study: StudyRecords) -> Table:
     runs += [dataclasses.replace(r, group=name) for r in sweep.study.runs]
     of_sweeps += _sweep_columns(sweep, name, names)
     notes += columns.relearning_notes(sweep.study, sweep.group)
+    notes += columns.training_notes(sweep.study, [sweep.group])
   temperatures = sorted({t for sweep in found for t in sweep.keys})
   return build_table(
     dataclasses.replace(study, runs=tuple(runs)),
     'Over the temperature τ of the softmax over cosines: top-1 accuracy (%), '
-    'class separation, accuracy (%) of relearned and transferred classifiers. '
-    '',
+    'class separation on training images, as in the paper, and on the test split, '
+    'accuracy (%) of relearned and transferred classifiers.',
     of_sweeps,
     [Key('', (('temperature', t),)) for t in temperatures],
     sort=False,
