@@ -25,15 +25,10 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE_DIR
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.05'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
-# Clients of buckets lose patience sooner; they read this when they are loaded.
-os.environ |= {
-  'GCS_METADATA_REQUEST_TIMEOUT_SECS': '2',
-  'GCS_REQUEST_IDLE_TIMEOUT_SECS': '2',
-  'GCS_RETRY_CONFIG_INIT_DELAY_TIME_US': '10000',
-  'GCS_RETRY_CONFIG_MAX_DELAY_TIME_US': '20000',
-  'GCS_RETRY_CONFIG_MAX_RETRIES': '5',
-  'TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS': '1',
-}
+# They are read when clients of buckets are loaded; this module loads none.
+from tests.faults.buckets import PATIENCE
+
+os.environ |= PATIENCE
 
 import pytest
 

@@ -10,6 +10,7 @@ not know, the status of an upload that was cut off, is answered here.
 import dataclasses
 import http.client
 import http.server
+import itertools
 import json
 import math
 import os
@@ -20,6 +21,15 @@ import threading
 import urllib.parse
 from collections.abc import Callable
 
+# Clients of buckets lose patience sooner; they read this when they are loaded.
+PATIENCE = {
+  'GCS_METADATA_REQUEST_TIMEOUT_SECS': '2',
+  'GCS_REQUEST_IDLE_TIMEOUT_SECS': '2',
+  'GCS_RETRY_CONFIG_INIT_DELAY_TIME_US': '10000',
+  'GCS_RETRY_CONFIG_MAX_DELAY_TIME_US': '20000',
+  'GCS_RETRY_CONFIG_MAX_RETRIES': '5',
+  'TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS': '1',
+}
 _HOP_BY_HOP = {'connection', 'content-length', 'expect', 'transfer-encoding'}
 
 
@@ -235,11 +245,24 @@ class Bucket:
     path: str = '',
     method: str = '',
     times: float = math.inf,
+    every: int = 1,
   ) -> Fault:
-    """Makes requests fail whose path, with query, contains `path`."""
-    fault = Fault(
-      lambda verb, where: path in where and method in ('', verb), action, times
-    )
+    """Makes requests fail whose path, with query, contains `path`.
+
+    Args:
+      action: as `Fault`.
+      path: or a part of it.
+      method: HTTP's; '' for all.
+      times: how many of them.
+      every: so-many-th of them only.
+    """
+    requests = itertools.count(1)
+
+    def matches(verb, where):
+      chosen = path in where and method in ('', verb)
+      return chosen and next(requests) % every == 0
+
+    fault = Fault(matches, action, times)
     self.faults.append(fault)
     return fault
 

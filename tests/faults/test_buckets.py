@@ -4,7 +4,6 @@ The service and the faults are of tests/faults/buckets.py.
 """
 
 import io
-import itertools
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from lossbench.runtime.storage import reason_of_bucket
 from lossbench.study import plan, states, table
 from lossbench.train import loop
 from lossbench.train.state import TrainState
-from tests.faults.buckets import Fault
 from tests.faults.processes import (
   OVERRIDES,
   RECIPE,
@@ -64,12 +62,6 @@ def other(config, tmp_path_factory):
   config.seed = 1
   loop.train(config, workdir=str(workdir))
   return RunDirectory(workdir)
-
-
-def _every(number: int, action: int | str) -> Fault:
-  """Befalls every so-many-th request."""
-  requests = itertools.count(1)
-  return Fault(lambda method, path: next(requests) % number == 0, action)
 
 
 def _copy(source: epath.Path, target: epath.Path):
@@ -124,8 +116,10 @@ def test_a_study_in_a_bucket_is_the_study_on_a_disk(
     bucket.inject('drop', path='/b/bucket?projection', times=1),
     bucket.inject(503, path='/b/bucket?projection', times=1),
   ]
-  passing = [_every(101, 503), _every(211, 'drop')]
-  bucket.faults.extend(passing)
+  passing = [
+    bucket.inject(503, every=101),
+    bucket.inject('drop', every=211),
+  ]
   file = tmp_path / 'two.py'
   file.write_text(_STUDY)
   done = _run(
