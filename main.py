@@ -49,5 +49,4 @@ if __name__ == '__main__':
     check,
     required=['config', 'workdir'],
     on_cluster=True,
-    saves=True,
   )

@@ -113,7 +113,6 @@ def run(
   required: Sequence[str] = (),
   arguments: str = '',
   on_cluster: bool = False,
-  saves: bool = False,
   extra: str = '',
 ):
   """Parses the command line and calls a binary's command.
@@ -129,8 +128,6 @@ def run(
     arguments: what the arguments are, e.g. 'run directories'; '' for none.
     on_cluster: whether several processes may share the work; they find one
       another, and the log is set up, before `command_fn` is called.
-    saves: whether `command_fn` itself answers SIGTERM on a cluster, as training
-      does, which saves.
     extra: of `EXTRAS`, which the binary needs and whose modules may be missing.
   """
 
@@ -145,13 +142,16 @@ def run(
         if on_cluster:
           cluster.initialize()
           console.configure()
-          if not saves:
-            cluster.stop_together()
+          cluster.stop_together()
           _check_agreement()
           cluster.connect_devices()
         command_fn(argv[1:])
     except stopping.Stopped:
-      cluster.leave_stopped()
+      cluster.leave_stopped(tell=True)
+    except SystemExit as error:
+      if error.code == stopping.EXIT_STATUS:  # of training, which has saved
+        cluster.leave_stopped(tell=False)
+      raise
     except ModuleNotFoundError as error:
       module = (error.name or '').partition('.')[0]
       if not extra or module not in EXTRAS[extra]:

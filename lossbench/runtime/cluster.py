@@ -94,6 +94,9 @@ def initialize():
       )
   import jax
 
+  # It would take SIGTERM in C, where Python does not see it; ours are
+  # `stop_together` and `train.preemption`.
+  jax.config.update('jax_enable_preemption_service', False)
   try:
     jax.distributed.initialize(
       coordinator_address=None if automatic else coordinator,
@@ -263,8 +266,12 @@ def stop_together():
     stopping.stop_together()
 
 
-def leave_stopped():
-  """Ends the program with the status of one that was asked to stop."""
+def leave_stopped(*, tell: bool):
+  """Ends the program with the status of one that was asked to stop.
+
+  Args:
+    tell: as of `stopping.leave`.
+  """
   if _several:
-    stopping.leave()
+    stopping.leave(tell=tell)
   sys.exit(stopping.EXIT_STATUS)

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -131,16 +132,12 @@ def _last_resort(stop, over: threading.Event) -> Iterator[None]:
 def stop_together():
   """Lets a signal to one process of the run stop them all from now on.
 
-  Inside `stop_on_signals`, after the processes have found one another. For
-  programs that have nothing to save: JAX's own notice, which `PreemptionNotice`
-  needs, gets no more signals.
+  Inside `stop_on_signals`, after the processes have found one another.
   """
   from orbax.checkpoint import multihost
 
   global _client
   _client = multihost.get_jax_distributed_client()
-  # JAX has taken it in C, where Python does not see it.
-  signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
   threading.Thread(target=_listen, args=(_client,), daemon=True).start()
 
 
@@ -160,10 +157,14 @@ def _tell_others():
       _client.key_value_set(f'{_KEY}now', 'yes', allow_overwrite=True)
 
 
-def leave():
+def leave(*, tell: bool = True):
   """Ends this process with status 75, once all others of the run do so too.
 
-  At once, for what JAX does at the end of a process waits for the others.
+  At once, for what JAX does at the end of a process waits for the others, and
+  what libraries do there takes seconds.
+
+  Args:
+    tell: the others that they are asked to stop; not where they know, and save.
   """
   global _leaving
   _leaving = True
@@ -171,12 +172,16 @@ def leave():
     for number in (signal.SIGTERM, signal.SIGINT):
       signal.signal(number, signal.SIG_IGN)
   if _client is not None:
-    _tell_others()
+    if tell:
+      _tell_others()
     # Who is left behind in a collective, or without the coordinator, is
     # aborted from C++; it was asked to stop as well.
     ctypes.CDLL(None).signal(signal.SIGABRT, _on_abort)
     with contextlib.suppress(Exception):
       _client.wait_at_barrier(f'{_KEY}left', 1000 * _LEAVE_SECS)
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):
+      stream.flush()
   os._exit(EXIT_STATUS)
 
 

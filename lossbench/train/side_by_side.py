@@ -66,6 +66,7 @@ def train_side_by_side(
       notice.ask()
 
   with PreemptionNotice() as notice:
+    notice.answer_signals()  # which the threads of runs cannot
     threads = [
       threading.Thread(target=work, args=(number, device, notice))
       for number, device in enumerate(devices.local()[:num_runs])

@@ -55,7 +55,12 @@ def _refuse(scene):
   ('text', 'result', 'fault', 'failure'),
   [
     ('pass', 2.0, None, 'the result is another one'),
-    ('import sys; sys.exit("broken")', 1.0, None, 'it ends with [1]: broken'),
+    (
+      'import sys; sys.exit("broken")',
+      1.0,
+      None,
+      'it ends with [1]: begun broken',
+    ),
     ('import time; time.sleep(1)', 1.0, _refuse, 'any: SIGTERM took 99 s'),
     ('import time; time.sleep(1)', 1.0, lambda scene: True, ''),
   ],
@@ -78,7 +83,7 @@ def test_a_damaged_configuration_is_put_back_once_it_was_refused(tmp_path):
     'if not p.exists():\n'
     "  p.mkdir(parents=True); f.write_text('whole')\n"
     "  print('made', flush=True); time.sleep(60)\n"
-    "whole = f.exists() and f.read_text() == 'whole'\n"
+    "whole = f.exists() and f.read_bytes() == b'whole'\n"
     "open(p / 'seen', 'a').write(f'{whole} ')\n"
     'sys.exit(not whole)'
   )

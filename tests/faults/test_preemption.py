@@ -11,8 +11,9 @@ import pytest
 
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory
+from lossbench.runtime.stopping import STOPPED
 from lossbench.train import loop
-from lossbench.train.preemption import EXIT_STATUS
+from lossbench.train.preemption import EXIT_STATUS, PreemptionNotice
 from lossbench.train.watchdog import Watchdog
 from tests.faults.processes import (
   RECIPE,
@@ -67,6 +68,7 @@ def test_the_second_ctrl_c_ends_at_once():
   program = (
     'import signal, time; from lossbench.train import preemption\n'
     'with preemption.PreemptionNotice() as notice:\n'
+    '  notice.reached(1)\n'
     "  print('ready', flush=True)\n"
     '  while not notice.reached(1): time.sleep(0.01)\n'
     "  print('asked', flush=True)\n"
@@ -82,6 +84,16 @@ def test_the_second_ctrl_c_ends_at_once():
     assert process.wait(10) == -signal.SIGINT
 
 
+def test_before_the_first_step_signals_are_not_ours():
+  before = signal.getsignal(signal.SIGTERM)
+  with PreemptionNotice() as notice:
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert not notice.reached(1)
+    signal.raise_signal(signal.SIGTERM)
+    assert notice.reached(2)
+  assert signal.getsignal(signal.SIGTERM) is before
+
+
 def _assert_equal(a, b):
   if isinstance(a, dict):
     assert a.keys() == b.keys()
@@ -93,18 +105,25 @@ def _assert_equal(a, b):
 
 @pytest.mark.slow
 def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
-  """SIGTERM to one of them; both save the same step and end with 75."""
+  """SIGTERM to one of them; both save the same step, soon, and end with 75.
+
+  Calls, of several steps each, are far fewer than steps, by which Orbax counts.
+  """
   workdir, logs = tmp_path / 'run', tmp_path / 'logs'
   processes = start_two(
     'main.py',
     *LONG,
+    '--config.steps_per_dispatch=5',
+    '--config.checkpoint_every_steps=5',
     f'--config.data_dir={digits_dir}',
     f'--workdir={workdir}',
     logs=logs,
   )
-  wait_for_text(logs / '0.log', 'step 15/', processes)
+  wait_for_text(logs / '0.log', 'step 100/', processes)
+  began = time.monotonic()
   processes[1].terminate()
   assert [p.wait(60) for p in processes] == [EXIT_STATUS, EXIT_STATUS]
+  assert time.monotonic() - began < 15
   saved = [
     line.split('Asked to stop: saved ')[1]
     for path in sorted(logs.iterdir())
@@ -114,6 +133,30 @@ def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
   assert len(saved) == 2
   assert saved[0] == saved[1]
   assert saved[0].startswith(f'step {RunDirectory(workdir).last_step} of')
+
+
+@pytest.mark.slow
+def test_two_processes_that_compile_have_nothing_to_save(digits_dir, tmp_path):
+  """SIGTERM to one of them ends both without a first step."""
+  workdir, logs = tmp_path / 'run', tmp_path / 'logs'
+  processes = start_two(
+    'main.py',
+    *LONG,
+    f'--config.data_dir={digits_dir}',
+    f'--workdir={workdir}',
+    logs=logs,
+  )
+  wait_for_text(logs / '0.log', 'Compiling', processes)
+  began = time.monotonic()
+  processes[1].terminate()
+  statuses = [p.wait(60) for p in processes]
+  texts = [(logs / f'{index}.log').read_text() for index in range(2)]
+  assert statuses == [EXIT_STATUS, EXIT_STATUS], texts
+  assert time.monotonic() - began < 15
+  for text in texts:
+    assert text.count(STOPPED) == 1, text
+    assert 'Traceback' not in text
+  assert RunDirectory(workdir).last_step == 0
 
 
 @pytest.mark.slow
