@@ -57,6 +57,11 @@ def test_without_flags_there_is_one_process(monkeypatch):
   assert not cluster._several
 
 
+def test_pauses_of_thirty_seconds_are_survived_by_default():
+  """tests/faults/test_stopping.py pauses processes for almost half of it."""
+  assert flags.FLAGS['heartbeat_secs'].default / 2 > 30
+
+
 @pytest.mark.parametrize(
   ('platforms', 'expected'),
   [(None, True), ('', True), ('tpu', True), ('tpu,cpu', True), ('cpu', False)],
