@@ -28,12 +28,9 @@ from tests.faults.processes import (
 LONG = (*RECIPE, '--config.num_epochs=60', '--config.eval_every_epochs=10')
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_and_the_same_command_resumes(
-  number, digits_dir, tmp_path
-):
+def test_signals_save_and_the_same_command_resumes(digits_dir, tmp_path):
   """The final parameters are those of a run that nobody disturbed."""
-  overrides = ('num_epochs=20', 'eval_every_epochs=5')
+  overrides = ('num_epochs=20', 'eval_every_epochs=10')
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
   log = tmp_path / 'log'
   loop.train(recipe_config(digits_dir, *overrides), workdir=str(whole))
@@ -44,16 +41,20 @@ def test_a_signal_saves_and_the_same_command_resumes(
     *(f'--config.{override}' for override in overrides),
     f'--workdir={broken}',
   )
-  process = start(*command, num_devices=4, log=log)
-  wait_for_text(log, 'step 1', [process])
-  asked = time.monotonic()
-  process.send_signal(number)
-  assert process.wait(60) == EXIT_STATUS == 75
-  assert time.monotonic() - asked < 15
-  assert 'Asked to stop: saved step' in log.read_text()
-  assert 'Traceback' not in log.read_text()
-  stopped = RunDirectory(broken).last_step
-  assert 0 < stopped < 400
+  stopped = 0
+  for number in (signal.SIGTERM, signal.SIGINT):
+    process = start(*command, num_devices=4, log=log)
+    wait_for_text(log, 'images/s', [process])
+    asked = time.monotonic()
+    process.send_signal(number)
+    assert process.wait(60) == EXIT_STATUS == 75
+    assert time.monotonic() - asked < 15
+    text = log.read_text()
+    assert 'Asked to stop: saved step' in text
+    assert 'Traceback' not in text
+    assert ('Resuming at step' in text) == bool(stopped)
+    assert stopped < RunDirectory(broken).last_step < 400
+    stopped = RunDirectory(broken).last_step
   assert run(*command, log=log) == 0
   assert f'Resuming at step {stopped}' in log.read_text()
   states = [
@@ -160,14 +161,14 @@ def test_two_processes_that_compile_have_nothing_to_save(digits_dir, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
+def test_a_dead_peer_ends_the_others(digits_dir, tmp_path):
   logs = tmp_path / 'logs'
   processes = start_two(
     'main.py',
     *LONG,
     f'--config.data_dir={digits_dir}',
     '--config.num_epochs=2000',
-    '--heartbeat_secs=20',
+    '--heartbeat_secs=10',
     f'--workdir={tmp_path / "run"}',
     logs=logs,
   )
@@ -175,7 +176,7 @@ def test_a_dead_peer_ends_the_others_within_a_minute(digits_dir, tmp_path):
   os.kill(processes[1].pid, signal.SIGKILL)
   began = time.monotonic()
   assert processes[0].wait(60) not in (0, EXIT_STATUS)
-  print(f'detected after {time.monotonic() - began:.1f} s')
+  assert time.monotonic() - began < 30
   text = (logs / '0.log').read_text()
   # JAX's words, with the process's number; where gloo, which carries
   # collectives between CPUs, notices first: its exception, or ours on it.
