@@ -70,16 +70,19 @@ class _Threads:
       with devices.only(device):
         step = build_train_step(config, steps_per_epoch=13)
         placed = [devices.replicate(tree) for tree in (state, batch, data)]
-      self._runs.append([step, *placed])
+      self._runs.append([device, step, *placed])
     self._wait = jax.block_until_ready
 
   def _call(self, run):
     import numpy as np
 
-    step, state, batch, data = run
-    run[1], metrics = step(
-      state, batch, data, self._hparams, np.int32(_STEPS.value)
-    )
+    from lossbench.runtime import devices
+
+    device, step, state, batch, data = run
+    with devices.only(device):
+      run[2], metrics = step(
+        state, batch, data, self._hparams, np.int32(_STEPS.value)
+      )
     self._wait(metrics)
 
   def call(self):

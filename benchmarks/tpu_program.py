@@ -203,7 +203,7 @@ def _evaluate(config, mesh):
 
   fields = build.pack_fields(config, loop._STEP_FIELDS)
   keep = Collect(logits=True)
-  step, measurements = loop._compiled(fields, 'representations', keep, None)
+  step, measurements = loop._compiled(fields, 'representations', keep)
   size = _PER_DEVICE.value or config.eval_batch_size // mesh.size
   hparams = build_step_hparams(config)
   state = _state_shapes(config, hparams)

@@ -6,6 +6,7 @@ from typing import Self
 
 import numpy as np
 
+from lossbench.runtime import devices
 from lossbench.runtime.processes import concatenate_rows
 
 _ID_BYTES = 128  # TFDS ids are file names and numbers, far shorter
@@ -115,8 +116,8 @@ def fetch_batch(ids, batch, rows) -> Collected:
     ids=np.array(list(ids), dtype=f'S{_ID_BYTES}'),
     labels=batch['label'],
     arrays={
-      name: np.asarray(value).reshape(len(ids), *value.shape[2:])
-      for name, value in rows.items()
+      name: value.reshape(len(ids), *value.shape[2:])
+      for name, value in devices.fetch(rows).items()
     },
   ).take(batch['mask'] > 0)
 

@@ -35,7 +35,6 @@ from lossbench.metrics.cka_minibatches import to_minibatches, u_centered_grams
 from lossbench.models import Classifier
 from lossbench.objectives import Objective
 from lossbench.runtime import devices
-from lossbench.runtime.processes import concatenate_processes
 
 _IN_FLIGHT = 2  # batches whose outputs the host has not fetched yet
 
@@ -100,23 +99,16 @@ def _create_eval_step(backbone, *, num_classes, normalize_fn, update_fn, keep):
     )
     return update_fn(accumulators, outputs), _collect(keep, outputs)
 
-  return jax.pmap(
-    eval_step,
-    axis_name=devices.AXIS,
-    devices=devices.chosen(),
-    in_axes=(0, None, 0, 0),
-    donate_argnums=2,
-  )
+  return devices.pmap(eval_step, in_axes=(0, None, 0, 0), donate_argnums=2)
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(fields: str, suite: str, keep: Collect, chosen):
+def _compiled(fields: str, suite: str, keep: Collect):
   """The pmapped step and its measurements, once for equal configurations.
 
   So 72 runs of one architecture share a step; objectives of other parts are
-  traced into it as they come. `chosen` is `devices.chosen()`.
+  traced into it as they come.
   """
-  del chosen  # found by who compiles
   config = build.unpack_fields(fields)
   backbone = build.build_backbone(config)
   measurements = create_measurements(
@@ -255,7 +247,7 @@ class Evaluator:
   ):
     from lossbench.data import pipeline, preprocess
 
-    self._objective = build.build_objective(config)
+    self._objective = devices.broadcast(build.build_objective(config))
     self.num_examples = examples.num_examples
     self._batch_size = batch_size or config.eval_batch_size
     check_batch_size(self._batch_size, gram_size=collect.gram_size)
@@ -263,7 +255,6 @@ class Evaluator:
       build.pack_fields(config, _STEP_FIELDS),
       suite,
       collect,
-      devices.chosen(),
     )
     self._collect = collect
     self._sharded = sharded
@@ -341,6 +332,6 @@ class Evaluator:
       on_progress(min(done, self.num_examples))
     while in_flight:
       keeper.keep(fetch_batch(*in_flight.popleft()))
-    merged = reduce_devices(concatenate_processes(accumulators))
+    merged = reduce_devices(jax.device_get(devices.gather(accumulators)))
     merged = {name: merged[name] for name in self._measurements.empty_fn()}
     return Pass(merged, *keeper.finish())

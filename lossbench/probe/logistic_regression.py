@@ -102,7 +102,7 @@ def _relative(gap: float, objective: float) -> float:
   return gap / lower if lower > 0 else float('inf')
 
 
-# What runs on the devices. All pmapped over examples; [n, ...] is a device's
+# What runs on the devices. All mapped over examples; [n, ...] is a device's
 # share. Rows of padding are zero, with the label -1, which is no class.
 
 
@@ -114,40 +114,34 @@ def _real(labels):
   return (labels >= 0)[:, None]
 
 
-_pmap = functools.partial(jax.pmap, axis_name=devices.AXIS)
-
-
 def _psum(tree):
   return jax.lax.psum(tree, devices.AXIS)
 
 
-@functools.partial(_pmap, out_axes=None)
+@functools.partial(devices.pmap, out_axes=None)
 def _feature_sums(x):
   return _psum(jnp.sum(x, axis=0))
 
 
-@functools.partial(_pmap, in_axes=(0, 0, None), out_axes=(0, None))
+@functools.partial(devices.pmap, in_axes=(0, 0, None), out_axes=(0, None))
 def _centre(x, labels, mean):
   x = jnp.where(_real(labels), x - mean[None, :], 0.0)
   return x, _psum(x.T @ x)
 
 
 @functools.partial(
-  _pmap,
-  in_axes=(0, 0, None, None),
-  out_axes=(0, 0, None),
-  static_broadcasted_argnums=4,
+  devices.pmap, in_axes=(0, 0, None, None, None), out_axes=(0, 0, None)
 )
-def _rotate(x, labels, basis, scale, num_classes):
+def _rotate(x, labels, basis, scale, classes):
   x = x @ basis * scale
-  own = _own(labels, num_classes).astype(x.dtype)
+  own = (labels[:, None] == classes[None, :]).astype(x.dtype)
   return x, x.astype(jnp.float32), _psum(own.T @ x)
 
 
-@functools.partial(_pmap, in_axes=(0, None))
-def _products(x, weights):
-  """The change of the logits [n, K] that a change of the weights makes."""
-  return x @ weights.T
+@functools.partial(devices.pmap, in_axes=(0, None, None))
+def _products(x, weights, bias):
+  """The change of the logits [n, K] that a change of W and b makes."""
+  return x @ weights.T + bias[None, :]
 
 
 def _losses(logits, labels):
@@ -169,7 +163,7 @@ def _losses(logits, labels):
   )
 
 
-@functools.partial(_pmap, in_axes=(0, 0, 0, None), out_axes=None)
+@functools.partial(devices.pmap, in_axes=(0, 0, 0, None), out_axes=None)
 def _line(logits, direction, labels, step):
   """Sum of losses and its slope at logits + step * direction."""
   loss, residuals = _losses(logits + step * direction, labels)
@@ -177,7 +171,7 @@ def _line(logits, direction, labels, step):
 
 
 @functools.partial(
-  _pmap, in_axes=(0, 0, 0, 0, None, None), out_axes=(0, 0, None)
+  devices.pmap, in_axes=(0, 0, 0, 0, None, None), out_axes=(0, 0, None)
 )
 def _advance(x, logits, direction, labels, step, shift):
   """Moves the logits; what the host wants to know of the new place."""
@@ -193,7 +187,7 @@ def _advance(x, logits, direction, labels, step, shift):
   return logits, residuals.astype(jnp.float32), _psum(sums)
 
 
-@functools.partial(_pmap, out_axes=None)
+@functools.partial(devices.pmap, out_axes=None)
 def _bias_hessian(residuals, labels):
   """P^T P [K, K] in float32, whose off-diagonal is minus the Hessian's."""
   own = _own(labels, residuals.shape[1])
@@ -206,7 +200,7 @@ def _dot(a, b):
 
 
 @functools.partial(
-  _pmap,
+  devices.pmap,
   in_axes=(0, 0, 0, None, None, None, None, None, None),
   out_axes=None,
 )
@@ -309,7 +303,7 @@ def _place(features, labels, *, num_classes) -> _Data:
   # vanishes; the weights' unit changes with them, and so does lambda's.
   mean_square = max(float(eigenvalues.sum()), 0.0) / len(labels)
   scale = mean_square**-0.5 if mean_square > 0 else 1.0
-  x, x32, class_sums = _rotate(x, placed, basis, scale, num_classes)
+  x, x32, class_sums = _rotate(x, placed, basis, scale, np.arange(num_classes))
   return _Data(
     x=x,
     x32=x32,
@@ -377,8 +371,10 @@ class _Solver:
     self._tolerance = tolerance
 
   def point(self, weights, bias) -> _Point:
-    logits = _products(self._data.x, weights)
-    return self._moved(logits, logits, 0.0, weights, bias, shift=bias)
+    logits = _products(self._data.x, weights, bias)
+    return self._moved(
+      logits, logits, 0.0, weights, bias, shift=np.zeros_like(bias)
+    )
 
   def _moved(self, logits, direction, step, weights, bias, *, shift) -> _Point:
     logits, residuals, sums = _advance(
@@ -442,8 +438,7 @@ class _Solver:
     weights = np.asarray(weights, np.float64) * scale
     bias = np.asarray(bias, np.float64) * scale
     bias -= bias.mean()
-    direction = _products(data.x, weights)
-    direction = direction + bias[None, None, :]
+    direction = _products(data.x, weights, bias)
     step = self._step_length(point, direction, weights, l2)
     new = self._moved(
       point.logits,

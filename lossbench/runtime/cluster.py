@@ -182,11 +182,11 @@ def connect_devices():
   import numpy as np
   from jax.experimental import multihost_utils
 
+  from lossbench.runtime import devices
+
   # As in training, and as in comparisons of what is on the hosts.
   jax.block_until_ready(
-    jax.pmap(lambda x: jax.lax.psum(x, 'devices'), axis_name='devices')(
-      np.zeros(jax.local_device_count())
-    )
+    devices.gather(devices.place(np.zeros(jax.local_device_count())))
   )
   multihost_utils.process_allgather(np.zeros(1), tiled=True)
 

@@ -14,12 +14,12 @@ def concatenate_processes(tree: PyTree) -> PyTree:
   """Concatenates every process's host arrays along their leading axis.
 
   Args:
-    tree: of host arrays or pmap's outputs, the same shapes on every process.
+    tree: of host arrays, the same shapes on every process.
 
   Returns:
     NumPy arrays, the same on every process.
   """
-  tree = jax.tree.map(np.asarray, jax.device_get(tree))
+  tree = jax.tree.map(np.asarray, tree)
   if jax.process_count() == 1:
     return tree
   # An all-gather of one array per process stacks; tiling concatenates.

@@ -156,7 +156,7 @@ def prefetch_to_devices(
     batches: arrays of shape [process batch, ...].
 
   Yields:
-    Arrays of shape [local devices, process batch / local devices, ...].
+    Arrays of shape [devices, process batch / local devices, ...].
   """
 
   def send_next():

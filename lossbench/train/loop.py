@@ -55,7 +55,7 @@ class Run:
     plan: what it does at which step.
     inputs: its batches.
     evaluator: on the holdout; None without one.
-    hparams: of the step.
+    hparams: of the step, on the devices.
     train_step: compiled at its first call.
     state: before the first step, on the host.
     source: what it is fine-tuned from; None without one.
@@ -182,7 +182,7 @@ def build_run(
     plan=plan,
     inputs=inputs,
     evaluator=evaluator,
-    hparams=hparams,
+    hparams=devices.broadcast(hparams),
     train_step=build_train_step(config, steps_per_epoch=plan.steps_per_epoch),
     state=initial_state(config, hparams),
     source=source,
@@ -192,18 +192,17 @@ def build_run(
 
 def step_arguments(run: Run) -> tuple[Any, ...]:
   """What the step is called with, of state and batch their shapes."""
-  num_devices = len(devices.local())
 
   def on_devices(leaf):
-    return jax.ShapeDtypeStruct((num_devices, *np.shape(leaf)), leaf.dtype)
+    return jax.ShapeDtypeStruct((devices.count(), *np.shape(leaf)), leaf.dtype)
 
   size = dispatch_size(run.config)
   steps = (size,) if size else ()
 
   def split(leaf):
-    rows = leaf.shape[0] // num_devices
+    rows = leaf.shape[0] // len(devices.local())
     return jax.ShapeDtypeStruct(
-      (num_devices, *steps, rows, *leaf.shape[1:]), leaf.dtype
+      (devices.count(), *steps, rows, *leaf.shape[1:]), leaf.dtype
     )
 
   return (

@@ -6,7 +6,6 @@ without a word, and a checkpoint is of one copy only.
 """
 
 import collections
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +38,7 @@ def _leaf_checksum(leaf: jax.Array) -> jax.Array:
   return jnp.sum(_mix(bits.astype(jnp.uint32) + places * _MULTIPLIER))
 
 
-@functools.partial(jax.pmap, axis_name=devices.AXIS)
+@devices.pmap
 def _all_checksums(state):
   total = jnp.zeros((), jnp.uint32)
   for leaf in jax.tree.leaves(state):
@@ -71,7 +70,7 @@ def check_replicas(state: TrainState, *, step: int):
     return
   others = ', '.join(
     f'{index} (of process {device.process_index})'
-    for index, device in enumerate(jax.devices())
+    for index, device in enumerate(devices.along_axis())
     if found[index] != most
   )
   raise Disagreement(

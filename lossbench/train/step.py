@@ -160,10 +160,8 @@ def create_train_step(
   # XLA leaves an all-reduce of one device where it is.
   axis_name = devices.AXIS if devices.count() > 1 else None
   step_fn = create_step_fn(backbone, **options, axis_name=axis_name)
-  return jax.pmap(
+  return devices.pmap(
     _in_turn(step_fn) if several else step_fn,
-    axis_name=devices.AXIS,
-    devices=devices.chosen(),
     in_axes=(0, 0, 0, None, None) if several else (0, 0, 0, None),
     donate_argnums=0,
   )

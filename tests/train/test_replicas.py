@@ -19,11 +19,11 @@ SMALL = {
 
 
 def with_a_bit_flipped(state, *, device, leaf=0):
-  """A replicated state of which one device holds another bit."""
+  """A replicated state of which one local device holds another bit."""
   leaves, treedef = jax.tree.flatten(state)
-  copies = np.array(leaves[leaf])
+  copies = np.array(devices.fetch(leaves[leaf]))
   copies[device : device + 1].reshape(-1).view(np.uint8)[-1] ^= 1
-  leaves[leaf] = jax.device_put(copies, devices.local_sharding())
+  leaves[leaf] = devices.place(copies)
   return jax.tree.unflatten(treedef, leaves)
 
 

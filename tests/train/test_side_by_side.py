@@ -152,6 +152,9 @@ def test_a_run_of_one_device_goes_on_with_one_only(configs, alone, tmp_path):
 def test_nothing_is_reduced_on_a_device_alone(configs, tmp_path, num_devices):
   def text():
     run = loop.build_run(configs[0], RunDirectory(tmp_path))
+    # Sent once, not with every step.
+    for number in jax.tree.leaves(run.hparams):
+      assert len(number.devices()) == num_devices
     lowered = run.train_step.lower(*loop.step_arguments(run))
     return lowered.as_text() + lowered.compile().as_text()
 
