@@ -1,6 +1,7 @@
 """Four virtual CPU devices, strict rank promotion, small shared data."""
 
 import atexit
+import contextlib
 import os
 import pathlib
 import shutil
@@ -30,6 +31,7 @@ from tests.faults.buckets import PATIENCE
 
 os.environ |= PATIENCE
 
+import filelock
 import pytest
 
 import lossbench  # noqa: F401, whose choices of variables come before TensorFlow
@@ -45,13 +47,35 @@ def root() -> pathlib.Path:
 
 
 @pytest.fixture(scope='session')
-def digits_dir(tmp_path_factory) -> str:
+def shared_dir(tmp_path_factory):
+  """Name -> a directory that pytest's workers share; the first one fills it."""
+  root = tmp_path_factory.getbasetemp()
+  if 'PYTEST_XDIST_WORKER' in os.environ:
+    root = root.parent
+
+  @contextlib.contextmanager
+  def locked(name: str):
+    """Yields the directory and whether it is to be filled."""
+    path, filled = root / name, root / f'{name}.filled'
+    with filelock.FileLock(root / f'{name}.lock'):
+      if not filled.exists():
+        shutil.rmtree(path, ignore_errors=True)  # of a worker that failed
+        path.mkdir()
+      yield path, not filled.exists()
+      filled.touch()
+
+  return locked
+
+
+@pytest.fixture(scope='session')
+def digits_dir(shared_dir) -> str:
   """A TFDS directory that holds the digits data set."""
   from lossbench.data import datasets
 
-  data_dir = str(tmp_path_factory.mktemp('tfds'))
-  datasets.open_dataset('digits', data_dir=data_dir)
-  return data_dir
+  with shared_dir('tfds') as (path, empty):
+    if empty:
+      datasets.open_dataset('digits', data_dir=str(path))
+  return str(path)
 
 
 @pytest.fixture(scope='session')
@@ -63,7 +87,7 @@ def real_data_dir() -> str:
 
 
 @pytest.fixture(scope='session')
-def tiny_runs(digits_dir, tmp_path_factory) -> dict[str, pathlib.Path]:
+def tiny_runs(digits_dir, shared_dir) -> dict[str, pathlib.Path]:
   """Run directories after two epochs of a tiny model; copy before changing.
 
   Sigmoid probabilities are no softmax of the logits, so whatever ignored the
@@ -72,23 +96,22 @@ def tiny_runs(digits_dir, tmp_path_factory) -> dict[str, pathlib.Path]:
   from configs import digits_cnn
   from lossbench.train import loop
 
-  root = tmp_path_factory.mktemp('runs')
-  runs = {}
-  for name, objective, seed in [
-    ('sigmoid_0', 'sigmoid', 0),
-    ('sigmoid_1', 'sigmoid', 1),
-    ('cosine_softmax_0', 'cosine_softmax', 0),
-  ]:
-    config = digits_cnn.get_config(objective)
-    config.data_dir = digits_dir
-    config.seed = seed
-    config.model.width = 4
-    config.batch_size = 64
-    config.num_epochs = 2.0
-    config.eval_every_epochs = 1.0
-    runs[name] = root / name
-    loop.train(config, workdir=str(runs[name]))
-  return runs
+  objectives = {
+    'sigmoid_0': 'sigmoid',
+    'sigmoid_1': 'sigmoid',
+    'cosine_softmax_0': 'cosine_softmax',
+  }
+  with shared_dir('runs') as (root, empty):
+    for name, objective in objectives.items() if empty else ():
+      config = digits_cnn.get_config(objective)
+      config.data_dir = digits_dir
+      config.seed = int(name[-1])
+      config.model.width = 4
+      config.batch_size = 64
+      config.num_epochs = 2.0
+      config.eval_every_epochs = 1.0
+      loop.train(config, workdir=str(root / name))
+  return {name: root / name for name in objectives}
 
 
 @pytest.fixture(scope='session')

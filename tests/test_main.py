@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 
 from lossbench.runs.checkpoints import Checkpointer
-from tests.faults.processes import with_devices
+from lossbench.train import loop
+from tests.faults import processes
 
 # A run that is short but saves at almost every step, so that a kill at any
 # moment is likely to fall into a save.
+OVERRIDES = ('eval_every_epochs=0.5', 'checkpoint_every_steps=2')
 RECIPE = (
-  '--config=configs/digits_cnn.py:sigmoid+dropout',
-  '--config.model.width=4',
-  '--config.batch_size=64',
-  '--config.num_epochs=3',
-  '--config.eval_every_epochs=0.5',
-  '--config.checkpoint_every_steps=2',
+  *processes.RECIPE,
+  *(f'--config.{override}' for override in OVERRIDES),
 )
 
 
@@ -53,19 +51,15 @@ def _wait_for(process, condition):
   deadline = time.monotonic() + 200
   while not condition() and process.poll() is None:
     assert time.monotonic() < deadline, 'the run made no progress'
-    time.sleep(0.001)
+    time.sleep(0.005)  # a save takes longer
 
 
 def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
   """kill -9 while training, and again in the middle of a save."""
   data = f'--config.data_dir={digits_dir}'
-  environment = {'XLA_FLAGS': with_devices(2)}
   whole, broken = tmp_path / 'whole', tmp_path / 'broken'
-  status, output = _run(
-    root, 'main.py', *RECIPE, data, f'--workdir={whole}', **environment
-  )
-  assert status == 0, output
-
+  config = processes.recipe_config(digits_dir, *OVERRIDES)
+  loop.train(config, workdir=str(whole))
   command = ('main.py', *RECIPE, data, f'--workdir={broken}')
   checkpoints = broken / 'checkpoints'
 
@@ -73,7 +67,7 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
     steps = [int(p.name) for p in checkpoints.glob('0' + '[0-9]' * 8)]
     return max(steps, default=0)
 
-  process = _start(root, *command, **environment)
+  process = _start(root, *command)
   _wait_for(process, lambda: newest() >= 10)
   process.send_signal(signal.SIGKILL)
   process.communicate()
@@ -81,7 +75,7 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
   killed_at = newest()
   assert 10 <= killed_at < 60
 
-  process = _start(root, *command, **environment)
+  process = _start(root, *command)
   _wait_for(
     process,
     lambda: (
@@ -94,7 +88,7 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
   assert process.returncode == -signal.SIGKILL
   assert 'Resuming at step' in output
 
-  status, output = _run(root, *command, **environment)
+  status, output = _run(root, *command)
   assert status == 0, output
   assert 'Resuming at step' in output
   step, expected = _final(whole)
@@ -209,7 +203,6 @@ def test_missing_data_and_unwritable_workdir_are_one_line(
     *RECIPE,
     f'--config.data_dir={digits_dir}',
     f'--workdir={tmp_path}/file/run',
-    XLA_FLAGS=with_devices(2),
   )
   assert status == 1
   assert 'cannot be written to' in output.strip().splitlines()[-1]

@@ -89,7 +89,7 @@ def test_number_of_classes_is_checked(digits_dir):
 
 def test_digits_are_prepared_once(builder, digits_dir):
   def stamps():
-    paths = pathlib.Path(digits_dir).rglob('*')
+    paths = pathlib.Path(digits_dir, 'digits').rglob('*')
     return {path: path.stat().st_mtime_ns for path in paths}
 
   before = stamps()
@@ -212,7 +212,7 @@ def test_a_data_set_is_told_from_one_prepared_anew(digits_dir, tmp_path):
     datasets.open_dataset('digits', data_dir=digits_dir)
   )
   assert (known['name'], known['version']) == ('digits', '1.0.0')
-  shutil.copytree(digits_dir, tmp_path / 'copy')
+  shutil.copytree(f'{digits_dir}/digits', tmp_path / 'copy/digits')
   copy = datasets.open_dataset('digits', data_dir=str(tmp_path / 'copy'))
   assert datasets.describe(copy) == known
   record = sorted((tmp_path / 'copy').rglob('*train.tfrecord*'))[0]

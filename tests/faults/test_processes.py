@@ -67,7 +67,7 @@ def measured(trained, digits_dir):
     shutil.copytree(trained / 'one', trained / name)
     shutil.copytree(trained / 'two', trained / f'{name}_other')
   # The same data set, of which one file has one more byte.
-  shutil.copytree(digits_dir, trained / 'tfds')
+  shutil.copytree(f'{digits_dir}/digits', trained / 'tfds/digits')
   record = sorted((trained / 'tfds').rglob('*train.tfrecord*'))[0]
   record.write_bytes(record.read_bytes() + b'x')
   measure(str(trained / 'a'), str(trained / 'a_other'))
