@@ -32,6 +32,11 @@ def tracing_for(platform: str) -> Iterator[None]:
     _traced_for.reset(token)
 
 
+def traced_for_cpu() -> bool:
+  """Whether what is traced now runs on CPUs."""
+  return (_traced_for.get() or jax.default_backend()) == 'cpu'
+
+
 def conv_general_dilated(
   x: jax.Array,
   kernel: jax.Array,
@@ -85,8 +90,7 @@ def conv_general_dilated(
     and {*lhs_dilation, *rhs_dilation} == {1}
     and feature_group_count == 1
   )
-  platform = _traced_for.get() or jax.default_backend()
-  if platform != 'cpu' or not plain:
+  if not (traced_for_cpu() and plain):
     return lax.conv_general_dilated(
       x, kernel, window_strides, padding, **options
     )
@@ -187,13 +191,16 @@ def _kernel_gradient(x, shape, gradient, strides, pads, precision):
     zero = jnp.zeros((), x.dtype)
     edges = [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)]
     seen = lax.pad(x, zero, edges)[:, :: strides[0], :: strides[1]]
+    # XLA copies the left factor transposed, and computes it anew as it does, which
+    # of a residual block's input is the sum over all blocks before.
+    factors = seen, gradient
+    swap = shape[3] < shape[2] or strides != (1, 1)
     product = lax.dot_general(
-      seen,
-      gradient,
+      *(factors[::-1] if swap else factors),
       (((0, 1, 2), (0, 1, 2)), ((), ())),
       precision=precision,
     )
-    return product[None, None]
+    return (product.T if swap else product)[None, None]
   correlation = lax.conv_general_dilated(
     x.transpose(3, 1, 2, 0),  # [C, H, W, N]
     gradient.transpose(1, 2, 0, 3),  # [H', W', N, C']

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
+from lossbench.models.pooling import max_pool
 
 
 class _Conv(NamedTuple):
@@ -30,7 +31,7 @@ class _Split(NamedTuple):
 
 _conv_valid = functools.partial(_Conv, height=3, width=3, padding='VALID')
 _max_pool = functools.partial(
-  nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding='VALID'
+  max_pool, window_shape=(3, 3), strides=(2, 2), padding='VALID'
 )
 # TensorFlow's average leaves the padding out; torchvision's counts its zeros.
 _avg_pool = functools.partial(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from lossbench.models.convolution import Conv
 from lossbench.models.image_size import check_image_size
+from lossbench.models.pooling import max_pool
 
 # Depth -> blocks in each of the four stages; He et al. 2016, table 1.
 _STAGE_SIZES = {
@@ -135,7 +136,7 @@ class ResNet(nn.Module):
     )
     x = conv(self.width, (7, 7), strides=2, padding=3, name='conv_stem')(images)
     x = nn.relu(bn(name='bn_stem')(x))
-    x = nn.max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
+    x = max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
     endpoints = {}
     for stage, num_blocks in enumerate(_STAGE_SIZES[self.depth], start=1):
       for block in range(1, num_blocks + 1):

@@ -75,23 +75,31 @@ def _gradients(conv_fn, x, kernel, strides, padding):
 
 
 def test_gradients_are_those_of_jax_on_all_shapes_of_all_models():
-  """Of all sizes, kernels, strides and paddings; 3 channels stand for more."""
+  """Of all sizes, kernels, strides and paddings; 3 and 4 channels stand for more.
+
+  Kernels of one pixel have gradients of their own for fewer channels than before.
+  """
   assert set(IMAGES) == set(known_backbones())
-  geometries = _geometries()
+  geometries = [
+    (*geometry, channels)
+    for geometry in _geometries()
+    for channels in ((3, 4), (4, 3))
+    if channels == (3, 4) or geometry[1] == (1, 1)
+  ]
   assert len(geometries) > 30
   rng = np.random.default_rng(0)
   arrays = [
     (
-      rng.normal(size=(2, *sizes, 3)).astype(np.float32),
-      rng.normal(size=(*kernel, 3, 4)).astype(np.float32),
+      rng.normal(size=(2, *sizes, channels[0])).astype(np.float32),
+      rng.normal(size=(*kernel, *channels)).astype(np.float32),
     )
-    for sizes, kernel, _, _ in geometries
+    for sizes, kernel, *_, channels in geometries
   ]
 
   def of_all(conv_fn, arrays):
     return [
       _gradients(conv_fn, x, kernel, strides, padding)
-      for (x, kernel), (_, _, strides, padding) in zip(
+      for (x, kernel), (_, _, strides, padding, _) in zip(
         arrays, geometries, strict=True
       )
     ]
