@@ -113,7 +113,14 @@ _EPOCHS = '1000000'
 _WIDTH = Count('[1, 4096]')
 # Model -> fields of its module.
 MODEL_FIELDS = {
-  'digits_cnn': (Field('model.width', _WIDTH, 'Give for example 32.'),),
+  'digits_cnn': (
+    Field('model.width', _WIDTH, 'Give for example 32.'),
+    Field(
+      'model.strides',
+      Several(Count('[1, 4]'), tuple(range(1, 7))),
+      'Give one a block, for example (1, 1, 2).',
+    ),
+  ),
   'all_cnn_c': (
     # Below, layers would round to no channel at all.
     Field(

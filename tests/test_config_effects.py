@@ -386,7 +386,7 @@ def test_operational_fields_change_no_number():
 
 MODEL_ROWS = {
   'all_cnn_c': {'width_multiplier': 0.5},
-  'digits_cnn': {'width': 3},
+  'digits_cnn': {'width': 3, 'strides': (1, 2)},
   'inception_v3': {},
   'resnet': {'depth': 18, 'width': 8},
   'wide_resnet': {'depth': 10, 'width': 2},

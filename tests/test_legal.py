@@ -84,7 +84,10 @@ ILLEGAL = {
   'profile_steps': NOT_COUNTS,
 }
 ILLEGAL_OF_MODELS = {
-  'digits_cnn': {'width': (*NOT_COUNTS, 0, 10**9)},
+  'digits_cnn': {
+    'width': (*NOT_COUNTS, 0, 10**9),
+    'strides': (2, (), (0,), (5,), (1, 2.0), (True,), (1,) * 7, None),
+  },
   # Below 1/192 the first layers round to no channel.
   'all_cnn_c': {'width_multiplier': (*NOT_NUMBERS, 0.0, 0.005, -1.0, 1e6)},
   'wide_resnet': {

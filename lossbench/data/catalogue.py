@@ -1,6 +1,6 @@
 """What lossbench must know of data sets beyond what TFDS tells.
 
-To train on: digits, CIFAR and ImageNet; to transfer to: the sets of the paper
+To train on: digits, pairs of them, CIFAR and ImageNet; to transfer to: the sets of the paper
 that TFDS has (it has no Birdsnap; `caltech_birds2011` is another set of birds);
 and for runs on a data set the others that they are evaluated on.
 """
@@ -88,6 +88,17 @@ DATASETS = {
   'digits': DatasetSpec('digits', offline=True),
   'digits_low': DatasetSpec('digits_low', offline=True),
   'digits_high': DatasetSpec('digits_high', offline=True),
+  **{
+    name: DatasetSpec(name, offline=True)
+    for name in (
+      'digit_pairs',
+      'digit_pairs_low',
+      'digit_pairs_high',
+      'digit_pairs_tens',
+      'digit_pairs_units',
+      'digit_pairs_sum',
+    )
+  },
   'cifar10': DatasetSpec('cifar10'),
   'cifar10_1_v4': DatasetSpec('cifar10_1/v4'),
   'cifar10_1_v6': DatasetSpec('cifar10_1/v6'),
@@ -142,9 +153,10 @@ for _severity in range(1, NUM_SEVERITIES + 1):
       f'cifar10_corrupted/{_CIFAR_NAMES.get(_name, _name)}_{_severity}'
     )
   for _name in SEVERITIES:
-    DATASETS[f'digits_c_{_name}_{_severity}'] = DatasetSpec(
-      f'digits_c/{_name}_{_severity}', offline=True
-    )
+    for _family_name in ('digits_c', 'digit_pairs_c'):
+      DATASETS[f'{_family_name}_{_name}_{_severity}'] = DatasetSpec(
+        f'{_family_name}/{_name}_{_severity}', offline=True
+      )
 
 
 def _family(name, corruptions):
@@ -162,6 +174,8 @@ def _unrelated(*names):
 OOD_SUITES = {
   'digits': tuple(_family('digits_c', SEVERITIES)),
   'digits_low': tuple(_unrelated('digits_high')),
+  'digit_pairs': tuple(_family('digit_pairs_c', SEVERITIES)),
+  'digit_pairs_low': tuple(_unrelated('digit_pairs_high')),
   'cifar10': (
     OodSet('cifar10_1_v4'),
     OodSet('cifar10_1_v6'),

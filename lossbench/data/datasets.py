@@ -13,7 +13,10 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
 
-from lossbench.data import digits  # noqa: F401  (registers TFDS builders)
+from lossbench.data import (  # registers TFDS builders
+  digit_pairs,  # noqa: F401
+  digits,  # noqa: F401
+)
 from lossbench.data.catalogue import DATASETS, DatasetSpec, get_dataset_spec
 from lossbench.runtime import storage
 

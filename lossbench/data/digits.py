@@ -21,7 +21,7 @@ _DESCRIPTION = (
 
 
 @functools.cache
-def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def read_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Images uint8 [N, 8, 8], labels [N] and which are test images [N]."""
   from sklearn import datasets  # slow to import and needed here only
 
@@ -32,6 +32,21 @@ def _digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     members = np.flatnonzero(digits.target == label)
     is_test[members[_TEST_EVERY - 1 :: _TEST_EVERY]] = True
   return images, digits.target, is_test
+
+
+def corruption_configs() -> list[tfds.core.BuilderConfig]:
+  """Of a builder of corrupted images: one a corruption and severity."""
+  return [
+    tfds.core.BuilderConfig(name=f'{name}_{severity}')
+    for name in SEVERITIES
+    for severity in range(1, NUM_SEVERITIES + 1)
+  ]
+
+
+def corrupt_as(config_name: str, image: np.ndarray, index: int) -> np.ndarray:
+  """An image uint8 [H, W] under the corruption of a configuration's name."""
+  name, _, severity = config_name.rpartition('_')
+  return corrupt(image, name, severity=int(severity), seed=(index,))
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -63,7 +78,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     }
 
   def _generate_examples(self, *, test):
-    images, labels, is_test = _digits()
+    images, labels, is_test = read_digits()
     for index in np.flatnonzero(is_test == test):
       if labels[index] in self.CLASSES:
         yield (
@@ -99,16 +114,11 @@ class DigitsC(_Builder):
   """The test images of `digits`, corrupted; see `corruptions`."""
 
   RELEASE_NOTES: dict = {'1.0.0': 'Eight corruptions, five severities.'}  # noqa: RUF012
-  BUILDER_CONFIGS = [  # noqa: RUF012
-    tfds.core.BuilderConfig(name=f'{name}_{severity}')
-    for name in SEVERITIES
-    for severity in range(1, NUM_SEVERITIES + 1)
-  ]
+  BUILDER_CONFIGS = corruption_configs()
 
   def _split_generators(self, dl_manager):
     del dl_manager
     return {'test': self._generate_examples(test=True)}
 
   def _image(self, image, index):
-    name, _, severity = self.builder_config.name.rpartition('_')
-    return corrupt(image, name, severity=int(severity), seed=(index,))
+    return corrupt_as(self.builder_config.name, image, index)

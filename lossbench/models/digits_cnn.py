@@ -1,6 +1,6 @@
-"""A small batch-normalised CNN for 8 x 8 digits: the quickest real model."""
+"""A small batch-normalised CNN for handwritten digits: the quickest real model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import flax.linen as nn
@@ -12,13 +12,16 @@ from lossbench.models.image_size import check_image_size
 
 
 class DigitsCnn(nn.Module):
-  """Three 3 x 3 convolutions with batch normalisation, then average pooling.
+  """3 x 3 convolutions with batch normalisation, then average pooling.
 
   Endpoints: block1 [B, H, W, w], block2 [B, H, W, 2w], block3 [B, H/2, W/2,
-  4w], all after ReLU, and features [B, 4w], the average pool of block3.
+  4w], all after ReLU, and features [B, 4w], the average pool of block3; with
+  other strides likewise.
 
   Attributes:
-    width: w, channels of the first block.
+    width: w, channels of the first block; each has twice those of
+      the one before.
+    strides: of the blocks.
     dtype: of the computation; parameters and statistics stay float32.
     precision: of products in convolutions of float32.
     batch_norm: makes a batch normalisation.
@@ -27,6 +30,7 @@ class DigitsCnn(nn.Module):
   min_image_size: ClassVar[int] = 4
 
   width: int = 32
+  strides: Sequence[int] = (1, 1, 2)
   dtype: jnp.dtype = jnp.float32
   precision: jax.lax.PrecisionLike = None
   batch_norm: Callable[..., nn.Module] = nn.BatchNorm
@@ -36,9 +40,9 @@ class DigitsCnn(nn.Module):
     check_image_size(self, images)
     endpoints = {}
     x = images.astype(self.dtype)
-    for block, (widen, stride) in enumerate([(1, 1), (2, 1), (4, 2)], start=1):
+    for block, stride in enumerate(self.strides, start=1):
       x = Conv(
-        widen * self.width,
+        self.width * 2 ** (block - 1),
         (3, 3),
         strides=stride,
         padding=1,

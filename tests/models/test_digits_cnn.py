@@ -8,9 +8,13 @@ from lossbench.models.digits_cnn import DigitsCnn
 from tests.models import naive
 
 
-@pytest.mark.parametrize('train', [False, True])
-def test_forward_agrees_with_plain_convolutions(train):
-  model = DigitsCnn(width=4)
+@pytest.mark.parametrize(
+  ('train', 'fields'),
+  [(False, {}), (True, {}), (True, {'strides': (1, 2, 2, 2)})],
+)
+def test_forward_agrees_with_plain_convolutions(train, fields):
+  model = DigitsCnn(width=4, **fields)
+  strides = fields.get('strides', (1, 1, 2))
   rng = np.random.default_rng(0)
   images = rng.standard_normal((8, 8, 8, 1)).astype(np.float32)
   shapes = jax.eval_shape(
@@ -20,12 +24,14 @@ def test_forward_agrees_with_plain_convolutions(train):
   endpoints, updates = jax.jit(
     functools.partial(model.apply, train=train, mutable=['batch_stats'])
   )(variables, images)
-  assert list(endpoints) == ['block1', 'block2', 'block3', 'features']
+  blocks = [f'block{i}' for i, _ in enumerate(strides, start=1)]
+  assert list(endpoints) == [*blocks, 'features']
 
-  x = images
-  for i, (side, channels) in enumerate([(8, 4), (8, 8), (4, 16)], start=1):
+  x, side, channels = images, 8, 2
+  for i, stride in enumerate(strides, start=1):
     kernel = variables['params'][f'conv{i}']['kernel']
-    x = naive.conv(x, kernel, stride=8 // side if i == 3 else 1, pad=1)
+    x = naive.conv(x, kernel, stride=stride, pad=1)
+    side, channels = side // stride, channels * 2
     assert x.shape == (8, side, side, channels)
     running = moments = variables['batch_stats'][f'bn{i}']
     if train:
