@@ -5,7 +5,8 @@
 Multinomial logistic regression on the fixed penultimate features of a run's
 checkpoint (Kornblith et al. 2021, section 3.4): 45 L2 values, chosen on a
 holdout that is cut from the training data, refitted on all of it at the chosen
-value, tested once. Writes eval/transfer-<dataset>/metrics.json, predictions.npz
+value, tested once. Beside it k nearest neighbours by cosine, k chosen on the same
+holdout, and class means of 1, 5 and 10 examples a class. Writes eval/transfer-<dataset>/metrics.json, predictions.npz
 and classifier.npz into the run directory and prints a table.
 
 `--dataset` equal to the run's own with `--split=holdout` relearns the source
@@ -35,9 +36,12 @@ def print_table(title: str, records: Sequence[Record], *, main_metric: str):
   for record in records:
     main = record.name == main_metric
     wide = record.name.endswith('accuracy')
+    value = '-'
+    if record.value is not None:
+      value = f'{record.value:.4f}' if wide else f'{record.value:.4g}'
     table.add_row(
       f'{record.name} (main)' if main else record.name,
-      f'{record.value:.4f}' if wide else f'{record.value:.4g}',
+      value,
       record.unit,
       str(record.n),
       style='bold' if main else None,

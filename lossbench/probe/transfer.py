@@ -1,7 +1,7 @@
 """What a checkpoint's features are worth on other data sets."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.files import write_arrays
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics.influence import mean_class_accuracy_values
+from lossbench.probe import knn
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test
 from lossbench.runs.directory import TRAINING, write_json
@@ -138,9 +139,21 @@ def _source(outputs: RunOutputs) -> dict[str, Any]:
 
 
 def _write_results(
-  target, test: Collected, final: regression.Fit, metrics: dict[str, Any]
+  target,
+  test: Collected,
+  final: regression.Fit,
+  metrics: dict[str, Any],
+  correct: Mapping[str, np.ndarray],
 ):
-  """Writes predictions, classifier and metrics; the last says it is whole."""
+  """Writes predictions, classifier and metrics; the last says it is whole.
+
+  Args:
+    target: directory.
+    test: 'features' of the test data.
+    final: the linear classifier.
+    metrics: of all protocols.
+    correct: prefix of the metrics of another protocol -> [N] of each example.
+  """
   logits = test.arrays['features'] @ final.weights.T + final.bias
   prediction = regression.predict(final, test.arrays['features'])
   write_arrays(
@@ -157,14 +170,16 @@ def _write_results(
     bias=final.bias,
     l2=final.l2,
   )
-  correct = prediction == test.labels
+  values = {}
+  for prefix, right in {'': prediction == test.labels, **correct}.items():
+    values[f'{prefix}top1_accuracy'] = right
+    values[f'{prefix}mean_class_accuracy'] = mean_class_accuracy_values(
+      right, test.labels
+    )
   per_example.write(
     target,
     test.ids,
-    {
-      'top1_accuracy': correct,
-      'mean_class_accuracy': mean_class_accuracy_values(correct, test.labels),
-    },
+    values,
     step=metrics['step'],
     checkpoint=metrics['checkpoint'],
   )
@@ -222,12 +237,16 @@ def transfer_checkpoint(
   train, test = _read_features(outputs, dataset, (name, spec.test_split))
   by_class = spec.mean_class_accuracy
   main_metric = 'mean_class_accuracy' if by_class else 'top1_accuracy'
+  num_classes = datasets.count_classes(builder)
   records, path, final = fit_and_test(
-    train,
-    test,
-    num_classes=datasets.count_classes(builder),
-    main_metric=main_metric,
+    train, test, num_classes=num_classes, main_metric=main_metric
   )
+  others = (
+    knn.score_neighbours(train, test, num_classes=num_classes),
+    knn.score_few_shots(train, test),
+  )
+  records += [record for scores in others for record in scores.records]
+  correct = {k: v for scores in others for k, v in scores.correct.items()}
   if jax.process_index() == 0:
     target = outputs.run.transfer_path(dataset, split)
     metrics = {
@@ -240,7 +259,7 @@ def transfer_checkpoint(
       'metrics': [record.to_json() for record in records],
       'path': path,
     }
-    _write_results(target, test, final, metrics)
+    _write_results(target, test, final, metrics, correct)
     LOGGER.info('Wrote %s', target)
   return Transferred(
     objective=outputs.config.objective.name,

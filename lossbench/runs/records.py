@@ -47,6 +47,10 @@ _MEASURES = {
   'mean_class_accuracy': Measure('fraction', HIGHER),
   'holdout_accuracy': Measure('fraction', HIGHER),
   'train_accuracy': Measure('fraction', NEUTRAL),
+  'knn_top1_accuracy': Measure('fraction', HIGHER, 'top-1, kNN'),
+  'knn_mean_class_accuracy': Measure('fraction', HIGHER),
+  'knn_holdout_accuracy': Measure('fraction', HIGHER),
+  'num_neighbours': Measure('neighbours', NEUTRAL),
   'l2': Measure('on the sum of losses', NEUTRAL),
   'num_equal_l2': Measure('L2 values', NEUTRAL),
   'train_objective': Measure('nats, summed', LOWER),
@@ -80,6 +84,16 @@ _MEASURES = {
   'energy_auroc': Measure('fraction', HIGHER, 'AUROC, energy'),
   'energy_fpr_at_95_tpr': Measure('fraction', LOWER, 'FPR at 95 % TPR, energy'),
 }
+
+# Training examples a class, of transfer by few.
+FEW_SHOTS = (1, 5, 10)
+for _shots in FEW_SHOTS:
+  _MEASURES |= {
+    f'few_shot_{_shots}_top1_accuracy': Measure('fraction', HIGHER),
+    f'few_shot_{_shots}_mean_class_accuracy': Measure('fraction', HIGHER),
+    # Of the top-1 accuracy, over draws of the training examples.
+    f'few_shot_{_shots}_standard_error': Measure('fraction', NEUTRAL),
+  }
 
 
 def get_measure(name: str) -> Measure:

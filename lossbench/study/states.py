@@ -176,7 +176,9 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   for target in run.transfer:
     path = directory.transfer_path(target.dataset, target.split)
     path = path / 'metrics.json'
-    if not _is_of(_read(path), run, wanted):
+    record = _read(path)
+    # Before there were nearest neighbours they were not measured.
+    if not (_is_of(record, run, wanted) and _has(record, 'num_neighbours')):
       missing.append(f'{TRANSFER} {target}')
   waits_for = ''
   if TRAIN in missing and run.stop_epoch_from:
@@ -198,6 +200,10 @@ def _is_of(
     and record.get('checkpoint', wanted.fingerprint) == wanted.fingerprint
     and record.get('compute_dtype', dtype) == dtype
   )
+
+
+def _has(record: Mapping[str, Any], metric: str) -> bool:
+  return any(m['name'] == metric for m in record.get('metrics', ()))
 
 
 def _is_evaluated(directory, run: PlannedRun, wanted) -> bool:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.neighbors import KNeighborsClassifier
 
 from configs import digits_cnn
 from lossbench import build
@@ -84,6 +85,15 @@ def test_accuracy_and_objective_against_scikit_learn(run, records, features):
   assert records['train_objective'].value <= their_objective * (1 + 1e-5)
 
 
+def test_neighbours_against_scikit_learn(records, features):
+  k = records['num_neighbours'].value
+  theirs = KNeighborsClassifier(k, metric='cosine').fit(*features['train'])
+  # Votes may be ties, which are not broken alike.
+  assert records['knn_top1_accuracy'].value == pytest.approx(
+    theirs.score(*features['test']), abs=0.02
+  )
+
+
 def test_l2_is_chosen_on_the_holdout_only(run, records, features):
   x, y = features['train']
   # In the order of the ids, as the binary sees them.
@@ -129,8 +139,9 @@ def test_files(run, records):
     np.mean([right[labels == k].mean() for k in range(10)])
   )
   values = np.load(folder / 'per_example.npz')
-  for name in ('top1_accuracy', 'mean_class_accuracy'):
-    assert values[name].mean() == pytest.approx(records[name].value)
+  for prefix in ('', 'knn_', 'few_shot_1_', 'few_shot_5_', 'few_shot_10_'):
+    for name in (f'{prefix}top1_accuracy', f'{prefix}mean_class_accuracy'):
+      assert values[name].mean() == pytest.approx(records[name].value)
   classifier = np.load(folder / 'classifier.npz')
   assert classifier['l2'] == records['l2'].value
   assert classifier['bias'].shape == (10,)
