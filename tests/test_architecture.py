@@ -58,6 +58,7 @@ VERBS = (
   'compare',
   'early_stopping',
   'evaluate',
+  'finetune',
   'report.__main__',
   'study.__main__',
   'transfer',

@@ -16,6 +16,7 @@ BINARIES = {
   'compare': 'lossbench/compare.py',
   'early_stopping': 'lossbench/early_stopping.py',
   'evaluate': 'lossbench/evaluate.py',
+  'finetune': 'lossbench/finetune.py',
   'report': 'lossbench/report/__main__.py',
   'study': 'lossbench/study/__main__.py',
   'transfer': 'lossbench/transfer.py',

@@ -114,6 +114,11 @@ ILLEGAL_OF_GROUPS = {
   'compare': NOT_BOOLS,
   'cka': NOT_BOOLS,
   'transfer': ('digits', (3,), (None,), ('',)),
+  'finetune': ('digits', (3,), (None,), ('',)),
+  'finetune_learning_rates': (0.1, (0.0,), (-0.1,), ('0.1',), (math.nan,)),
+  'finetune_weight_decays': (0.1, (-0.1,), ('0.1',), (math.inf,)),
+  'finetune_epochs': (*NOT_NUMBERS, 0.0),
+  'finetune_batch_size': (*NOT_COUNTS, 0),
 }
 
 

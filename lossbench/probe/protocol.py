@@ -132,7 +132,10 @@ def _choice_records(path, l2, num_equal, *, n: int) -> list[Record]:
   ]
 
 
-def _test_records(predicted, labels, *, num_classes: int) -> list[Record]:
+def test_records(
+  predicted: np.ndarray, labels: np.ndarray, *, num_classes: int
+) -> list[Record]:
+  """Accuracies of predictions [N] of test examples, over all and by class."""
   n, num_missing = len(labels), num_classes - len(np.unique(labels))
   return [
     create_record('top1_accuracy', np.mean(predicted == labels), n=n),
@@ -205,7 +208,7 @@ def fit_and_test(
     tolerance=min(tolerance, _FINAL_TOLERANCE),
     start=next(fit for fit in fits if fit.l2 == l2),
   )
-  measured = _test_records(
+  measured = test_records(
     regression.predict(final, test_features),
     test.labels,
     num_classes=num_classes,

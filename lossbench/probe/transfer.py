@@ -127,7 +127,7 @@ def _read_features(
   ]
 
 
-def _source(outputs: RunOutputs) -> dict[str, Any]:
+def describe_source(outputs: RunOutputs) -> dict[str, Any]:
   """The checkpoint and the code that a record is of."""
   return {
     'step': outputs.step,
@@ -255,7 +255,7 @@ def transfer_checkpoint(
       'train_split': name,
       'num_seen_by_network': num_seen,
       'main_metric': main_metric,
-      **_source(outputs),
+      **describe_source(outputs),
       'metrics': [record.to_json() for record in records],
       'path': path,
     }

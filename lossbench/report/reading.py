@@ -11,6 +11,8 @@ import numpy as np
 from lossbench.report import version_0_1
 from lossbench.report.looks import Key
 from lossbench.report.records import (
+  FEW,
+  PROTOCOLS,
   UNREADABLE,
   Comparison,
   Measured,
@@ -190,6 +192,8 @@ class _RunReader:
       left_out='; '.join(self.left_out),
       training=training,
       training_curves=training_curves,
+      finetune=tuple(record.get('finetune', ())),
+      finetuned=self._finetuned(),
     )
     # Another attempt, by hand, may have done it all since.
     return dataclasses.replace(run, error='') if run.is_evaluated else run
@@ -242,7 +246,27 @@ class _RunReader:
         main=metrics[record['main_metric']],
         num_train=trained.n if trained else 0,
         num_seen=record.get('num_seen_by_network', 0),
+        others={
+          protocol: metrics[f'{protocol}_{record["main_metric"]}']
+          for protocol in PROTOCOLS
+          if f'{protocol}_{record["main_metric"]}' in metrics
+        },
+        standard_errors={
+          protocol: metrics[f'{protocol}_standard_error']
+          for protocol in FEW
+          if f'{protocol}_standard_error' in metrics
+        },
       )
+    return found
+
+  def _finetuned(self) -> dict[str, Measured]:
+    found = {}
+    for dataset in self._record.get('finetune', ()):
+      path = self._directory.finetune_path(dataset) / 'metrics.json'
+      record = self._metrics(path, delete=path)
+      for metric in record.get('metrics', ()):
+        if metric['name'] == record['main_metric']:
+          found[dataset] = _measured(metric, path.parent)
     return found
 
   def _remedy(self, delete: pathlib.Path) -> str:

@@ -13,9 +13,16 @@ import numpy as np
 
 from lossbench.report import looks
 from lossbench.report.looks import Key, Look
+from lossbench.runs.records import FEW_SHOTS
 
 # What reading a damaged .npz may raise.
 UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+# How features are transferred, beside the linear probe -> prefix of metrics.
+NEIGHBOURS = 'knn'
+FEW = tuple(f'few_shot_{shots}' for shots in FEW_SHOTS)
+PROTOCOLS = (NEIGHBOURS, *FEW)
 
 
 class NotRun(Exception):
@@ -117,11 +124,17 @@ class TransferRecord:
     main: the data set's main metric.
     num_train: examples that the classifier was trained on; 0 if unknown.
     num_seen: of these, how many the network itself was trained on.
+    others: protocol of `PROTOCOLS` -> the same metric of it.
+    standard_errors: of few shots -> of top-1, over draws of the examples.
   """
 
   main: Measured
   num_train: int
   num_seen: int
+  others: Mapping[str, Measured] = dataclasses.field(default_factory=dict)
+  standard_errors: Mapping[str, Measured] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +162,8 @@ class RunRecords:
     history: evaluations on the holdout.
     curves: of curves.npz on the own test split.
     training_curves: likewise, of images that it was trained on.
+    finetune: data sets that it is to be fine-tuned on.
+    finetuned: of these, the main metric of those that were.
     error: of the last attempt if it failed and something is missing, or ''.
     left_out: why records of this run are left out, or ''.
   """
@@ -177,6 +192,8 @@ class RunRecords:
   training_curves: dict[str, np.ndarray] = dataclasses.field(
     default_factory=dict
   )
+  finetune: tuple[str, ...] = ()
+  finetuned: Mapping[str, Measured] = dataclasses.field(default_factory=dict)
 
   def measured(
     self,
@@ -221,8 +238,10 @@ class RunRecords:
     """Whether everything that was to be measured is there."""
     own = 'evaluate' not in self.commands or self.measured('top1_accuracy')
     on_training = not self.measures_training or self.training
-    return bool(own and on_training) and all(
-      target.name in self.transfers for target in self.transfer
+    return (
+      bool(own and on_training)
+      and all(target.name in self.transfers for target in self.transfer)
+      and all(dataset in self.finetuned for dataset in self.finetune)
     )
 
   @property
@@ -244,10 +263,17 @@ class RunRecords:
       if dataset == self.dataset and name == metric
     )
 
-  def transferred(self, target: str) -> Measured | None:
-    """The main metric of a transfer; None if it was not done."""
+  def transferred(self, target: str, protocol: str = '') -> Measured | None:
+    """The main metric of a transfer; None if it was not done.
+
+    Args:
+      target: its name.
+      protocol: of `PROTOCOLS`; '' for the linear probe.
+    """
     found = self.transfers.get(target)
-    return found and found.main
+    if found is None:
+      return None
+    return found.others.get(protocol) if protocol else found.main
 
 
 @dataclasses.dataclass(frozen=True)

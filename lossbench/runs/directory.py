@@ -8,6 +8,7 @@ history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
 eval/<dataset>-<split>/           metrics.json, predictions.npz, per_example.npz
 eval/evaluation.json              written last: what was evaluated, what not
+finetune/<dataset>/               run directories of fine-tunings
 lock                              held by whoever trains into the directory
 
 Every record in these JSON files has a checksum, `write_json`'s, which `read_json`
@@ -219,6 +220,10 @@ class RunDirectory:
     if split is None:
       return self.path / 'eval' / f'transfer-{dataset}'
     return self.eval_path(f'transfer-{dataset}', split)
+
+  def finetune_path(self, dataset: str) -> storage.Path:
+    """Where the results of a fine-tuning lie."""
+    return self.path / 'eval' / f'finetune-{dataset}'
 
   @property
   def committed_steps(self) -> list[int]:

@@ -51,6 +51,8 @@ _MEASURES = {
   'knn_mean_class_accuracy': Measure('fraction', HIGHER),
   'knn_holdout_accuracy': Measure('fraction', HIGHER),
   'num_neighbours': Measure('neighbours', NEUTRAL),
+  'learning_rate': Measure('per step', NEUTRAL),
+  'weight_decay': Measure('over the learning rate', NEUTRAL),
   'l2': Measure('on the sum of losses', NEUTRAL),
   'num_equal_l2': Measure('L2 values', NEUTRAL),
   'train_objective': Measure('nats, summed', LOWER),

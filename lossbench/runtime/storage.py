@@ -10,6 +10,7 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, MutableMapping
@@ -186,6 +187,16 @@ def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
     _sync_directory(path.parent)
   finally:
     temporary.unlink(missing_ok=True)
+
+
+def remove_tree(path: Path):
+  """Removes a directory with all that is in it, if it is there."""
+  if not path.exists():
+    return
+  if is_remote(path):
+    path.rmtree()
+  else:
+    shutil.rmtree(path)
 
 
 @contextlib.contextmanager

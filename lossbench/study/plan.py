@@ -37,6 +37,19 @@ class Transfer:
 
 
 @dataclasses.dataclass(frozen=True)
+class Finetuning:
+  """Data sets to fine-tune on, and what is tried.
+
+  Attributes:
+    datasets: their names.
+    grid: of `lossbench.probe.finetuning.Grid`, as its record has it.
+  """
+
+  datasets: tuple[str, ...]
+  grid: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedRun:
   """One run of a study.
 
@@ -56,6 +69,7 @@ class PlannedRun:
     ood: and on out-of-distribution sets.
     num_train_examples: and on at most so many that it was trained on; 0: none.
     transfer: data sets to transfer to.
+    finetune: data sets to fine-tune on.
   """
 
   name: str
@@ -72,6 +86,7 @@ class PlannedRun:
   ood: bool
   num_train_examples: int
   transfer: tuple[Transfer, ...]
+  finetune: Finetuning
 
   @property
   def step(self) -> str:
@@ -186,6 +201,14 @@ class Study:
       commands[f'transfer {target}'] = shlex.join(
         [*verb, 'lossbench.transfer', *rest, *more]
       )
+    for dataset in run.finetune.datasets:
+      more = [f'--dataset={dataset}']
+      for name, value in run.finetune.grid.items():
+        text = ','.join(map(str, value)) if isinstance(value, list) else value
+        more.append(f'--{name}={text}')
+      commands[f'finetune {dataset}'] = shlex.join(
+        [*verb, 'lossbench.finetune', *rest, *more]
+      )
     return commands
 
   def comparison_command(self, comparison: PlannedComparison) -> str:
@@ -264,6 +287,32 @@ def _parse_transfer(text: str, config) -> Transfer:
   return Transfer(dataset, split or None)
 
 
+def _parse_finetuning(name: str, group, config) -> Finetuning:
+  for dataset in group.finetune:
+    get_dataset_spec(dataset)
+    if dataset == config.dataset:
+      raise ValueError(
+        f'Group {name!r} fine-tunes on {dataset!r}, which its runs are trained '
+        'on. Name another data set.'
+      )
+  if group.finetune and not (
+    group.finetune_learning_rates and group.finetune_weight_decays
+  ):
+    raise ValueError(
+      f'Group {name!r} fine-tunes with no learning rates or no weight decays. '
+      'Give for example (0.01,) and (0.0,).'
+    )
+  return Finetuning(
+    datasets=tuple(group.finetune),
+    grid={
+      'learning_rates': [float(x) for x in group.finetune_learning_rates],
+      'weight_decays': [float(x) for x in group.finetune_weight_decays],
+      'num_epochs': float(group.finetune_epochs),
+      'batch_size': group.finetune_batch_size,
+    },
+  )
+
+
 def _group_runs(name, group, data_dir) -> list[PlannedRun]:
   get_config = load_config_fn(group.recipe)
   if not group.objectives or not group.variants:
@@ -297,6 +346,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
             ood=group.ood,
             num_train_examples=group.num_train_examples,
             transfer=tuple(_parse_transfer(t, config) for t in group.transfer),
+            finetune=_parse_finetuning(name, group, config),
           )
         )
   names = [run.name for run in runs]

@@ -31,6 +31,7 @@ def _run_json(
       {'name': str(target), **dataclasses.asdict(target)}
       for target in run.transfer
     ],
+    'finetune': list(run.finetune.datasets),
     'step': run.step,
     'wanted': wanted
     and {

@@ -21,6 +21,7 @@ from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 from lossbench.study.states import (
   EVALUATE,
   EVALUATE_TRAINING,
+  FINETUNE,
   TRAIN,
   TRANSFER,
   comparison_path,
@@ -131,6 +132,7 @@ def _train(
 
 def _measure(study: Study, run: PlannedRun, stage: str):
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
+  from lossbench.probe.finetuning import Grid, finetune_checkpoint
   from lossbench.probe.transfer import transfer_checkpoint
 
   path = str(study.path(run))
@@ -142,6 +144,13 @@ def _measure(study: Study, run: PlannedRun, stage: str):
       step=run.step,
       split=TRAINING,
       num_train_examples=run.num_train_examples,
+    )
+  elif stage.startswith(FINETUNE):
+    finetune_checkpoint(
+      path,
+      stage.removeprefix(f'{FINETUNE} '),
+      step=run.step,
+      grid=Grid(**run.finetune.grid),
     )
   else:
     [target] = [t for t in run.transfer if stage == f'{TRANSFER} {t}']

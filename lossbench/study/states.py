@@ -25,7 +25,7 @@ from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
 from lossbench.study.plan import PlannedComparison, PlannedRun, Study
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
-EVALUATE_TRAINING = 'evaluate training'
+EVALUATE_TRAINING, FINETUNE = 'evaluate training', 'finetune'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +180,11 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
     # Before there were nearest neighbours they were not measured.
     if not (_is_of(record, run, wanted) and _has(record, 'num_neighbours')):
       missing.append(f'{TRANSFER} {target}')
+  for dataset in run.finetune.datasets:
+    record = _read(directory.finetune_path(dataset) / 'metrics.json')
+    wants = record.get('grid') == run.finetune.grid
+    if not (_is_of(record, run, wanted) and wants):
+      missing.append(f'{FINETUNE} {dataset}')
   waits_for = ''
   if TRAIN in missing and run.stop_epoch_from:
     sources = study.runs_of(run.stop_epoch_from, run.objective)

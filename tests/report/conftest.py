@@ -195,6 +195,13 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
       [
         create_record('top1_accuracy', value + sign * place / 100, n=10),
         create_record('train_accuracy', 1.0, n=50),
+        create_record('knn_top1_accuracy', value - 0.05 - place / 50, n=10),
+        create_record('num_neighbours', 5, n=10),
+        create_record('few_shot_1_top1_accuracy', value / 2, n=10),
+        create_record('few_shot_1_standard_error', 0.0123, n=10),
+        create_record(
+          'few_shot_5_top1_accuracy', None, n=0, note='not available: few'
+        ),
       ],
       dataset=target,
       split='test',
@@ -202,6 +209,16 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
       num_seen_by_network=30 if split else 0,
       main_metric='top1_accuracy',
     )
+  write_metrics(
+    path / 'eval' / 'finetune-food101',
+    [
+      create_record('top1_accuracy', 0.8 + place / 1000, n=10),
+      create_record('learning_rate', 0.01, n=10),
+    ],
+    dataset='food101',
+    split='test',
+    main_metric='top1_accuracy',
+  )
   np.savez(own / 'curves.npz', **_curves(rng))
   training = path / 'eval' / 'imagenet2012-training'
   write_metrics(
@@ -242,6 +259,7 @@ def _planned_run(name, group, objective, seed):
       }
       for target, split, _ in TRANSFERS
     ],
+    'finetune': ['food101'],
     'commands': {
       'train': f'python main.py {name}',
       'evaluate': 'x',

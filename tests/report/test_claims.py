@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from lossbench.report import __main__ as report
-from lossbench.report import claims
+from lossbench.report import claims, correlation
 from lossbench.report.bootstrap import Effect, Sample
 from lossbench.report.claims import (
   FAILS,
@@ -460,7 +460,7 @@ def test_permutations_against_scipy():
   rho = stats.spearmanr(x, y).statistic
   orders = representations._orders(6)
   assert len(orders) == 719
-  permuted = representations._rank_correlations(x[orders], y[None])
+  permuted = correlation.rank_correlations(x[orders], y[None])
   high, low = evidence.permutation_p_values(rho, permuted)
   expected = [
     stats.permutation_test(

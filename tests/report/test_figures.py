@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from scipy import stats
 
 from lossbench.metrics.density import smooth_density
 from lossbench.report import looks
+from lossbench.report.bootstrap import Sample
+from lossbench.report.correlation import rank_correlation
 from lossbench.report.figures import FIGURES, cka, lines, transfer
 from lossbench.report.looks import Key
 from lossbench.report.reading import load_study
@@ -254,6 +257,49 @@ def _check_density(axes, curves):
   )
   np.testing.assert_allclose(line.get_ydata(), expected)
   assert np.trapezoid(expected, line.get_xdata()) == pytest.approx(1, abs=1e-3)
+
+
+def test_class_separation_against_each_way_to_transfer(study):
+  figure = _draw(study, 'figure_tradeoff').figure
+  panels = {
+    axes.get_title().split('\n')[0]: axes
+    for axes in figure.axes
+    if axes.get_title()
+  }
+  assert list(panels) == [
+    'mean over data sets, linear',
+    'mean over data sets, k nearest neighbours',
+    'food101, linear',
+    'food101, k nearest neighbours',
+    'food101, fine-tuned',
+    'cifar10, linear',
+    'cifar10, k nearest neighbours',
+    'imagenet2012, relearned from holdout, linear',
+    'imagenet2012, relearned from holdout, k nearest neighbours',
+  ]
+  # Sigmoid is the second; of training examples, not of the test split.
+  for panel, y in (
+    ('mean over data sets, linear', 79.0),  # of food101 and cifar10 alone
+    ('food101, k nearest neighbours', 63.0),
+    ('food101, fine-tuned', 80.1),
+  ):
+    [bars] = [c for c in panels[panel].containers if c.get_label() == 'Sigmoid']
+    np.testing.assert_allclose(bars.lines[0].get_xydata(), [[0.26, y]])
+
+
+def test_rank_correlations_are_those_of_scipy():
+  rng = np.random.default_rng(0)
+  x, y = (
+    [Sample(str(i), rng.normal(i, 0.01, 3)) for i in order]
+    for order in ((0, 1, 2, 3, 4), (4, 2, 3, 1, 0))
+  )
+  rho, (low, high) = rank_correlation(x, y)
+  expected = stats.spearmanr(*([s.mean for s in of] for of in (x, y)))
+  assert rho == pytest.approx(expected.statistic)
+  assert low == high == rho  # the seeds of no two objectives overlap
+  y[0] = Sample('4', np.array([-2.0, 2.5, 9.0]))
+  rho, (low, high) = rank_correlation(x, y)
+  assert low <= rho < high
 
 
 def test_dead_units_are_said(study):

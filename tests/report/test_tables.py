@@ -22,6 +22,7 @@ from lossbench.report.tables import (
   collapse,
   combinations,
   detection,
+  finetuning,
   inception,
   more_calibration,
   rendering,
@@ -198,6 +199,29 @@ def test_other_tables(synthetic_study):
   ):
     with pytest.raises(NotRun, match='not run'):
       build(study)
+
+
+def test_other_ways_to_transfer_have_tables_of_their_own(synthetic_study):
+  study = load_study(synthetic_study)
+  texts = _texts(transfer.build_neighbours(study))
+  assert texts['Sigmoid']['food101'] == '63.00 ± 0.00'
+  few = transfer.build_few_shots(study)
+  texts = _texts(few)['Softmax']
+  assert texts['food101, 1 a class'] == '35.00 ± 0.00'
+  assert texts['food101, 5 a class'] == 'n/a: few'
+  assert texts['food101, 10 a class'] == 'not run'
+  assert any('is at most 1.23 points' in note for note in few.notes)
+  texts = _texts(finetuning.build(study))
+  assert texts['Dropout']['food101'] == '80.20 ± 0.00'
+  assert study.runs[0].is_evaluated
+  for path in synthetic_study.glob('runs/*/softmax/*/eval/finetune-*/*'):
+    path.unlink()
+  study = load_study(synthetic_study)
+  assert _texts(finetuning.build(study))['Softmax']['food101'] == 'not run'
+  assert not study.runs[0].is_evaluated
+  _rewrite(synthetic_study, lambda run: run.pop('finetune'))
+  with pytest.raises(NotRun, match='has no fine-tuning'):
+    finetuning.build(load_study(synthetic_study))
 
 
 def _rewrite(root, change):

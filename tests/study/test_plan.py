@@ -100,6 +100,10 @@ def test_overrides_variants_and_commands():
         ('objective.dropout.keep_prob=0.9', 'model.width=8'),
       ),
       transfer=('digits_high', 'digits:holdout'),
+      finetune=('digits_low',),
+      finetune_learning_rates=(0.01, 1e-05),
+      finetune_weight_decays=(0.0,),
+      finetune_epochs=20.0,
       ood=False,
     )
   )
@@ -128,6 +132,10 @@ def test_overrides_variants_and_commands():
     'transfer digits:holdout': 'python -m lossbench.transfer '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --dataset=digits --split=holdout',
+    'finetune digits_low': 'python -m lossbench.finetune '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --dataset=digits_low --learning_rates=0.01,1e-05 '
+    '--weight_decays=0.0 --num_epochs=20.0 --batch_size=256',
   }
 
 
@@ -154,6 +162,12 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (
       dict(transfer=('digits:holdout',), overrides=('num_holdout=0',)),
       'num_holdout=0, so there is none',
+    ),
+    (dict(finetune=('digits_hihg',)), "Did you mean 'digits_high'"),
+    (dict(finetune=('digits',)), "fine-tunes on 'digits', which its runs"),
+    (
+      dict(finetune=('digits_low',), finetune_weight_decays=()),
+      'no learning rates or no weight decays',
     ),
     (dict(stop_epoch_from='b'), "stops where 'b' says"),
     (dict(stop_epoch_from='a'), 'itself waits for another group'),

@@ -305,6 +305,51 @@ def test_representations_of_training_images_are_a_stage(finished):
   assert 'evaluate training' not in finished.commands(none)
 
 
+def test_fine_tuning_is_a_stage(finished, tiny_study_file):
+  tuned = _build(
+    tiny_study_file,
+    finished.workdir,
+    finetune=('digits_high',),
+    finetune_learning_rates=(0.02,),
+    finetune_weight_decays=(0.0,),
+    finetune_epochs=1,
+    finetune_batch_size=64,
+  )
+  run = tuned.runs[0]
+  assert states.read_state(tuned, run).missing == ('finetune digits_high',)
+  assert _run(tuned, only=[run.name]) == {}
+  assert states.read_state(tuned, run).done
+  write_study(tuned)
+  [records] = [
+    r for r in reading.load_study(tuned.workdir).runs if r.name == run.name
+  ]
+  metrics = _metrics(tuned.path(run), 'finetune-digits_high')
+  [accuracy] = [
+    m['value'] for m in metrics['metrics'] if m['name'] == 'top1_accuracy'
+  ]
+  assert records.finetuned['digits_high'].value == accuracy
+  # Another grid wants another fine-tuning, another checkpoint too.
+  grid = run.finetune.grid | {'learning_rates': [0.02, 0.03]}
+  finetune = dataclasses.replace(run.finetune, grid=grid)
+  other = dataclasses.replace(run, finetune=finetune)
+  assert states.read_state(tuned, other).missing == ('finetune digits_high',)
+  path = tuned.path(run) / 'eval/finetune-digits_high/metrics.json'
+  write_json(path, metrics | {'checkpoint': '00000000'})
+  assert states.read_state(tuned, run).missing == ('finetune digits_high',)
+  study_record.write_study(finished)
+
+
+def test_transfers_without_neighbours_are_made_again(finished):
+  run = finished.runs[0]
+  path = finished.path(run) / 'eval/transfer-digits-holdout/metrics.json'
+  whole, record = path.read_text(), read_json(path)
+  metrics = [m for m in record['metrics'] if m['name'] != 'num_neighbours']
+  write_json(path, record | {'metrics': metrics})
+  state = states.read_state(finished, run)
+  assert state.missing == ('transfer digits:holdout',)
+  path.write_text(whole)
+
+
 def test_half_an_evaluation_is_none(finished, monkeypatch):
   """Sets of another step may lie beside it, so evaluation.json goes first."""
   run = finished.runs[0]

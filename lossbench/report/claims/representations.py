@@ -4,18 +4,21 @@ import itertools
 import math
 
 import numpy as np
-from scipy import stats
 
-from lossbench.report.bootstrap import LEVEL, Sample
+from lossbench.report.bootstrap import Sample
 from lossbench.report.claims import evidence
 from lossbench.report.claims.claim import Claim, Evidence
+from lossbench.report.correlation import (
+  MIN_OBJECTIVES,
+  rank_correlation,
+  rank_correlations,
+)
 from lossbench.report.looks import Key
 from lossbench.report.records import NotRun, RunRecords, StudyRecords
 from lossbench.report.samples import mean_samples
 from lossbench.report.tables import columns
 
 _MAX_EXACT = 7  # objectives whose orders are all tried
-_MIN_CORRELATED = 4  # fewer have no order that is rare by chance
 
 
 def _separation(run: RunRecords):
@@ -145,14 +148,6 @@ def _orders(size: int) -> np.ndarray:
   )
 
 
-def _rank_correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Spearman's of rows [P, size]; 0 where one has no order."""
-  x, y = (stats.rankdata(values, axis=1) for values in (x, y))
-  x, y = (values - values.mean(axis=1, keepdims=True) for values in (x, y))
-  scale = np.sqrt(np.sum(x**2, axis=1) * np.sum(y**2, axis=1))
-  return np.sum(x * y, axis=1) / np.where(scale > 0, scale, math.inf)
-
-
 def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
   """Spearman's rank correlation over objectives, by permutation."""
   transferred, targets = transfer_samples(study, group)
@@ -163,27 +158,22 @@ def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
     (),
     study,
     planned=True,
-    at_least=_MIN_CORRELATED,
+    at_least=MIN_OBJECTIVES,
   )
   x = np.array([[separation[key].mean for key in keys]])
   y = np.array([[transferred[key].mean for key in keys]])
-  [rho] = _rank_correlations(x, y)
-  permuted = _rank_correlations(x[:, _orders(len(keys))][0], y)
-  p_high, p_low = evidence.permutation_p_values(rho, permuted)
-  resampled = _rank_correlations(
-    *(
-      np.stack([samples[key].draws()[2] for key in keys], axis=1)
-      for samples in (separation, transferred)
-    )
+  rho, interval = rank_correlation(
+    *([of[key] for key in keys] for of in (separation, transferred))
   )
-  interval = np.quantile(resampled, [LEVEL / 2, 1 - LEVEL / 2])
+  permuted = rank_correlations(x[:, _orders(len(keys))][0], y)
+  p_high, p_low = evidence.permutation_p_values(rho, permuted)
   smallest = 1 / math.factorial(len(keys)) if len(keys) <= _MAX_EXACT else 5e-4
   needed = math.ceil((1.96 + 0.84) ** 2 / math.atanh(min(abs(rho), 0.99)) ** 2)
   return Evidence(
     what='rank correlation of R² and mean transfer accuracy over objectives; '
     'claimed below 0',
-    estimate=float(rho),
-    interval=tuple(float(end) for end in interval),
+    estimate=rho,
+    interval=interval,
     p_for=p_low,
     p_against=p_high,
     is_percent=False,

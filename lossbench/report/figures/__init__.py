@@ -13,6 +13,7 @@ from lossbench.report.figures import (
   separation,
   sparsity,
   spectra,
+  tradeoff,
   transfer,
 )
 from lossbench.report.figures.drawing import Drawing
@@ -125,6 +126,15 @@ FIGURES = (
     'examples, of training images as in the paper and of the test split, linear '
     'and logarithmic; seeds pooled; Gaussian kernels of 1.06 s n^(−1/5).',
     distances.draw,
+  ),
+  FigureSpec(
+    'figure_tradeoff',
+    'Class separation against transfer (later edition)',
+    'The central claim: accuracy on each data set against R² of training examples, '
+    'by the linear probe, k nearest neighbours and full fine-tuning; mean and '
+    'standard error over seeds. ρ: Spearman’s rank correlation over objectives and '
+    'its 95 % interval, by bootstrap over seeds and, where they are known, examples.',
+    tradeoff.draw,
   ),
   FigureSpec(
     'figure_reliability',

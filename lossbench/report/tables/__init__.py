@@ -11,6 +11,7 @@ from lossbench.report.tables import (
   collapse,
   combinations,
   detection,
+  finetuning,
   inception,
   more_calibration,
   separation,
@@ -49,6 +50,19 @@ TABLES = (
   TableSpec('table_b3', 'Table B.3: calibration', calibration.build),
   TableSpec('table_c1', 'Table C.1: combinations', combinations.build),
   TableSpec('table_c2', 'Table C.2: AutoAugment and mixup', augmentation.build),
+  TableSpec(
+    'table_knn',
+    'Transfer by k nearest neighbours (later edition)',
+    transfer.build_neighbours,
+  ),
+  TableSpec(
+    'table_finetuning', 'Full fine-tuning (later edition)', finetuning.build
+  ),
+  TableSpec(
+    'table_few_shots',
+    'Transfer by few examples (beyond the paper)',
+    transfer.build_few_shots,
+  ),
   TableSpec(
     'table_ood_detection', 'OOD detection (beyond the paper)', detection.build
   ),

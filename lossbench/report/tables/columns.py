@@ -80,12 +80,14 @@ def training_notes(study: StudyRecords, groups: Sequence[str]) -> list[str]:
   ]
 
 
-def transfer_column(group: str, target: Target, label: str) -> Column:
-  """The main metric of a transfer."""
+def transfer_column(
+  group: str, target: Target, label: str, protocol: str = ''
+) -> Column:
+  """The main metric of a transfer, by the linear probe or another protocol."""
   return Column(
     label=label,
     group=group,
-    read_fn=lambda run: run.transferred(target.name),
+    read_fn=lambda run: run.transferred(target.name, protocol),
     is_percent=True,
     direction=HIGHER,
   )
