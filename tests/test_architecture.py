@@ -204,6 +204,7 @@ def test_what_nobody_calls_is_not_there():
 CONFIG_READERS = (
   'build',  # from a configuration to the objects that it names
   'evaluation.loop',  # a pass of a run's model over a data set
+  'probe.finetuning',  # makes those of its runs
   'runs.directory',  # keeps it, and compares it with what was there
   'study',  # expands and resolves configurations
   'train.checks',  # refuses them

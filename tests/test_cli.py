@@ -140,7 +140,7 @@ def test_stray_arguments_and_empty_directories_are_refused(root, name):
     required = ['--config=configs/digits_cnn.py']
   if name == 'study':
     required = ['--config=configs/studies/digits.py']
-  if name == 'transfer':
+  if name in ('finetune', 'transfer'):
     required = ['--dataset=digits']
   _, _, result = _run(root, name, *required, '--workdir=x', 'y', 'z')
   assert result.returncode == 1

@@ -74,9 +74,12 @@ def score_neighbours(
   """
   k, accuracy, num_held = choose_num_neighbours(train, num_classes=num_classes)
   found = nearest.nearest_neighbours(
-    train.arrays['features'], test.arrays['features'], num_neighbours=k
+    train.arrays['features'],
+    test.arrays['features'],
+    # One program for all k.
+    num_neighbours=min(NUM_NEIGHBOURS[-1], len(train)),
   )
-  predicted = nearest.vote(train.labels[found], num_classes=num_classes)
+  predicted = nearest.vote(train.labels[found[:, :k]], num_classes=num_classes)
   n = len(test)
   edge = ''
   if k == NUM_NEIGHBOURS[-1]:
