@@ -114,6 +114,18 @@ def _evaluate_own(
   return records
 
 
+def _num_examples(split: str | None, asked: int | None) -> int | None:
+  """How many examples are evaluated at most; None for all of the split."""
+  if split == TRAINING:
+    return asked or NUM_TRAIN_EXAMPLES
+  if asked is not None:
+    raise ValueError(
+      f'--num_train_examples={asked} is of --split={TRAINING}; of '
+      f'{split or "the test split"} all examples are evaluated.'
+    )
+  return None
+
+
 def evaluate_checkpoint(
   workdir: str,
   *,
@@ -144,13 +156,7 @@ def evaluate_checkpoint(
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
-  if num_train_examples is not None and split != TRAINING:
-    raise ValueError(
-      f'--num_train_examples={num_train_examples} is of --split={TRAINING}; of '
-      f'{split or "the test split"} all examples are evaluated.'
-    )
-  if split == TRAINING:
-    num_train_examples = num_train_examples or NUM_TRAIN_EXAMPLES
+  num_train_examples = _num_examples(split, num_train_examples)
   outputs = RunOutputs(
     workdir,
     step=step,

@@ -57,7 +57,7 @@ class Grid:
   batch_size: int
 
   def to_json(self) -> dict[str, Any]:
-    """As it is recorded."""
+    """The form in which it is recorded."""
     return json.loads(json.dumps(dataclasses.asdict(self)))
 
 

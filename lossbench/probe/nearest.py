@@ -2,10 +2,9 @@
 
 Exact: every example is compared with every training example, in float32 at full
 precision, so that only neighbours whose cosines are equal to six digits may
-change places. Training examples are sharded over the devices of a process, the
-examples to predict over the processes; a device holds its share of the training
-features and similarities of `_MAX_SIMILARITIES` pairs, whatever the number of
-either.
+change places. Training examples are sharded over the devices of all processes; a
+device holds its share of their features and the similarities of at most
+`_MAX_SIMILARITIES` pairs, whatever the number of examples.
 """
 
 import functools
@@ -15,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from lossbench.runtime import devices
-from lossbench.runtime.processes import concatenate_rows
 
 _MAX_SIMILARITIES = 2**25  # on a device at once: 128 MiB
 _MAX_QUERIES = 1024
@@ -30,7 +28,7 @@ def unit_rows(features: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _create_search_fn(num_neighbours: int, chosen):
+def _create_search_fn(num_neighbours: int):
   """(training rows, mask, queries) -> nearest on each device."""
 
   def search(rows, is_real, queries):
@@ -41,11 +39,12 @@ def _create_search_fn(num_neighbours: int, chosen):
       precision=jax.lax.Precision.HIGHEST,
     )  # [Q, n]
     similarities = jnp.where(is_real[None, :], similarities, _FARTHEST)
-    return jax.lax.top_k(similarities, min(num_neighbours, rows.shape[0]))
+    values, indices = jax.lax.top_k(
+      similarities, min(num_neighbours, rows.shape[0])
+    )
+    return values, indices
 
-  return jax.pmap(
-    search, axis_name=devices.AXIS, devices=chosen, in_axes=(0, 0, None)
-  )
+  return devices.pmap(search, in_axes=(0, 0, None))
 
 
 def nearest_neighbours(
@@ -71,34 +70,36 @@ def nearest_neighbours(
     raise ValueError(
       f'{num_neighbours} neighbours are not among {num_train} training examples.'
     )
-  local = devices.local()
-  share = -(-num_train // len(local))
-  rows = np.zeros((share * len(local), train_features.shape[1]), np.float32)
+  num_devices = devices.count()
+  share = -(-num_train // num_devices)
+  rows = np.zeros((share * num_devices, train_features.shape[1]), np.float32)
   rows[:num_train] = unit_rows(train_features)
   is_real = np.arange(len(rows)) < num_train
-  placed = devices.shard((rows, is_real))
-  search = _create_search_fn(num_neighbours, local)
-  own = _own_share(unit_rows(features))
-  size = max(1, min(_MAX_QUERIES, _MAX_SIMILARITIES // share, len(own)))
-  found = [np.zeros((0, num_neighbours), np.int64)]
-  for first in range(0, len(own), size):
+  placed = devices.shard(tuple(_own_share(x) for x in (rows, is_real)))
+  search = _create_search_fn(num_neighbours)
+  size = max(1, min(_MAX_QUERIES, _MAX_SIMILARITIES // share, len(features)))
+  found = []
+  for first in range(0, len(features), size):
     queries = np.zeros((size, rows.shape[1]), np.float32)
-    real = own[first : first + size]
+    real = unit_rows(features[first : first + size])
     queries[: len(real)] = real
-    values, indices = jax.device_get(search(*placed, queries))  # [D, Q, k]
-    offsets = share * np.arange(len(local))[:, None, None]
+    results = devices.gather(search(*placed, queries))
+    values, indices = jax.device_get(results)  # [devices, Q, k]
+    indices = indices + share * np.arange(num_devices)[:, None, None]
     values, indices = (
       np.concatenate(list(part), axis=1)[: len(real)]
-      for part in (values, indices + offsets)
+      for part in (values, indices)
     )
     order = np.lexsort((indices, -values), axis=1)[:, :num_neighbours]
     found.append(np.take_along_axis(indices, order, axis=1))
-  return concatenate_rows(np.concatenate(found).astype(np.int32))
+  return np.concatenate(found)
 
 
 def _own_share(rows: np.ndarray) -> np.ndarray:
-  """The rows of this process; processes have all of them, in order."""
-  return np.array_split(rows, jax.process_count())[jax.process_index()]
+  """The rows of this process's devices; every process has all of them."""
+  per_process = len(rows) // devices.count() * len(devices.local())
+  first = jax.process_index() * per_process
+  return rows[first : first + per_process]
 
 
 def vote(neighbour_labels: np.ndarray, *, num_classes: int) -> np.ndarray:

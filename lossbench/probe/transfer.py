@@ -127,6 +127,18 @@ def _read_features(
   ]
 
 
+def _other_protocols(
+  train: Collected, test: Collected, num_classes: int
+) -> tuple[list[Record], dict[str, np.ndarray]]:
+  """Records of neighbours and few examples; prefix -> what was right."""
+  found = (
+    knn.score_neighbours(train, test, num_classes=num_classes),
+    knn.score_few_shots(train, test),
+  )
+  records = [record for scores in found for record in scores.records]
+  return records, {k: v for scores in found for k, v in scores.correct.items()}
+
+
 def describe_source(outputs: RunOutputs) -> dict[str, Any]:
   """The checkpoint and the code that a record is of."""
   return {
@@ -241,12 +253,8 @@ def transfer_checkpoint(
   records, path, final = fit_and_test(
     train, test, num_classes=num_classes, main_metric=main_metric
   )
-  others = (
-    knn.score_neighbours(train, test, num_classes=num_classes),
-    knn.score_few_shots(train, test),
-  )
-  records += [record for scores in others for record in scores.records]
-  correct = {k: v for scores in others for k, v in scores.correct.items()}
+  more, correct = _other_protocols(train, test, num_classes)
+  records += more
   if jax.process_index() == 0:
     target = outputs.run.transfer_path(dataset, split)
     metrics = {

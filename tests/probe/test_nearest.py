@@ -51,21 +51,6 @@ def test_norms_do_not_count_and_zeros_are_allowed():
     nearest.nearest_neighbours(x, queries, num_neighbours=41)
 
 
-def test_processes_share_the_examples(monkeypatch):
-  """Each has its part, and all together every one, in order."""
-  x, _ = _examples(30, 0)
-  queries, _ = _examples(11, 1)
-  expected = nearest.nearest_neighbours(x, queries, num_neighbours=4)
-  monkeypatch.setattr(jax, 'process_count', lambda: 3)
-  monkeypatch.setattr(nearest, 'concatenate_rows', lambda rows: rows)
-  parts = []
-  for index in range(3):
-    monkeypatch.setattr(jax, 'process_index', lambda index=index: index)
-    parts.append(nearest.nearest_neighbours(x, queries, num_neighbours=4))
-  assert [len(part) for part in parts] == [4, 4, 3]
-  np.testing.assert_array_equal(np.concatenate(parts), expected)
-
-
 def test_votes_against_a_naive_loop_and_scikit_learn(monkeypatch):
   monkeypatch.setattr(nearest, '_MAX_QUERIES', 16)  # several chunks
   x, y = _examples(120, 0)

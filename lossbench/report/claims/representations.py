@@ -22,7 +22,7 @@ _MAX_EXACT = 7  # objectives whose orders are all tried
 
 
 def _separation(run: RunRecords):
-  """On images that the network was trained on, as in the paper's Table 2."""
+  """R² of images that the network was trained on, as in the paper's Table 2."""
   return run.measured('class_separation', endpoint='features', training=True)
 
 

@@ -66,7 +66,7 @@ def _readers(study, group) -> dict[str, dict[str, tuple[_Read, bool]]]:
 
 
 def _panels(study: StudyRecords, group: str) -> list[_Panel]:
-  """Of each data set, before these their mean where there are several."""
+  """A panel for each data set, before these their mean where there are several."""
   panels = []
   for column, readers in _readers(study, group).items():
     of_column, others = [], []
