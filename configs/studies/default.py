@@ -109,7 +109,8 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   # (('objective.dropout.keep_prob=0.5',), ('objective.dropout.keep_prob=0.8',)).
   config.variants = ((),)
   # Another group of the study, of runs with a holdout: of each objective these
-  # stop at the epoch of its best holdout accuracy, averaged over seeds.
+  # stop at the epoch of its best holdout accuracy, averaged over seeds. Of several
+  # variants there the best one's changes are made here too.
   config.stop_epoch_from = ''
   # Evaluate runs on their test split, and on out-of-distribution sets too.
   config.evaluate = True

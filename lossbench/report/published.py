@@ -4,6 +4,8 @@ Of its tables only C.2 survives in the text that this project was restated from;
 its ResNet-50 rows without augmentation are also those of Table 1.
 """
 
+import pathlib
+
 # (objective, metric) -> percent, mean ± standard error, ResNet-50 on ImageNet.
 IMAGENET_RESNET50 = {
   ('softmax', 'top1_accuracy'): '77.0 ± 0.06',
@@ -33,8 +35,14 @@ IMAGENET_RESNET50 = {
 }
 
 
-def published(group: str, objective: str, metric: str) -> str:
-  """The printed value, or ''."""
-  if group == 'imagenet_resnet50':
+def published(recipe: str, objective: str, metric: str) -> str:
+  """The printed value, or ''.
+
+  Args:
+    recipe: file of the runs' recipe.
+    objective: as after the colon of --config.
+    metric: its name.
+  """
+  if pathlib.PurePath(recipe).stem == 'imagenet_resnet50':
     return IMAGENET_RESNET50.get((objective, metric), '')
   return ''

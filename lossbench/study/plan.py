@@ -64,7 +64,8 @@ class PlannedRun:
     overrides: 'field=value' of the recipe, without the seed.
     varied: fields whose values tell it from the objective's other variants.
     config: resolved, but for what `stop_epoch_from` decides.
-    stop_epoch_from: group whose runs decide where this one stops, or ''.
+    stop_epoch_from: group whose runs decide where this one stops, and of its
+      variants which one this one is; or ''.
     evaluate: on the test split.
     ood: and on out-of-distribution sets.
     num_train_examples: and on at most so many that it was trained on; 0: none.
@@ -107,10 +108,7 @@ class PlannedRun:
   def settings(self) -> dict[str, Any]:
     """Field -> value, of what the study changes of the recipe."""
     fields = [override.partition('=')[0] for override in self.overrides]
-    return {
-      field: functools.reduce(operator.getitem, field.split('.'), self.config)
-      for field in fields
-    }
+    return {field: get_field(self.config, field) for field in fields}
 
   @property
   def program(self) -> str:
@@ -162,6 +160,18 @@ class Study:
       if run.group == group and objective in (None, run.objective)
     )
 
+  def sources(self, run: PlannedRun) -> dict[str, tuple[PlannedRun, ...]]:
+    """Variant -> its runs, of those that decide what a run is."""
+    found: dict[str, tuple[PlannedRun, ...]] = {}
+    for source in self.runs_of(run.stop_epoch_from, run.objective):
+      found[source.variant] = (*found.get(source.variant, ()), source)
+    return found
+
+  def chosen_fields(self, run: PlannedRun) -> tuple[str, ...]:
+    """Fields of a run that others decide, but for where it stops."""
+    runs = [run for runs in self.sources(run).values() for run in runs]
+    return tuple(dict.fromkeys(field for run in runs for field in run.varied))
+
   def commands(
     self, run: PlannedRun, config: ml_collections.ConfigDict | None = None
   ) -> dict[str, str]:
@@ -178,6 +188,9 @@ class Study:
     if run.stop_epoch_from:
       epoch = f'{config.stop_epoch:g}' if config else 'EPOCH'
       words.append(f'--config.stop_epoch={epoch}')
+      for field in self.chosen_fields(run):
+        value = get_field(config, field) if config else 'CHOSEN'
+        words.append(f'--config.{field}={value}')
     if run.config.data_dir:
       words.append(f'--config.data_dir={run.config.data_dir}')
     if self.allow:
@@ -218,6 +231,11 @@ class Study:
     words += [f'--output={self.workdir / "comparisons" / comparison.name}']
     words += [f'--root={self.workdir / "runs"}', f'--step={comparison.step}']
     return shlex.join(words + ([] if comparison.cka else ['--nocka']))
+
+
+def get_field(config: ml_collections.ConfigDict, field: str) -> Any:
+  """The value of a field, which may be 'objective.dropout.keep_prob'."""
+  return functools.reduce(operator.getitem, field.split('.'), config)
 
 
 def load_config_fn(path: str):

@@ -22,7 +22,13 @@ from lossbench.runs.directory import (
 )
 from lossbench.runs.history import best_epoch, read_history
 from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
-from lossbench.study.plan import PlannedComparison, PlannedRun, Study
+from lossbench.study.plan import (
+  PlannedComparison,
+  PlannedRun,
+  Study,
+  apply_override,
+  get_field,
+)
 
 TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
 EVALUATE_TRAINING, FINETUNE = 'evaluate training', 'finetune'
@@ -104,15 +110,22 @@ def resolve_config(
   """A run's final configuration; None while its stop epoch is not known."""
   if not run.stop_epoch_from:
     return run.config
-  sources = study.runs_of(run.stop_epoch_from, run.objective)
-  histories = []
-  for source in sources:
-    if TRAIN in read_state(study, source).missing:
-      return None
-    histories.append(read_history(RunDirectory(study.path(source))))
+  best = {}
+  for variant, sources in study.sources(run).items():
+    histories = []
+    for source in sources:
+      if TRAIN in read_state(study, source).missing:
+        return None
+      histories.append(read_history(RunDirectory(study.path(source))))
+    best[variant] = best_epoch(histories)
+  # Of equal variants the first, as they are listed.
+  chosen = max(best, key=lambda variant: best[variant].mean)
+  [source, *_] = study.sources(run)[chosen]
   config = run.config.copy_and_resolve_references()
+  for field in source.varied:
+    apply_override(config, f'{field}={get_field(source.config, field)}')
   # Rounded to steps, the last epoch may lie behind num_epochs.
-  config.stop_epoch = min(best_epoch(histories).epoch, config.num_epochs)
+  config.stop_epoch = min(best[chosen].epoch, config.num_epochs)
   return config
 
 
@@ -139,10 +152,13 @@ def check_runs(study: Study):
       continue
     if directory.is_bare_claim():
       continue
+    decided = set(study.chosen_fields(run))
+    if run.stop_epoch_from:
+      decided.add('stop_epoch')
     differing = [
       f'{name}: {old!r} there, {new!r} in the study'
       for name, old, new in differing_fields(stored, run.config)
-      if not (name == 'stop_epoch' and run.stop_epoch_from)
+      if name not in decided
     ]
     if differing:
       raise ValueError(

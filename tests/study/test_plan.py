@@ -139,6 +139,52 @@ def test_overrides_variants_and_commands():
   }
 
 
+def test_table_c2_is_that_of_the_paper():
+  """Mixup's alpha is chosen from four, AutoAugment has three seeds."""
+  config = plan.load_config_fn('configs/studies/augmentation.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  name = 'imagenet_resnet50_mixup'
+  [first, *_] = study.runs_of(name, 'sigmoid+mixup')
+  assert study.chosen_fields(first) == ('mixup_alpha',)
+  alphas = [
+    [run.config.mixup_alpha for run in runs]
+    for runs in study.sources(first).values()
+  ]
+  assert alphas == [[alpha] * 3 for alpha in (0.1, 0.2, 0.3, 0.4)]
+  command = study.commands(first)['train']
+  assert '--config.mixup_alpha=CHOSEN' in command
+  resolved = first.config.copy_and_resolve_references()
+  resolved.mixup_alpha = 0.3
+  assert '--config.mixup_alpha=0.3' in study.commands(first, resolved)['train']
+  counts = {
+    group: len(study.runs_of(group))
+    for group in config.groups
+    if not group.endswith('_holdout')
+  }
+  assert counts == {
+    'imagenet_resnet50': 32,
+    'imagenet_resnet50_autoaugment': 12,
+    'imagenet_resnet50_mixup': 32,
+  }
+
+
+def test_table_4_scales_all_eight_temperatures():
+  config = plan.load_config_fn('configs/studies/temperature.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  found = {
+    group: [
+      run.config.objective.cosine_softmax.temperature
+      for run in study.runs_of(group)
+    ]
+    for group in config.groups
+  }
+  assert found['scaled'] == [x / 100 for x in range(1, 9)]
+  assert found['plain'] == [0.05, 0.06, 0.07, 0.08]
+  assert {run.objective for run in study.runs_of('scaled')} == {
+    'cosine_softmax+scale_by_temperature'
+  }
+
+
 def test_runs_without_a_holdout_are_evaluated_at_their_end():
   study = _study(a=dict(overrides=('num_holdout=0',)))
   assert {run.step for run in study.runs} == {'last'}

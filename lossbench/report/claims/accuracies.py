@@ -6,6 +6,7 @@ import numpy as np
 from scipy import stats
 
 from lossbench.report import looks
+from lossbench.report.augmentations import joined
 from lossbench.report.bootstrap import LEVEL, contrast, difference
 from lossbench.report.claims import evidence
 from lossbench.report.claims.claim import Claim, Evidence
@@ -164,7 +165,10 @@ def sigmoid_top5_below_softmax(study: StudyRecords, group: str) -> Evidence:
 
 def augmentation_helps(study: StudyRecords, group: str) -> Evidence:
   """Each loss with an augmentation against the same loss without."""
+  own, study = study, joined(study)
   keys = study.keys(group)
+  if own.runs_of(group) and not keys:
+    raise NotRun('not run by itself: with other groups of its recipe')
   augmented = [key for key in keys if columns.augmentation(key)]
   samples = evidence.read_samples(study, group, _top1, keys)
   effects = {

@@ -1,6 +1,7 @@
 """Table C.2: AutoAugment and mixup."""
 
 from lossbench.report import looks
+from lossbench.report.augmentations import joined
 from lossbench.report.looks import Key
 from lossbench.report.records import StudyRecords
 from lossbench.report.tables import columns
@@ -29,11 +30,11 @@ def _columns(group: str, augmentation: str, groups) -> list[Column]:
 
 def build(study: StudyRecords) -> Table:
   """Table C.2."""
+  study = joined(study)
   groups = [
     group
     for group in study.groups()
     if any(map(columns.augmentation, study.keys(group)))
-    and any('evaluate' in run.commands for run in study.runs_of(group))
   ]
   columns.require(
     groups,

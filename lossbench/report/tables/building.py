@@ -88,8 +88,10 @@ def _column_cells(
         test=tests.get(key, statistics.Welch()),
         p_holm=p_holm.get(key),
         published=published(
-          column.group, row_key.objective if row_key else '', column.metric
-        ),
+          runs[key][0].recipe, row_key.objective, column.metric
+        )
+        if row_key and runs[key] and not row_key.variant
+        else '',
       )
     )
   return cells, reference
