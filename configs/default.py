@@ -40,8 +40,11 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.dataset = 'digits'
   config.data_dir = ''
   config.num_classes = 10
-  # Side of the images that the model sees, in pixels.
+  # Side of the images, in pixels.
   config.image_size = 8
+  # The model sees the means of squares of so many pixels a side, after
+  # augmentation: small images for small machines.
+  config.downscale = 1
   # Examples cut off the end of train for choosing hyperparameters and the
   # checkpoint; 0 trains on all of train.
   config.num_holdout = 0

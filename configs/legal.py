@@ -152,6 +152,9 @@ FIELDS = (
   Field('data_dir', PATH, "Give a TFDS directory, or '' for TFDS's own."),
   Field('num_classes', Count('[2, 1000000]'), "Give the data set's."),
   Field('image_size', Count('[1, 4096]'), 'Give the side in pixels.'),
+  Field(
+    'downscale', Count('[1, 4096]'), 'Give for example 2; 1 changes nothing.'
+  ),
   Field('num_holdout', Count('[0, inf)'), 'Give 0 for no holdout.'),
   Field('data_on_device', BOOL, 'Give True or False.'),
   Field('shuffle_gib', Number('[0, 65536]'), 'Give for example 4.0.'),

@@ -82,7 +82,7 @@ def build_backbone(
   fields = {k: v for k, v in config.model.items() if k != 'name'}
   return create_backbone(
     config.model.name,
-    image_size=config.image_size,
+    image_size=config.image_size // config.downscale,
     dtype=_compute_dtype(config),
     precision=config.precision,
     batch_norm=batch_norm,
@@ -104,7 +104,7 @@ def build_classifier(
 
 
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-  """[H, W, C] of the images that the model sees."""
+  """[H, W, C] of images as they come to the devices."""
   return (config.image_size, config.image_size, len(config.pixel_mean))
 
 
@@ -120,6 +120,8 @@ def build_normalize_fn(config: ml_collections.ConfigDict):
   mean, std = tuple(config.pixel_mean), tuple(config.pixel_std)
 
   def normalize_fn(images: jax.Array) -> jax.Array:
-    return device_augment.normalize(images, mean=mean, std=std, dtype=dtype)
+    return device_augment.normalize(
+      images, mean=mean, std=std, downscale=config.downscale, dtype=dtype
+    )
 
   return normalize_fn

@@ -138,6 +138,7 @@ ROWS = (
   _row('data_dir', '<elsewhere>'),
   _row('num_classes', 11, START, STEP_FN),
   _row('image_size', 16, BATCH, STEP_FN, EVAL_IMAGES, **RESIZED),
+  _row('downscale', 2, STEP_FN),
   _row('num_holdout', 200, LENGTH, EVALUATIONS, BATCH, STEP_FN, EVAL_IMAGES),
   _row('num_holdout', 0, LENGTH, EVALUATIONS, BATCH, STEP_FN, EVAL_IMAGES),
   _row('data_on_device', False, BATCH, STEP_FN),

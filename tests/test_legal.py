@@ -35,6 +35,7 @@ ILLEGAL = {
   'data_dir': NOT_PATHS,
   'num_classes': (*NOT_COUNTS, 0, 1, 10**9),
   'image_size': (*NOT_COUNTS, 0, 10**6),
+  'downscale': (*NOT_COUNTS, 0),
   'num_holdout': NOT_COUNTS,
   'data_on_device': NOT_BOOLS,
   'shuffle_gib': (*NOT_NUMBERS, -1.0, 1e9),
@@ -310,6 +311,8 @@ def test_unknown_fields_of_groups_are_refused():
       'resize_method=bicubic_tf1 has no antialiasing',
     ),
     (cifar10_all_cnn, {'image_size': 8}, 'at least 9 pixels'),
+    (cifar10_all_cnn, {'downscale': 4}, 'at least 9 pixels'),
+    (cifar10_all_cnn, {'downscale': 3}, 'downscale=3 does not divide'),
   ],
 )
 def test_contradictions_are_refused(get_config, changes, text):

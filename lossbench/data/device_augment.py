@@ -65,21 +65,24 @@ def normalize(
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
+  downscale: int = 1,
   dtype: DTypeLike = jnp.float32,
-) -> Float[Array, '*b h w c']:
-  """(images / 255 - mean) / std, computed in float32.
+) -> Float[Array, '*b h2 w2 c']:
+  """(images / 255 - mean) / std, and means of squares, computed in float32.
 
   Args:
     images: [..., H, W, C] uint8.
     mean: per channel, of pixels in [0, 1].
     std: per channel, of pixels in [0, 1]; positive.
+    downscale: side of the squares of pixels of which means are taken.
     dtype: of the result.
 
   Returns:
-    [..., H, W, C] of `dtype`.
+    [..., H / downscale, W / downscale, C] of `dtype`.
 
   Raises:
-    ValueError: if mean or std has not one entry per channel.
+    ValueError: if mean or std has not one entry per channel, or downscale does
+      not divide H and W.
   """
   num_channels = images.shape[-1]
   if len(mean) != num_channels or len(std) != num_channels:
@@ -91,4 +94,14 @@ def normalize(
   shape = (1,) * (images.ndim - 1) + (num_channels,)
   mean = jnp.asarray(mean, jnp.float32).reshape(shape)
   std = jnp.asarray(std, jnp.float32).reshape(shape)
-  return ((images.astype(jnp.float32) / 255 - mean) / std).astype(dtype)
+  values = (images.astype(jnp.float32) / 255 - mean) / std
+  if downscale > 1:
+    *batch, height, width, _ = images.shape
+    if height % downscale or width % downscale:
+      raise ValueError(
+        f'downscale must divide {height} and {width}, got {downscale}.'
+      )
+    sides = (height // downscale, downscale, width // downscale, downscale)
+    squares = values.reshape(*batch, *sides, num_channels)
+    values = squares.mean(axis=(-4, -2))
+  return values.astype(dtype)

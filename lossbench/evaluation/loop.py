@@ -41,6 +41,7 @@ _IN_FLIGHT = 2  # batches whose outputs the host has not fetched yet
 # What the compiled step depends on; the objective is an argument of it.
 _STEP_FIELDS = (
   'compute_dtype',
+  'downscale',
   'image_size',
   'model',
   'num_classes',
@@ -113,7 +114,7 @@ def _compiled(fields: str, suite: str, keep: Collect):
   backbone = build.build_backbone(config)
   measurements = create_measurements(
     suite,
-    _endpoint_sizes(backbone, build.image_shape(config), config.num_classes),
+    _endpoint_sizes(backbone, config),
     num_classes=config.num_classes,
   )
   step = _create_eval_step(
@@ -126,30 +127,26 @@ def _compiled(fields: str, suite: str, keep: Collect):
   return step, measurements
 
 
-def _endpoint_sizes(backbone, image_shape, num_classes) -> dict[str, int]:
+def _endpoint_sizes(backbone, config) -> dict[str, int]:
   sizes = {}
+  normalize_fn = build.build_normalize_fn(config)
 
   def record(images):
     endpoints, _ = backbone.init_with_output(
-      jax.random.key(0), images, train=False
+      jax.random.key(0), normalize_fn(images), train=False
     )
     # Filled here because what eval_shape returns is sorted by name, and the
     # forward order is what a reader wants to see.
     sizes.update({name: x.shape[-1] for name, x in endpoints.items()})
 
-  jax.eval_shape(record, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
-  return {**sizes, 'logits': num_classes}
+  shape = (1, *build.image_shape(config))
+  jax.eval_shape(record, jax.ShapeDtypeStruct(shape, jnp.uint8))
+  return {**sizes, 'logits': config.num_classes}
 
 
 def endpoint_names(config: ml_collections.ConfigDict) -> list[str]:
   """The names of a model's endpoints, in forward order."""
-  return list(
-    _endpoint_sizes(
-      build.build_backbone(config),
-      build.image_shape(config),
-      config.num_classes,
-    )
-  )
+  return list(_endpoint_sizes(build.build_backbone(config), config))
 
 
 def check_batch_size(batch_size: int, *, gram_size: int = 0):

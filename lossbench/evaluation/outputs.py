@@ -45,6 +45,7 @@ NUM_SAMPLED = 10_000
 # Fields that decide what the model sees of an image.
 _IMAGE_FIELDS = (
   'compute_dtype',
+  'downscale',
   'eval_crop',
   'image_size',
   'pixel_mean',

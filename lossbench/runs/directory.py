@@ -49,6 +49,7 @@ OPERATIONAL_FIELDS = frozenset(
 # What runs did before there were these fields, which their config.json lacks.
 _BEFORE_FIELDS = {
   'batch_norm_group': 0,
+  'downscale': 1,
   'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
   'on_bad_image': 'raise',

@@ -65,6 +65,11 @@ def _check_images(config):
           f'--config.pixel_mean={tuple(config.pixel_mean)} has one value, for '
           f'grey ones. Leave {name} out.'
         )
+  if config.image_size % config.downscale:
+    raise ValueError(
+      f'--config.downscale={config.downscale} does not divide '
+      f'--config.image_size={config.image_size}. Give a divisor, 1 for none.'
+    )
   if config.crop_padding >= config.image_size:
     raise ValueError(
       f'--config.crop_padding={config.crop_padding} is not less than '

@@ -23,6 +23,7 @@ _SHARED_FIELDS = ('model', 'pixel_mean', 'pixel_std')
 _INIT_FIELDS = (
   'compute_dtype',
   'decay_batch_norm',
+  'downscale',
   'image_size',
   'model',
   'num_classes',

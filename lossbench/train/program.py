@@ -22,6 +22,7 @@ STEP_FIELDS = (
   'data_on_device',
   'decay_batch_norm',
   'decay_per_epoch',
+  'downscale',
   'image_size',
   'model',
   'num_classes',

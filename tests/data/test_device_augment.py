@@ -14,7 +14,8 @@ _augment = jax.jit(
   device_augment.pad_crop_flip, static_argnames=('pad', 'flip')
 )
 _normalize = jax.jit(
-  device_augment.normalize, static_argnames=('mean', 'std', 'dtype')
+  device_augment.normalize,
+  static_argnames=('mean', 'std', 'downscale', 'dtype'),
 )
 
 
@@ -117,6 +118,19 @@ def test_normalize(dtype):
     expected,
     atol=1e-5 if dtype == np.float32 else 0.02,
   )
+
+
+def test_downscaled_images_are_means_of_squares():
+  images = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(1, 4, 6, 3)
+  stats = {'mean': (0.1, 0.2, 0.3), 'std': (0.4, 0.5, 0.6)}
+  found = _normalize(images, **stats, downscale=2)
+  whole = np.array(_normalize(images, **stats), np.float64)
+  assert found.shape == (1, 2, 3, 3)
+  for i, j in np.ndindex(2, 3):
+    square = whole[0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+    np.testing.assert_allclose(found[0, i, j], square.mean((0, 1)), rtol=1e-5)
+  with pytest.raises(ValueError, match='divide 4 and 6, got 4'):
+    device_augment.normalize(images, **stats, downscale=4)
 
 
 def test_normalize_takes_leading_axes():

@@ -37,6 +37,7 @@ def test_every_field_of_today_has_the_value_of_then(config):
   assert set(old) <= set(config)
   then = {
     'batch_norm_group': 0,
+    'downscale': 1,
     'ema_ramp': False,
     'eval_crop': 'crop_then_resize',
     'precision': 'default',
