@@ -211,17 +211,19 @@ class RunOutputs:
       config = config.copy_and_resolve_references()
       config.resize_images = True
     builder = self.open_dataset(dataset)
-    read_split = self.tfds_split(builder, split)
-    if num_examples is not None:
-      read_split = datasets.random_examples(builder, read_split, num_examples)
+    # Before the split is looked up, which one process alone may fail to find.
     if jax.process_count() > 1:
       cluster.check_agreement(
         {
           f'the checkpoint of {self.run.path}': self.fingerprint,
-          'the split': read_split,
+          'the split': split,
+          'the number of its examples': num_examples,
           'the data set': datasets.describe(builder),
         }
       )
+    read_split = self.tfds_split(builder, split)
+    if num_examples is not None:
+      read_split = datasets.random_examples(builder, read_split, num_examples)
     return build_examples(
       config,
       builder,
