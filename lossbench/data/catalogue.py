@@ -153,7 +153,7 @@ for _severity in range(1, NUM_SEVERITIES + 1):
       f'cifar10_corrupted/{_CIFAR_NAMES.get(_name, _name)}_{_severity}'
     )
   for _name in SEVERITIES:
-    for _family_name in ('digits_c', 'digit_pairs_c'):
+    for _family_name in ('digits_c', 'digit_pairs_c', 'digit_pairs_low_c'):
       DATASETS[f'{_family_name}_{_name}_{_severity}'] = DatasetSpec(
         f'{_family_name}/{_name}_{_severity}', offline=True
       )
@@ -175,7 +175,10 @@ OOD_SUITES = {
   'digits': tuple(_family('digits_c', SEVERITIES)),
   'digits_low': tuple(_unrelated('digits_high')),
   'digit_pairs': tuple(_family('digit_pairs_c', SEVERITIES)),
-  'digit_pairs_low': tuple(_unrelated('digit_pairs_high')),
+  'digit_pairs_low': (
+    *_family('digit_pairs_low_c', SEVERITIES),
+    *_unrelated('digit_pairs_high'),
+  ),
   'cifar10': (
     OodSet('cifar10_1_v4'),
     OodSet('cifar10_1_v6'),

@@ -7,8 +7,8 @@ consist of training digits only, test images of test digits.
 `digit_pairs` has the classes 00 to 99; `digit_pairs_low` (00-49) and
 `digit_pairs_high` (50-99, as labels 0-49) are its halves, for transfer to unseen
 classes; `digit_pairs_tens`, `digit_pairs_units` and `digit_pairs_sum` (0-18) are
-other pairs with coarser labels; `digit_pairs_c` is 1,000 of its test images
-under corruptions, forty times.
+other pairs with coarser labels; `digit_pairs_c` and `digit_pairs_low_c` are test
+images under corruptions, forty times.
 """
 
 import functools
@@ -166,12 +166,21 @@ class DigitPairsSum(_OtherPairs):
     return sum(divmod(pair, 10))
 
 
-class DigitPairsC(_Pairs):
-  """A fifth of `digit_pairs`' test images, corrupted; see `corruptions`."""
-
+class _CorruptedPairs(_Pairs, skip_registration=True):
   RELEASE_NOTES: dict = {'1.0.0': 'Eight corruptions, five severities.'}  # noqa: RUF012
   BUILDER_CONFIGS = corruption_configs()
   SIZES: dict = {'test': 1_000}  # noqa: RUF012
 
   def _image(self, image, index):
     return corrupt_as(self.builder_config.name, image, index)
+
+
+class DigitPairsC(_CorruptedPairs):
+  """A fifth of `digit_pairs`' test images, corrupted; see `corruptions`."""
+
+
+class DigitPairsLowC(_CorruptedPairs):
+  """Likewise, of `digit_pairs_low`."""
+
+  CLASSES = range(50)
+  NUM_LABELS = 50

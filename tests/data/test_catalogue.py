@@ -44,6 +44,7 @@ def test_corruption_families_are_complete():
     ('cifar10', 'cifar10_c', 75),
     ('digits', 'digits_c', 40),
     ('digit_pairs', 'digit_pairs_c', 40),
+    ('digit_pairs_low', 'digit_pairs_low_c', 40),
   ]:
     members = [s for s in catalogue.ood_suite(dataset) if s.family == family]
     assert len(members) == size

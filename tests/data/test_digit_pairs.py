@@ -20,7 +20,7 @@ def read(tmp_path_factory):
       for base in builder.__mro__:
         if 'SIZES' in vars(base):
           patch.setattr(base, 'SIZES', SIZES)
-    patch.setattr(digit_pairs.DigitPairsC, 'SIZES', {'test': 100})
+    patch.setattr(digit_pairs._CorruptedPairs, 'SIZES', {'test': 100})
     data_dir = str(tmp_path_factory.mktemp('tfds'))
 
     def read(name, split):
@@ -152,11 +152,12 @@ def test_coarser_labels_of_other_pairs(read):
     assert all(sums[image] == tens[image] + units[image] for image in tens)
 
 
-def test_corrupted_are_the_test_images(read):
+@pytest.mark.parametrize(('name', 'size'), [('', 100), ('_low', 50)])
+def test_corrupted_are_the_test_images(read, name, size):
   expected = {
     corrupt(image, 'contrast', severity=3, seed=(0,)).tobytes(): label
-    for image, label in read('digit_pairs', 'test')
+    for image, label in read(f'digit_pairs{name}', 'test')
   }
-  corrupted = _images(read('digit_pairs_c_contrast_3', 'test'))
-  assert len(corrupted) == 100
+  corrupted = _images(read(f'digit_pairs{name}_c_contrast_3', 'test'))
+  assert len(corrupted) == size
   assert corrupted.items() <= expected.items()

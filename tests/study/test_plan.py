@@ -39,12 +39,27 @@ def test_every_study_of_ours_expands(path):
     assert f'--config.seed={run.seed}' in study.commands(run)['train']
 
 
-def test_digits_is_nine_objectives_by_three_seeds():
+def test_pairs_are_nine_objectives_by_three_seeds():
+  config = plan.load_config_fn('configs/studies/digit_pairs.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  runs = study.runs_of('digit_pairs_cnn')
+  assert len(runs) == len(study.runs) == 27
+  assert {run.objective for run in runs} == set(default.OBJECTIVES)
+  assert runs[0].config.dataset == 'digit_pairs_low'
+  assert [str(target) for target in runs[0].transfer] == [
+    'digit_pairs_high:train[:1000]',
+    'digit_pairs_tens:train[:1000]',
+    'digit_pairs_sum:train[:1000]',
+    'digit_pairs_low:holdout',
+  ]
+
+
+def test_digits_has_every_stage():
   config = plan.load_config_fn('configs/studies/digits.py')()
   study = plan.build_study(config, config_file='x.py', workdir='x')
-  runs = study.runs_of('digits_cnn')
-  assert len(runs) == 27
-  assert {run.objective for run in runs} == set(default.OBJECTIVES)
+  assert len(study.runs) == 12
+  assert study.comparisons[0].cka
+  assert study.runs_of('digits_cnn')[0].ood
   low = study.runs_of('digits_cnn_low')
   assert [str(target) for target in low[0].transfer] == [
     'digits_high',
@@ -70,7 +85,9 @@ def test_the_paper_has_eight_and_twentyfive_seeds():
   }
 
 
-@pytest.mark.parametrize('name', ['paper', 'temperature', 'digits'])
+@pytest.mark.parametrize(
+  'name', ['paper', 'temperature', 'digits', 'digit_pairs']
+)
 def test_the_source_task_is_relearned_from_unseen_images(name):
   """In one meaning everywhere: of runs that keep a holdout, from it."""
   config = plan.load_config_fn(f'configs/studies/{name}.py')()
