@@ -2,10 +2,13 @@
 
   python main.py --config=configs/digit_pairs_cnn.py:sigmoid --workdir=runs/sigmoid
 
-A few seconds on one CPU core after the compilation; about 92 % test accuracy
-(5,000 images) where more than 99 % of the training images are right, so that
-objectives can differ. Evaluation uses moving averages of the parameters, whose
-decay is ramped up to 0.95.
+A few seconds on one CPU core after the compilation; about 95 % test accuracy
+where nearly all training images are right, so that objectives can differ. The
+losses' own hyperparameters are those of the paper's CIFAR-100, which has a hundred
+classes too (Table A.2; its learning rates and weight decay are not); the learning
+rates were chosen among a few on the holdout with one seed, as was the weight decay
+for softmax. Evaluation uses moving averages of the parameters, whose decay is
+ramped up to 0.95.
 """
 
 from configs import default
