@@ -187,6 +187,13 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
     dataset='imagenet_c',
     split='validation',
   )
+  for severity in range(1, 6):
+    write_metrics(
+      path / 'eval' / f'imagenet_c_fog_{severity}-validation',
+      [create_record('top1_accuracy', accuracy - severity / 10, n=5)],
+      dataset=f'imagenet_c_fog_{severity}',
+      split='validation',
+    )
   for target, split, value in TRANSFERS:
     folder = f'transfer-{target}' + (f'-{split}' if split else '')
     sign = 1 if split else -1

@@ -67,8 +67,10 @@ def test_without_records_says_how_to_run_them(synthetic_study, spec):
       path.unlink()
   for path in synthetic_study.glob('runs/*/*/*/eval/*/curves.npz'):
     path.unlink()
+  study = load_study(synthetic_study)
+  runs = tuple(dataclasses.replace(run, history=[]) for run in study.runs)
   with pytest.raises(NotRun, match='not run'):
-    spec.draw(load_study(synthetic_study), RECIPE)
+    spec.draw(dataclasses.replace(study, runs=runs), RECIPE)
 
 
 def _draw(study, name):
@@ -285,6 +287,18 @@ def test_class_separation_against_each_way_to_transfer(study):
   ):
     [bars] = [c for c in panels[panel].containers if c.get_label() == 'Sigmoid']
     np.testing.assert_allclose(bars.lines[0].get_xydata(), [[0.26, y]])
+
+
+def test_corruptions_have_panels_by_severity(study):
+  """Fog was measured; the others were not, and have none."""
+  figure = _draw(study, 'figure_corruptions').figure
+  [axes] = [axes for axes in figure.axes if axes.get_title()]
+  assert axes.get_title() == 'imagenet_c: fog'
+  [bars] = [c for c in axes.containers if c.get_label() == 'Sigmoid']
+  np.testing.assert_allclose(
+    bars.lines[0].get_xydata(),
+    [[severity, 78.2 - 10 * severity] for severity in range(1, 6)],
+  )
 
 
 def test_rank_correlations_are_those_of_scipy():

@@ -59,7 +59,7 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
   page = _Page()
   page.feed(text)
   assert page.open == []
-  assert len(page.images) == 13
+  assert len(page.images) == 15
   for source in page.images:
     kind, data = source.split(',')
     assert kind == 'data:image/png;base64'

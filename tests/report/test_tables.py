@@ -21,6 +21,7 @@ from lossbench.report.tables import (
   calibration,
   collapse,
   combinations,
+  corruptions,
   detection,
   finetuning,
   inception,
@@ -317,6 +318,15 @@ def test_detection_averages_no_incomplete_family(synthetic_study):
   _write_detection(synthetic_study, 'imagenet_c', 0.9)
   table = detection.build(load_study(synthetic_study))
   assert table.cells[0][0].mean == pytest.approx(0.9)
+
+
+def test_corruptions_are_columns_and_incomplete_means_none(synthetic_study):
+  table = corruptions.build(load_study(synthetic_study))
+  assert len(table.columns) == 5 + 15
+  texts = _texts(table)['Sigmoid']
+  assert texts['imagenet_c, fog'].strip('*') == '48.20 ± 0.12'
+  assert texts['imagenet_c, severity 2'] == 'n/a: 1 of 15 data sets'
+  assert texts['imagenet_c, snow'] == 'not run'
 
 
 def test_combinations_are_a_matrix_of_holdout_accuracies(synthetic_study):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from lossbench.report.figures import (
   agreement,
   cka,
+  corruptions,
   distances,
   ensembles,
   hardness,
@@ -14,6 +15,7 @@ from lossbench.report.figures import (
   sparsity,
   spectra,
   tradeoff,
+  training,
   transfer,
 )
 from lossbench.report.figures.drawing import Drawing
@@ -137,10 +139,23 @@ FIGURES = (
     tradeoff.draw,
   ),
   FigureSpec(
+    'figure_corruptions',
+    'Corruptions and severities (beyond the paper)',
+    'Top-1 accuracy under each corruption, by severity; mean and standard error over '
+    'seeds.',
+    corruptions.draw,
+  ),
+  FigureSpec(
     'figure_reliability',
     'Reliability (beyond the paper)',
     'Accuracy against confidence in 15 bins on the test split; areas are shares '
     'of examples; seeds pooled.',
     reliability.draw,
+  ),
+  FigureSpec(
+    'figure_training',
+    'Training curves (beyond the paper)',
+    'Accuracy and NLL on the holdout at every evaluation, a line for each run.',
+    training.draw,
   ),
 )

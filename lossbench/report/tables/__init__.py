@@ -10,6 +10,7 @@ from lossbench.report.tables import (
   calibration,
   collapse,
   combinations,
+  corruptions,
   detection,
   finetuning,
   inception,
@@ -50,6 +51,11 @@ TABLES = (
   TableSpec('table_b3', 'Table B.3: calibration', calibration.build),
   TableSpec('table_c1', 'Table C.1: combinations', combinations.build),
   TableSpec('table_c2', 'Table C.2: AutoAugment and mixup', augmentation.build),
+  TableSpec(
+    'table_corruptions',
+    'Corruptions and severities (beyond the paper)',
+    corruptions.build,
+  ),
   TableSpec(
     'table_knn',
     'Transfer by k nearest neighbours (later edition)',
