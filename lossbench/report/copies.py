@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from lossbench.runs.directory import RunDirectory, parse_json
 from lossbench.runtime import storage
 
-_OF_RUN = 'config.json', 'error.json', 'history.json'
+_OF_RUN = 'config.json', 'error.json', 'history.json', 'run.json'
 _OF_SPLIT = 'metrics.json', 'curves.npz', 'per_example.npz', 'predictions.npz'
 
 

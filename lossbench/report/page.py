@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jinja2
 
@@ -11,16 +11,24 @@ from lossbench.report.claims import rendering as claims_rendering
 from lossbench.report.claims.claim import Finding
 from lossbench.report.records import RunRecords, StudyRecords
 from lossbench.report.tables.cells import TEST_HEADINGS, Table, test_rows
-from lossbench.report.tables.rendering import extended
+from lossbench.report.tables.rendering import extended, titles
+
+
+@dataclasses.dataclass(frozen=True)
+class TablePart:
+  """A table of one study, or why it is not there; a single study has no name."""
+
+  study: str
+  table: Table | None = None
+  reason: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
 class TableSection:
-  """A table, or why it is not there."""
+  """A table of all studies that have it."""
 
   title: str
-  table: Table | None = None
-  reason: str = ''
+  parts: tuple[TablePart, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +69,7 @@ def _state(run: RunRecords) -> str:
 
 
 def render(
-  study: StudyRecords,
+  studies: Mapping[str, StudyRecords],
   *,
   version: str,
   findings: Sequence[Finding],
@@ -82,6 +90,7 @@ def render(
     'extended': extended,
     'state': _state,
     'tests': test_rows,
+    'titles': titles,
   }
   environment.globals |= {
     'claim_caption': claims_rendering.CAPTION,
@@ -89,7 +98,9 @@ def render(
     'test_headings': list(TEST_HEADINGS),
   }
   return environment.get_template('report.html').render(
-    study=study,
+    title=' · '.join(study.title for study in studies.values()),
+    studies=studies,
+    problems=[p for study in studies.values() for p in study.problems],
     version=version,
     claims=claims_rendering.rows(findings),
     tables=tables,

@@ -21,7 +21,12 @@ from lossbench.report.records import (
   Target,
   TransferRecord,
 )
-from lossbench.runs.directory import TRAINING, RunDirectory, parse_json
+from lossbench.runs.directory import (
+  TRAINING,
+  RunDirectory,
+  flatten,
+  parse_json,
+)
 from lossbench.runtime import storage
 
 _COMPARED = ('runs', 'num_examples', 'agreement', 'clustering', 'ensembles')
@@ -123,6 +128,7 @@ class _RunReader:
     reader: of the study.
     path: the run directory.
     record: of the run in study.json.
+    config: the content of its config.json.
     rerun: the command that measures anew what is missing.
   """
 
@@ -132,8 +138,10 @@ class _RunReader:
     path: pathlib.Path,
     record: Mapping[str, Any],
     *,
+    config: Mapping[str, Any],
     rerun: str,
   ):
+    self._config = flatten(config)
     self._reader = reader
     self._directory = RunDirectory(path)
     self._record = record
@@ -194,9 +202,32 @@ class _RunReader:
       training_curves=training_curves,
       finetune=tuple(record.get('finetune', ())),
       finetuned=self._finetuned(),
+      provenance=self._provenance(),
+      config=self._config,
     )
     # Another attempt, by hand, may have done it all since.
     return dataclasses.replace(run, error='') if run.is_evaluated else run
+
+  def _provenance(self) -> dict[str, Any]:
+    """The checkpoint that numbers are of, and what trained it last."""
+    about = self._reader.json(self._directory.about_path)
+    starts = about.get('starts') or [{}]
+    code = starts[-1].get('code', {})
+    libraries = starts[-1].get('libraries', {})
+    found = {
+      'step': self._wanted.step,
+      'checkpoint': self._wanted.checkpoint,
+      'compute_dtype': self._wanted.compute_dtype,
+      'version': about.get('lossbench_version'),
+      'code': code.get('fingerprint'),
+      'revision': code.get('revision'),
+      'jax': libraries.get('jax', about.get('jax_version')),
+      'device_kind': starts[-1].get('device_kind'),
+      'devices': starts[-1].get('devices'),
+      'num_starts': len(about.get('starts', ())) or None,
+      'data': starts[-1].get('dataset', {}).get('fingerprint'),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
   def _training(self):
     """Numbers and curves of what the run was trained on."""
@@ -411,7 +442,9 @@ def _read_study(reader, path, study, *, location) -> StudyRecords:
     run_path = path / 'runs' / name
     config = reader.json(RunDirectory(run_path).config_path)
     record = version_0_1.upgrade_run(record, config)
-    runs[name] = _RunReader(reader, run_path, record, rerun=rerun).read()
+    runs[name] = _RunReader(
+      reader, run_path, record, config=config, rerun=rerun
+    ).read()
     wanted[name] = _wanted(
       record, reader.json(RunDirectory(run_path).evaluation_path)
     )

@@ -164,6 +164,8 @@ class RunRecords:
     training_curves: likewise, of images that it was trained on.
     finetune: data sets that it is to be fine-tuned on.
     finetuned: of these, the main metric of those that were.
+    provenance: what its numbers come from, e.g. 'step', 'checkpoint', 'version'.
+    config: field -> value, all that it was trained with; {} before it began.
     error: of the last attempt if it failed and something is missing, or ''.
     left_out: why records of this run are left out, or ''.
   """
@@ -194,6 +196,8 @@ class RunRecords:
   )
   finetune: tuple[str, ...] = ()
   finetuned: Mapping[str, Measured] = dataclasses.field(default_factory=dict)
+  provenance: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def measured(
     self,
@@ -227,6 +231,19 @@ class RunRecords:
     """The maximum over training, as in Table C.1; None before the first."""
     values = [r['top1_accuracy'] for r in self.history if 'top1_accuracy' in r]
     return Measured(max(values)) if values else None
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """What its records have to say of its numbers."""
+    measured = [
+      *self.metrics.values(),
+      *self.training.values(),
+      *(record.main for record in self.transfers.values()),
+      *self.finetuned.values(),
+    ]
+    return tuple(
+      dict.fromkeys(f'{m.name}: {m.note}' for m in measured if m.note)
+    )
 
   @property
   def measures_training(self) -> bool:

@@ -141,11 +141,12 @@ def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
   return json.loads(config.to_json())
 
 
-def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Field -> value, of one in a sub-dictionary 'model.width'."""
   leaves = {}
   for name, value in tree.items():
     if isinstance(value, dict):
-      leaves |= _flatten(value, f'{prefix}{name}.')
+      leaves |= flatten(value, f'{prefix}{name}.')
     else:
       leaves[prefix + name] = value
   return leaves
@@ -153,7 +154,7 @@ def _flatten(tree: dict[str, Any], prefix: str = '') -> dict[str, Any]:
 
 def fields_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Field -> value, as JSON; of one in a sub-dictionary 'model.width'."""
-  return _flatten(_plain(config))
+  return flatten(_plain(config))
 
 
 def what_decides_numbers(config: ml_collections.ConfigDict) -> dict[str, Any]:

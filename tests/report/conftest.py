@@ -240,6 +240,19 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
   logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
   ids = np.array([b'%04d' % i for i in range(NUM_EXAMPLES)])
   np.savez(own / 'predictions.npz', id=ids, label=label, logits=logits)
+  (path / 'config.json').write_text(
+    json.dumps({'learning_rate': 1.6, 'model': {'depth': 50}})
+  )
+  start = {
+    'code': {'fingerprint': 'c0de', 'revision': 'abc123'},
+    'libraries': {'jax': '0.10.2'},
+    'device_kind': 'TPU v5e',
+    'devices': 4,
+    'dataset': {'fingerprint': 'da7a'},
+  }
+  (path / 'run.json').write_text(
+    json.dumps({'lossbench_version': '0.2', 'starts': [start]})
+  )
   (path / 'history.json').write_text(
     json.dumps([{'step': 1, 'epoch': 1, 'top1_accuracy': accuracy}])
   )

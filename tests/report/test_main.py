@@ -1,7 +1,9 @@
 """The command, on whole, damaged and empty studies."""
 
 import base64
+import csv
 import html.parser
+import io
 import json
 import pathlib
 import re
@@ -10,11 +12,12 @@ import sys
 
 import pytest
 
-from lossbench.report.__main__ import write_report
+from lossbench.report.__main__ import write_claims, write_report
 from lossbench.report.reading import load_study
 from lossbench.report.tables import accuracy, rendering
 from lossbench.runs.directory import write_json
 from tests.damage import change_a_digit
+from tests.report.conftest import write_study
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -86,6 +89,97 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
     files = list((path.parent / folder).iterdir())
     assert {file.suffix for file in files} == suffixes
     assert all(file.stat().st_size for file in files)
+
+
+def test_every_number_says_what_it_comes_from(synthetic_study):
+  path = write_report(synthetic_study)
+  text = path.read_text()
+  name = 'imagenet_resnet50/softmax/seed0'
+  assert f'title="{name}: 77.00 (step 100, checkpoint 0123abcd)\n' in text
+  assert '<code>learning_rate = 1.6</code>' in text
+  assert '<code>model.depth = 50</code>' in text
+  for found in ('checkpoint = 0123abcd', 'revision = abc123', 'devices = 4'):
+    assert f'<code>{found}</code>' in text
+  assert '<div>tempered_ece: fitted on this split</div>' in text
+  rows = list(
+    csv.DictReader(io.StringIO((path.parent / 'numbers.csv').read_text()))
+  )
+  [row] = [
+    row
+    for row in rows
+    if (row['table'], row['column'], row['run']) == ('table_1', 'top-1', name)
+  ]
+  assert row == {
+    'study': 'synthetic',
+    'table': 'table_1',
+    'row': 'Softmax',
+    'column': 'top-1',
+    'run': name,
+    'value': '0.77',
+    'n': '1000',
+    'note': '',
+    'metric': 'top1_accuracy',
+    'step': '100',
+    'checkpoint': '0123abcd',
+    'compute_dtype': 'float32',
+    'version': '0.2',
+    'revision': 'abc123',
+  }
+  # A table's mean is that of its numbers.
+  accuracies = [
+    float(row['value'])
+    for row in rows
+    if (row['table'], row['row'], row['column'])
+    == ('table_1', 'Softmax', 'top-1')
+  ]
+  assert sum(accuracies) / 3 == pytest.approx(0.772)
+
+
+def test_several_studies_are_one_page(synthetic_study, tmp_path):
+  """Each table of the studies that have it, claims corrected together."""
+  second = write_study(tmp_path / 'second')
+  study = json.loads((second / 'study.json').read_text())
+  study |= {'name': 'augmented', 'title': 'Augmented'}
+  for run in study['runs']:
+    if run['objective'] == 'dropout':
+      run['objective'] = 'sigmoid+mixup'
+  (second / 'study.json').write_text(json.dumps(study))
+  alone = write_claims(synthetic_study)
+  path = write_report(synthetic_study, second)
+  assert path.parent == synthetic_study / 'report_of_several'
+  text = path.read_text()
+  page = _Page()
+  page.feed(text)
+  assert page.open == []
+  assert '<h1>A &lt;synthetic&gt; study · Augmented</h1>' in text
+  tables = {file.name for file in (path.parent / 'tables').iterdir()}
+  assert {'synthetic-table_1.md', 'augmented-table_1.md'} <= tables
+  # Only one of them has Table C.2, and neither has Table 4.
+  assert 'augmented-table_c2.md' in tables
+  assert 'synthetic-table_c2.md' not in tables
+  section = text.partition('Table C.2: ')[2].partition('<h3')[0]
+  assert '<h4>augmented</h4>' in section
+  assert 'class="notrun"' not in section
+  assert text.partition('Table 4: ')[2].index('class="notrun"')
+  assert text.count(f'--workdir={second}') > 1
+  assert 'augmented: imagenet_resnet50: 3 seeds each' in text
+  found = json.loads((path.parent / 'claims.json').read_text())
+  assert found['study'] == 'synthetic, augmented'
+  tested = [c for c in found['claims'] if c['evidence']]
+  assert {c['study'] for c in tested} == {'synthetic', 'augmented'}
+  [before] = [
+    c['p_holm']
+    for c in json.loads(alone.with_suffix('.json').read_text())['claims']
+    if c['name'] == 'losses_differ_little'
+  ]
+  [after] = [
+    c['p_holm']
+    for c in tested
+    if (c['name'], c['study']) == ('losses_differ_little', 'synthetic')
+  ]
+  assert after >= before
+  with pytest.raises(ValueError, match='is given twice'):
+    write_report(synthetic_study, synthetic_study)
 
 
 def test_claims_alone_are_printed(synthetic_study):

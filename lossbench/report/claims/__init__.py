@@ -1,6 +1,7 @@
 """The paper's claims, tested on the records of a study."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 from lossbench.report import statistics
 from lossbench.report.bootstrap import LEVEL
@@ -34,41 +35,46 @@ CLAIMS: tuple[Claim, ...] = (
 def evaluate_claims(
   study: StudyRecords, claims: Sequence[Claim] = CLAIMS
 ) -> list[Finding]:
-  """What a study says on each claim, group by group.
+  """What a study says on each claim, group by group; see `evaluate_together`."""
+  return evaluate_together({'': study}, claims)
+
+
+def evaluate_together(
+  studies: Mapping[str, StudyRecords], claims: Sequence[Claim] = CLAIMS
+) -> list[Finding]:
+  """What studies say on each claim, group by group.
 
   A claim holds, or does not, where its two-sided p-value is at most 5 % after
-  Holm's correction for all claims and groups that were tested; else nobody can
-  tell. A claim that no group has the records for has one finding, which says how
+  Holm's correction for all claims, studies and groups that were tested; else nobody
+  can tell. A claim that no group has the records for has one finding, which says how
   to make them.
 
   Args:
-    study: the records.
+    studies: name -> records; the name of a single one may be ''.
     claims: to test.
   """
-  found: list[tuple[Claim, str, Evidence | None, str]] = []
+  found: list[Finding] = []
   for claim in claims:
     tested, reasons = [], []
-    for group in study.groups():
-      try:
-        tested.append((claim, group, claim.collect(study, group), ''))
-      except NotRun as reason:
-        reasons.append(str(reason))
-    # What this study itself would make comes first.
-    reasons.sort(key=lambda reason: study.rerun_command not in reason)
-    found += tested or [(claim, '', None, reasons[0])]
-  corrected = statistics.holm([e and e.p_value for _, _, e, _ in found])
+    for name, study in studies.items():
+      for group in study.groups():
+        try:
+          evidence = claim.collect(study, group)
+        except NotRun as reason:
+          # What a study itself would make comes first.
+          reasons.append((study.rerun_command not in str(reason), str(reason)))
+        else:
+          tested.append(Finding(claim, group, '', evidence, study=name))
+    reasons.sort(key=lambda pair: pair[0])
+    found += tested or [Finding(claim, '', '', reason=reasons[0][1])]
+  corrected = statistics.holm(
+    [f.evidence and f.evidence.p_value for f in found]
+  )
   return [
-    Finding(
-      claim=claim,
-      group=group,
-      verdict=_verdict(evidence, p_holm),
-      evidence=evidence,
-      p_holm=p_holm,
-      reason=reason,
+    dataclasses.replace(
+      finding, verdict=_verdict(finding.evidence, p_holm), p_holm=p_holm
     )
-    for (claim, group, evidence, reason), p_holm in zip(
-      found, corrected, strict=True
-    )
+    for finding, p_holm in zip(found, corrected, strict=True)
   ]
 
 

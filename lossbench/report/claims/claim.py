@@ -74,6 +74,7 @@ class Finding:
     evidence: None where it was not run.
     p_holm: two-sided, corrected for all claims and groups that were tested.
     reason: why it was not run, with the command that does.
+    study: its name, where there are several; else ''.
   """
 
   claim: Claim
@@ -82,3 +83,4 @@ class Finding:
   evidence: Evidence | None = None
   p_holm: float | None = None
   reason: str = ''
+  study: str = ''

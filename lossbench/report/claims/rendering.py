@@ -45,7 +45,7 @@ def rows(findings: Sequence[Finding]) -> list[tuple[str, ...]]:
     found.append(
       (
         f'{claim.statement} ({claim.source})',
-        finding.group or display.NONE,
+        ': '.join(filter(None, (finding.study, finding.group))) or display.NONE,
         finding.verdict,
         effect_text(finding),
         f'{finding.p_holm:.2g}' if evidence else display.NONE,
@@ -81,6 +81,7 @@ def to_json(findings: Sequence[Finding], *, study: str, version: str) -> str:
       'statement': finding.claim.statement,
       'source': finding.claim.source,
       'refuted_by': finding.claim.refuted_by,
+      'study': finding.study,
       'group': finding.group,
       'verdict': finding.verdict,
       'p_holm': finding.p_holm,
@@ -102,7 +103,7 @@ def to_json(findings: Sequence[Finding], *, study: str, version: str) -> str:
   content = {
     'study': study,
     'lossbench_version': version,
-    'correction': 'Holm, over all claims and groups that were tested',
+    'correction': 'Holm, over all claims, studies and groups that were tested',
     'level': LEVEL,
     'claims': records,
   }

@@ -87,6 +87,7 @@ def _column_cells(
         difference=differences.get(key),
         test=tests.get(key, statistics.Welch()),
         p_holm=p_holm.get(key),
+        sources=tuple(measured[key]),
         published=published(
           runs[key][0].recipe, row_key.objective, column.metric
         )

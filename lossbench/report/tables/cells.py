@@ -52,6 +52,7 @@ class Cell:
     test: Welch's, against the same row.
     p_holm: of it, corrected for all tests of the column.
     published: the paper's value, or ''.
+    sources: the runs that it is of, each with what it measured.
   """
 
   mean: float | None = None
@@ -65,6 +66,7 @@ class Cell:
   test: Welch = dataclasses.field(default_factory=Welch)
   p_holm: float | None = None
   published: str = ''
+  sources: tuple[tuple[RunRecords, Measured], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +103,22 @@ def cell_text(cell: Cell, column: Column) -> str:
   if cell.undefined:
     return f'n/a: {"; ".join(cell.undefined)}'
   return display.NOT_RUN if cell.num_planned else display.NONE
+
+
+def sources_text(cell: Cell, column: Column) -> str:
+  """'softmax/seed0: 77.0 (step 100, checkpoint 0123abcd)', a line a run."""
+  lines = []
+  for run, found in cell.sources:
+    value = f'n/a ({display.reason(found.note)})'
+    if found.value is not None:
+      value = display.number(found.value, None, is_percent=column.is_percent)
+    about = [
+      f'{name} {run.provenance[name]}'
+      for name in ('step', 'checkpoint')
+      if name in run.provenance
+    ]
+    lines.append(f'{run.name}: {value} ({", ".join(about) or "unknown step"})')
+  return '\n'.join(lines)
 
 
 def difference_text(cell: Cell, column: Column) -> str:

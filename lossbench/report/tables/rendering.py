@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from collections.abc import Mapping, Sequence
 
 from lossbench.report import display
 from lossbench.report.bootstrap import Effect
@@ -11,8 +12,23 @@ from lossbench.report.tables.cells import (
   Table,
   cell_text,
   difference_text,
+  sources_text,
   test_rows,
 )
+
+
+def titles(table: Table) -> list[list[str]]:
+  """Where the numbers of `extended` come from, in the same places."""
+  columns = []
+  for index, column in enumerate(table.columns):
+    cells = [row[index] for row in table.cells]
+    columns.append([sources_text(cell, column) for cell in cells])
+    empty = [''] * len(cells)
+    if any(cell.published for cell in cells):
+      columns.append(empty)
+    if any(difference_text(cell, column) for cell in cells):
+      columns.append(empty)
+  return [list(row) for row in zip(*columns, strict=True)]
 
 
 def extended(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
@@ -33,6 +49,52 @@ def extended(table: Table) -> tuple[list[str], list[list[tuple[str, bool]]]]:
       headings.append(f'Δ {table.references[index]}')
       columns.append([(text or display.NONE, False) for text in texts])
   return headings, [list(row) for row in zip(*columns, strict=True)]
+
+
+NUMBER_FIELDS = (
+  'study',
+  'table',
+  'row',
+  'column',
+  'run',
+  'value',
+  'n',
+  'note',
+  'metric',
+  'step',
+  'checkpoint',
+  'compute_dtype',
+  'version',
+  'revision',
+)
+
+
+def number_rows(table: Table, /, **where) -> list[dict[str, object]]:
+  """Where each number of a table comes from, a row for each run of a cell.
+
+  Args:
+    table: of numbers.
+    **where: further entries of every row, of `NUMBER_FIELDS`.
+  """
+  rows = []
+  for label, cells in zip(table.rows, table.cells, strict=True):
+    for column, cell in zip(table.columns, cells, strict=True):
+      for run, found in cell.sources:
+        row = where | run.provenance
+        row |= {'row': label, 'column': column.label, 'run': run.name}
+        row |= {'value': found.value, 'n': found.n, 'note': found.note}
+        row |= {'metric': found.name}
+        rows.append({field: row.get(field) for field in NUMBER_FIELDS})
+  return rows
+
+
+def numbers_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+  """The rows of `number_rows`, of one table or of several."""
+  output = io.StringIO()
+  writer = csv.DictWriter(output, NUMBER_FIELDS, lineterminator='\n')
+  writer.writeheader()
+  writer.writerows(rows)
+  return output.getvalue()
 
 
 def to_markdown(table: Table, *, title: str) -> str:
