@@ -127,7 +127,7 @@ def _write_claims(studies, target):
   from lossbench.report import claims
   from lossbench.report.claims import rendering
 
-  findings = claims.evaluate_together(studies)
+  findings = claims.evaluate_claims(studies)
   names = [name or study.name for name, study in studies.items()]
   (target / 'claims.md').write_text(rendering.to_markdown(findings))
   (target / 'claims.json').write_text(

@@ -167,33 +167,7 @@ def _comparison(names, objectives):
   }
 
 
-def _write_run(path: pathlib.Path, rng, accuracy, place):
-  own = path / 'eval' / 'imagenet2012-validation'
-  write_metrics(
-    own,
-    _records(accuracy, place),
-    dataset='imagenet2012',
-    split='validation',
-  )
-  write_metrics(
-    path / 'eval' / 'imagenet_a-test',
-    [create_record('subset_top1_accuracy', 0.05 + place / 100, n=7500)],
-    dataset='imagenet_a',
-    split='test',
-  )
-  write_metrics(
-    path / 'eval' / 'imagenet_c-validation',
-    [create_record('top1_accuracy', 0.4, n=75)],
-    dataset='imagenet_c',
-    split='validation',
-  )
-  for severity in range(1, 6):
-    write_metrics(
-      path / 'eval' / f'imagenet_c_fog_{severity}-validation',
-      [create_record('top1_accuracy', accuracy - severity / 10, n=5)],
-      dataset=f'imagenet_c_fog_{severity}',
-      split='validation',
-    )
+def _write_transfers(path: pathlib.Path, place):
   for target, split, value in TRANSFERS:
     folder = f'transfer-{target}' + (f'-{split}' if split else '')
     sign = 1 if split else -1
@@ -226,6 +200,52 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
     split='test',
     main_metric='top1_accuracy',
   )
+
+
+def _write_about(path: pathlib.Path):
+  (path / 'config.json').write_text(
+    json.dumps({'learning_rate': 1.6, 'model': {'depth': 50}})
+  )
+  start = {
+    'code': {'fingerprint': 'c0de', 'revision': 'abc123'},
+    'libraries': {'jax': '0.10.2'},
+    'device_kind': 'TPU v5e',
+    'devices': 4,
+    'dataset': {'fingerprint': 'da7a'},
+  }
+  (path / 'run.json').write_text(
+    json.dumps({'lossbench_version': '0.2', 'starts': [start]})
+  )
+
+
+def _write_run(path: pathlib.Path, rng, accuracy, place):
+  own = path / 'eval' / 'imagenet2012-validation'
+  write_metrics(
+    own,
+    _records(accuracy, place),
+    dataset='imagenet2012',
+    split='validation',
+  )
+  write_metrics(
+    path / 'eval' / 'imagenet_a-test',
+    [create_record('subset_top1_accuracy', 0.05 + place / 100, n=7500)],
+    dataset='imagenet_a',
+    split='test',
+  )
+  write_metrics(
+    path / 'eval' / 'imagenet_c-validation',
+    [create_record('top1_accuracy', 0.4, n=75)],
+    dataset='imagenet_c',
+    split='validation',
+  )
+  for severity in range(1, 6):
+    write_metrics(
+      path / 'eval' / f'imagenet_c_fog_{severity}-validation',
+      [create_record('top1_accuracy', accuracy - severity / 10, n=5)],
+      dataset=f'imagenet_c_fog_{severity}',
+      split='validation',
+    )
+  _write_transfers(path, place)
   np.savez(own / 'curves.npz', **_curves(rng))
   training = path / 'eval' / 'imagenet2012-training'
   write_metrics(
@@ -240,19 +260,7 @@ def _write_run(path: pathlib.Path, rng, accuracy, place):
   logits[round(accuracy * NUM_EXAMPLES) :, 1] = 1  # wrong from there on
   ids = np.array([b'%04d' % i for i in range(NUM_EXAMPLES)])
   np.savez(own / 'predictions.npz', id=ids, label=label, logits=logits)
-  (path / 'config.json').write_text(
-    json.dumps({'learning_rate': 1.6, 'model': {'depth': 50}})
-  )
-  start = {
-    'code': {'fingerprint': 'c0de', 'revision': 'abc123'},
-    'libraries': {'jax': '0.10.2'},
-    'device_kind': 'TPU v5e',
-    'devices': 4,
-    'dataset': {'fingerprint': 'da7a'},
-  }
-  (path / 'run.json').write_text(
-    json.dumps({'lossbench_version': '0.2', 'starts': [start]})
-  )
+  _write_about(path)
   (path / 'history.json').write_text(
     json.dumps([{'step': 1, 'epoch': 1, 'top1_accuracy': accuracy}])
   )

@@ -53,5 +53,5 @@ def test_images_load_and_the_console_is_silent(
     check=False,
     timeout=120,
   )
-  assert '<title>images 12/12, wide false</title>' in result.stdout
+  assert '<title>images 15/15, wide false</title>' in result.stdout
   assert 'CONSOLE' not in result.stderr

@@ -322,6 +322,10 @@ SCENARIOS = {
 }
 
 
+def _evaluate(study, of_claims):
+  return evaluate_claims({'': study}, of_claims)
+
+
 def test_every_claim_has_scenarios():
   names = [claim.name for claim in claims.CLAIMS]
   assert sorted(names) == sorted(SCENARIOS)
@@ -330,7 +334,7 @@ def test_every_claim_has_scenarios():
 @pytest.mark.parametrize('verdict', [HOLDS, FAILS, UNDECIDED])
 @pytest.mark.parametrize('claim', claims.CLAIMS, ids=lambda claim: claim.name)
 def test_verdicts_on_known_truth(claim, verdict):
-  [finding] = evaluate_claims(SCENARIOS[claim.name](verdict), [claim])
+  [finding] = _evaluate(SCENARIOS[claim.name](verdict), [claim])
   assert finding.verdict == verdict, finding.evidence
   found = finding.evidence
   assert found.data
@@ -343,7 +347,7 @@ def test_verdicts_on_known_truth(claim, verdict):
 
 @pytest.mark.parametrize('claim', claims.CLAIMS, ids=lambda claim: claim.name)
 def test_without_records_the_command_is_named(claim):
-  [finding] = evaluate_claims(_study(), [claim])
+  [finding] = _evaluate(_study(), [claim])
   assert finding.verdict == NOT_RUN
   assert finding.evidence is None
   assert finding.reason.startswith('not run: ')
@@ -357,7 +361,7 @@ def test_separation_of_test_images_alone_is_not_what_the_paper_claims():
   for run in study.runs:  # as of a study from before there was this stage
     run.commands.pop('evaluate training')
   claim = next(c for c in claims.CLAIMS if c.name == 'softmax_separates_least')
-  [finding] = evaluate_claims(study, [claim])
+  [finding] = _evaluate(study, [claim])
   assert finding.reason == (
     f'not run: training examples; {study.rerun_command} '
     '--config.groups.g.num_train_examples=50000'
@@ -379,9 +383,9 @@ def _fixed(name, p_for, p_against=1.0):
 def test_all_claims_are_corrected_together():
   """0.04 alone holds; beside two others, one of them smaller, it is 0.08."""
   study = _study()
-  [alone] = evaluate_claims(study, [_fixed('a', 0.02)])
+  [alone] = _evaluate(study, [_fixed('a', 0.02)])
   assert (alone.verdict, alone.p_holm) == (HOLDS, 0.04)
-  found = evaluate_claims(
+  found = _evaluate(
     study, [_fixed('a', 0.02), _fixed('b', 0.3), _fixed('c', 1.0, 0.0001)]
   )
   assert [f.verdict for f in found] == [UNDECIDED, UNDECIDED, FAILS]

@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from lossbench.report import figures
 from lossbench.report.__main__ import write_claims, write_report
 from lossbench.report.reading import load_study
 from lossbench.report.tables import accuracy, rendering
@@ -91,6 +92,13 @@ def test_a_page_that_needs_nothing_else(synthetic_study):
     assert all(file.stat().st_size for file in files)
 
 
+@pytest.fixture
+def few_figures(monkeypatch):
+  """Two are enough where it is not figures that are looked at."""
+  monkeypatch.setattr(figures, 'FIGURES', figures.FIGURES[1:3])
+
+
+@pytest.mark.usefixtures('few_figures')
 def test_every_number_says_what_it_comes_from(synthetic_study):
   path = write_report(synthetic_study)
   text = path.read_text()
@@ -135,6 +143,7 @@ def test_every_number_says_what_it_comes_from(synthetic_study):
   assert sum(accuracies) / 3 == pytest.approx(0.772)
 
 
+@pytest.mark.usefixtures('few_figures')
 def test_several_studies_are_one_page(synthetic_study, tmp_path):
   """Each table of the studies that have it, claims corrected together."""
   second = write_study(tmp_path / 'second')
@@ -385,6 +394,7 @@ def test_a_study_of_version_0_1_stays_readable(synthetic_study):
   assert old.record['agreement']['num_both_wrong'][0][1] == 20
 
 
+@pytest.mark.usefixtures('few_figures')
 def test_the_run_list_says_what_is_there(synthetic_study):
   done = synthetic_study / 'runs/imagenet_resnet50/softmax/seed1'
   (done / 'error.json').write_text('{"stage": "train", "error": "disk full"}')

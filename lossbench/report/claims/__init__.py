@@ -33,13 +33,6 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def evaluate_claims(
-  study: StudyRecords, claims: Sequence[Claim] = CLAIMS
-) -> list[Finding]:
-  """What a study says on each claim, group by group; see `evaluate_together`."""
-  return evaluate_together({'': study}, claims)
-
-
-def evaluate_together(
   studies: Mapping[str, StudyRecords], claims: Sequence[Claim] = CLAIMS
 ) -> list[Finding]:
   """What studies say on each claim, group by group.
