@@ -17,6 +17,7 @@ import os
 import pathlib
 import socket
 import ssl
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable
@@ -167,6 +168,15 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
     pass
 
 
+class _Server(http.server.ThreadingHTTPServer):
+  daemon_threads = True
+
+  def handle_error(self, request, client_address):
+    # Clients that were killed or lost patience are nothing to tell of.
+    if not isinstance(sys.exception(), OSError):
+      super().handle_error(request, client_address)
+
+
 class Bucket:
   """gs://bucket; a context manager.
 
@@ -192,8 +202,7 @@ class Bucket:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert('*.googleapis.com').configure_cert(tls)
     self._service = FakeGCSServer()
-    self._proxy = http.server.ThreadingHTTPServer(('127.0.0.1', 0), _Proxy)
-    self._proxy.daemon_threads = True
+    self._proxy = _Server(('127.0.0.1', 0), _Proxy)
     self._proxy.tls = tls
     self._proxy.service_port = self._service.port
     self._proxy.bucket = self
