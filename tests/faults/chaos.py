@@ -160,7 +160,8 @@ class Chaos:
       refused = dict(scene.put_back)
       scene.processes = subject.start(scene.workdir, folder)
       starts += 1
-      _wait_until_begun(subject, scene, folder)
+      begun = self._rng.choice(subject.begun)
+      scene.wait_for_text(folder / '0.log', begun)
       while self.injected.total() < last:
         if not self._inject(subject, scene, folder, done):
           break
@@ -218,14 +219,6 @@ def _copy(source: epath.Path, target: pathlib.Path):
     copies.mkdir(parents=True, exist_ok=True)
     for name in names:
       (copies / name).write_bytes((folder / name).read_bytes())
-
-
-def _wait_until_begun(subject, scene, folder):
-  log = folder / '0.log'
-  while subject.begun not in log.read_text(errors='replace'):
-    if any(process.poll() is not None for process in scene.processes):
-      return
-    time.sleep(0.02)
 
 
 def _last_lines(folder) -> str:

@@ -65,6 +65,13 @@ class Scene:
     except subprocess.TimeoutExpired as error:
       raise NotSurvivedError(f'it hangs: no end after {secs:.0f} s') from error
 
+  def wait_for_text(self, log: pathlib.Path, text: str):
+    """Returns once a log contains a text, or one of the processes has ended."""
+    while text not in log.read_text(errors='replace'):
+      if any(process.poll() is not None for process in self.processes):
+        return
+      time.sleep(0.02)
+
   def kill(self):
     """Ends everybody, as a power failure does."""
     for process in self.processes:

@@ -24,7 +24,7 @@ def test_a_run_survives_a_power_failure_that_damages_a_checkpoint(setting):
   found = chaos.Chaos(num_faults=1, seed=0, root=setting.root)
   with subjects.PARTS['run'].open_fn(setting) as subject:
     faults = {name: subject.faults[name]}
-    subject = dataclasses.replace(subject, faults=faults, begun='step 20/')
+    subject = dataclasses.replace(subject, faults=faults, begun=('step 20/',))
     found.torment(dataclasses.replace(subject, max_secs=0.1), num_faults=1)
   assert found.failures == []
   assert found.survived == found.injected == {name: 1}
@@ -43,7 +43,7 @@ def _program(text: str, result: float, faults) -> subjects.Subject:
     lambda workdir: [np.full(2, result)],
     faults,
     max_secs=0.1,
-    begun='begun',
+    begun=('begun',),
   )
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_configuration_is_put_back_once_it_was_refused(tmp_path):
   subject = dataclasses.replace(
     _program(program, 1.0, {name: faults[name]}),
     place=lambda folder: subjects.folder_place(tmp_path),
-    begun='made',
+    begun=('made',),
   )
   found = chaos.Chaos(num_faults=1, seed=0, root=tmp_path)
   found.disturb(subject, [np.ones(2)], last=1)
