@@ -287,22 +287,33 @@ class Evaluator:
         read,
       )
 
-  def scalars(self, state) -> dict[str, float]:
-    """Metrics of a replicated train state, by name."""
-    accumulators = self.run(state.eval_variables).accumulators
-    return {name: value.compute() for name, value in accumulators.items()}
-
   def run(
     self,
     variables,
     *,
     on_progress: Callable[[int], Any] = lambda num_done: None,
   ) -> Pass:
-    """One pass over the split.
+    """One pass over the split: `start`, and waits for it."""
+    return self.start(variables, on_progress=on_progress)()
+
+  def start(
+    self,
+    variables,
+    *,
+    on_progress: Callable[[int], Any] = lambda num_done: None,
+  ) -> Callable[[], Pass]:
+    """Gives the devices one pass over the split.
+
+    Waits for them only where a batch's outputs are collected.
 
     Args:
-      variables: 'params' and 'batch_stats' with a leading device axis.
+      variables: 'params' and 'batch_stats' with a leading device axis; may be
+        donated at once.
       on_progress: called with the number of examples done.
+
+    Returns:
+      What waits for the results and returns them; all processes call it at the
+      same place.
 
     Raises:
       ValueError: if a label is not in [0, num_classes).
@@ -327,8 +338,13 @@ class Evaluator:
           keeper.keep(fetch_batch(*in_flight.popleft()))
       done += self._batch_size
       on_progress(min(done, self.num_examples))
-    while in_flight:
-      keeper.keep(fetch_batch(*in_flight.popleft()))
-    merged = reduce_devices(jax.device_get(devices.gather(accumulators)))
-    merged = {name: merged[name] for name in self._measurements.empty_fn()}
-    return Pass(merged, *keeper.finish())
+    gathered = devices.gather(accumulators)
+    names = list(self._measurements.empty_fn())
+
+    def finish() -> Pass:
+      while in_flight:
+        keeper.keep(fetch_batch(*in_flight.popleft()))
+      merged = reduce_devices(jax.device_get(gathered))
+      return Pass({name: merged[name] for name in names}, *keeper.finish())
+
+    return finish

@@ -74,6 +74,33 @@ class Checkpoint:
     return {name: kept[name] for name in ('params', 'batch_stats')}
 
 
+@dataclasses.dataclass(frozen=True)
+class HostState:
+  """A state to be saved, on the host.
+
+  Attributes:
+    step: optimiser steps taken.
+    arrays: the state as nested dictionaries of NumPy arrays.
+    crc32: checksums of the arrays, by their paths.
+  """
+
+  step: int
+  arrays: dict[str, PyTree]
+  crc32: dict[str, int]
+
+
+def to_host(state: PyTree) -> HostState:
+  """Most of the work of a save; needs no other process, and may be in a thread.
+
+  Args:
+    state: a `TrainState` with a leading device axis, as the train step returns
+      it.
+  """
+  host_state = devices.unreplicate(state)
+  arrays = flax.serialization.to_state_dict(host_state)
+  return HostState(int(host_state.step), arrays, _checksums(arrays))
+
+
 def _checksums(arrays: PyTree) -> dict[str, int]:
   return {
     jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(value))
@@ -181,20 +208,20 @@ class Checkpointer:
       raise self._all_damaged(damaged)
     return None
 
-  def save(self, state: PyTree, *, history: History) -> int:
-    """Starts saving a replicated state; returns its step.
+  def save(self, state: PyTree | HostState, *, history: History) -> int:
+    """Starts saving a state; returns its step.
 
     Args:
       state: a `TrainState` with a leading device axis, as the train step
-        returns it.
+        returns it, or what `to_host` made of it.
       history: one record per evaluation on the holdout so far: step, epoch and
         metrics. Stored beside the state; says which checkpoint is the best.
     """
-    host_state = devices.unreplicate(state)
-    arrays = flax.serialization.to_state_dict(host_state)
-    step = int(host_state.step)
+    if not isinstance(state, HostState):
+      state = to_host(state)
+    step, arrays = state.step, state.arrays
     history = list(history)  # written later, when the caller's may be longer
-    record = {'step': step, 'history': history, 'crc32': _checksums(arrays)}
+    record = {'step': step, 'history': history, 'crc32': state.crc32}
     self._keep_best.history = history
     with self._saving(), _in_turn:
       self._check_space(arrays)

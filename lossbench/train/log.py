@@ -1,7 +1,5 @@
 """What a run says while it trains: log lines and TensorBoard scalars."""
 
-import contextlib
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,22 +53,21 @@ class TrainLog:
     """Takes the metrics of steps, [devices] or [devices, steps or more]."""
     self._pending.append((steps, metrics))
 
-  @contextlib.contextmanager
-  def pause(self):
-    """Keeps what is done inside out of images per second."""
-    began = time.monotonic()
-    yield
-    self._excluded_secs += time.monotonic() - began
+  def exclude(self, secs: float):
+    """Leaves the time of something else out of images per second."""
+    self._excluded_secs += secs
 
-  def check_finite(self):
+  def check_finite(self, last_step: int | None = None):
     """Raises FloatingPointError at the first step that went wrong.
+
+    Looks at steps since the last line, those up to `last_step` or all.
 
     The norm of the parameters is looked at beside the loss, for a step with a
     finite loss can leave parameters that are not, and a checkpoint of them
     would be of no use.
     """
     watched = ('loss', 'parameter_norm')
-    for step, row in self._rows(watched):
+    for step, row in self._rows(watched, last_step):
       for name in watched:
         if not np.isfinite(row[name]):
           raise FloatingPointError(
@@ -82,13 +79,16 @@ class TrainLog:
           )
 
   def _rows(
-    self, names: Sequence[str]
+    self, names: Sequence[str], last_step: int | None = None
   ) -> Iterator[tuple[int, dict[str, float]]]:
-    """(step, its metrics) of all that is pending."""
-    fetched = _fetch(
-      [{name: m[name] for name in names} for _, m in self._pending]
-    )
-    for (steps, _), values in zip(self._pending, fetched, strict=True):
+    """(step, its metrics) of what is pending, of calls up to a step or all."""
+    pending = [
+      (steps, metrics)
+      for steps, metrics in self._pending
+      if last_step is None or steps[-1] <= last_step
+    ]
+    fetched = _fetch([{name: m[name] for name in names} for _, m in pending])
+    for (steps, _), values in zip(pending, fetched, strict=True):
       for place, step in enumerate(steps):
         yield step, {name: float(values[name][place]) for name in names}
 

@@ -39,6 +39,7 @@ from lossbench.train.program import (
 from lossbench.train.replicas import check_replicas
 from lossbench.train.state import StepHparams, TrainState
 from lossbench.train.step import TrainStep
+from lossbench.train.upkeep import Upkeep
 from lossbench.train.watchdog import Watchdog
 
 # Opening data sets and filling caches, of which several runs may want the same.
@@ -320,6 +321,15 @@ def _take_steps(run: Run, state, history, writer, checkpointer, notice):
   with (
     contextlib.nullcontext(notice) if notice else PreemptionNotice() as notice,
     Watchdog(run.config.stall_secs) as watchdog,
+    Upkeep(
+      plan,
+      run.directory,
+      evaluator=run.evaluator,
+      checkpointer=checkpointer,
+      history=history,
+      log=log,
+      writer=writer,
+    ) as upkeep,
   ):
     step = start_step
     while step < plan.num_steps:
@@ -333,20 +343,20 @@ def _take_steps(run: Run, state, history, writer, checkpointer, notice):
       log.append(steps, metrics)
       if profile:
         profile(step)
+      with watchdog.waiting_for('evaluation and checkpoint'):
+        upkeep.count_dispatch()
+        if plan.should_stop(step):
+          upkeep.finish()
       if plan.should_log(step):
         with watchdog.waiting_for('the devices'):
           pace.observe(log.flush())
       preempted = notice.reached(step)
-      if plan.should_save(step) or preempted:
-        with log.pause(), watchdog.waiting_for('evaluation and checkpoint'):
-          log.check_finite()
-          check_replicas(state, step=step)
-          if run.evaluator and plan.should_evaluate(step):
-            _evaluate(run, state, step, history, writer)
-          checkpointer.save(state, history=history)
-      elif plan.should_check_replicas(step):
-        with watchdog.waiting_for('the devices'):
-          check_replicas(state, step=step)
+      save = preempted or plan.should_save(step)
+      with watchdog.waiting_for('evaluation and checkpoint'):
+        if save or plan.should_check_replicas(step):
+          upkeep.begin(state, metrics, step=step, save=save)
+        if preempted or step == plan.num_steps:
+          upkeep.finish()
       if preempted and step < plan.num_steps:
         checkpointer.wait()
         LOGGER.warning(
@@ -357,22 +367,6 @@ def _take_steps(run: Run, state, history, writer, checkpointer, notice):
         )
         raise Preempted(step)
       watchdog.beat(step)
-
-
-def _evaluate(run: Run, state, step, history, writer):
-  """Evaluates on the holdout and tells all who want to know."""
-  metrics = run.evaluator.scalars(state)
-  epoch = step / run.plan.steps_per_epoch
-  history.append({'step': step, 'epoch': epoch, **metrics})
-  writer.write_scalars(step, {f'holdout/{k}': v for k, v in metrics.items()})
-  LOGGER.info(
-    'step %d  holdout accuracy %.4f  nll %.4f',
-    step,
-    metrics['top1_accuracy'],
-    metrics['nll'],
-  )
-  if jax.process_index() == 0:
-    write_json(run.directory.history_path, history)
 
 
 def _create_profile(run: Run, start_step):

@@ -3,7 +3,9 @@
 import tempfile
 from collections.abc import Sequence
 
+import jax
 import ml_collections
+import numpy as np
 
 from lossbench import build
 from lossbench.runs.directory import RunDirectory
@@ -36,7 +38,8 @@ def device_memory() -> int | None:
 def memory_needed(config: ml_collections.ConfigDict) -> int:
   """Bytes that a training step needs, by XLA's account of the compiled program.
 
-  Its state, batch and resident data are among them.
+  Its state, batch and resident data are among them, and the copy of a state that
+  is saved while the next steps are taken.
 
   Raises:
     ValueError, OSError: as `train.loop.train`, where it cannot be built.
@@ -48,8 +51,10 @@ def memory_needed(config: ml_collections.ConfigDict) -> int:
     run = build_run(config, RunDirectory(directory))
   program = run.train_step.lower(*step_arguments(run)).compile()
   found = program.memory_analysis()
+  saved = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(run.state))
   return (
-    found.argument_size_in_bytes
+    saved
+    + found.argument_size_in_bytes
     + found.output_size_in_bytes
     + found.temp_size_in_bytes
     + found.generated_code_size_in_bytes

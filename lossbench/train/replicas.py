@@ -6,6 +6,7 @@ without a word, and a checkpoint is of one copy only.
 """
 
 import collections
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -46,25 +47,43 @@ def _all_checksums(state):
   return jax.lax.all_gather(total, devices.AXIS)
 
 
+def start_check(state: TrainState, *, step: int) -> Callable[[], None]:
+  """Starts to compare the states that devices hold.
+
+  Args:
+    state: with a leading device axis, as the train step returns it; may be
+      donated at once.
+    step: that was taken last.
+
+  Returns:
+    What waits for the comparison, and raises `Disagreement`, on every process, if
+    they differ.
+  """
+  if devices.count() == 1:
+    return lambda: None
+  found = _all_checksums(state)
+  return lambda: _compare(_fetch(found), step=step)
+
+
+def check_replicas(state: TrainState, *, step: int):
+  """`start_check`, and waits for it."""
+  start_check(state, step=step)()
+
+
 def checksums(state: TrainState) -> np.ndarray:
   """uint32 [devices], one of every copy; the same on every process.
 
   Args:
-    state: with a leading device axis, as the train step returns it.
-  """
-  return np.asarray(_all_checksums(state).addressable_data(0)).reshape(-1)
-
-
-def check_replicas(state: TrainState, *, step: int):
-  """Raises `Disagreement`, on every process, if devices hold different states.
-
-  Args:
     state: with a leading device axis.
-    step: that was taken last.
   """
-  if devices.count() == 1:
-    return
-  found = checksums(state)
+  return _fetch(_all_checksums(state))
+
+
+def _fetch(found: jax.Array) -> np.ndarray:
+  return np.asarray(found.addressable_data(0)).reshape(-1)
+
+
+def _compare(found: np.ndarray, *, step: int):
   [(most, count)] = collections.Counter(found.tolist()).most_common(1)
   if count == len(found):
     return

@@ -86,6 +86,14 @@ def test_donated_arrays_are_gone():
   assert state['weights'].is_deleted()
 
 
+def test_a_copy_stays_when_the_state_is_donated():
+  state = devices.replicate(STATE)
+  copy = devices.copy_first(state)
+  state, _ = devices.pmap(step, **OPTIONS)(state, devices.shard(BATCH), 0.9)
+  assert_same_bits(devices.unreplicate(copy), STATE)
+  assert devices.unreplicate(state)['step'] == STATE['step'] + 1
+
+
 def test_inside_only_there_is_one_device():
   device = jax.devices()[2]
   # Made before: it asks for the devices when it is called.
