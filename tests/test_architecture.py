@@ -127,7 +127,8 @@ PROGRAMS = [
 ]
 # What no program names, and why.
 CALLED_BY_OTHERS = {
-  'lossbench.data.digits': 'TFDS finds builders by the names of their classes',
+  'lossbench.data.digit_pairs': 'TFDS finds builders by names of classes',
+  'lossbench.data.digits': 'as above',
   'get_config': 'the flag --config calls it',
   'should_preserve': 'Orbax calls it',
   'emit': 'logging calls it',

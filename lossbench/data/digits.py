@@ -35,7 +35,7 @@ def read_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def corruption_configs() -> list[tfds.core.BuilderConfig]:
-  """Of a builder of corrupted images: one a corruption and severity."""
+  """Builder configurations, one a corruption and severity."""
   return [
     tfds.core.BuilderConfig(name=f'{name}_{severity}')
     for name in SEVERITIES
