@@ -147,17 +147,12 @@ def compare_features(features: Sequence[np.ndarray]) -> dict[str, Any]:
     features: [N, M] of each run, of the same examples; Gaussian kernels take
       the first 2,000 of them.
   """
-  num_runs = len(features)
   linear, debiased = cka.linear_cka_matrices(features)
-  kernels = [cka.rbf_kernel(x[:_MAX_RBF_EXAMPLES]) for x in features]
-  rbf = np.ones((num_runs, num_runs))
-  for i in range(num_runs):
-    for j in range(i + 1):
-      rbf[i, j] = rbf[j, i] = cka.kernel_cka(kernels[i], kernels[j])
+  first = [x[:_MAX_RBF_EXAMPLES] for x in features]
   return {
     'num_examples': len(features[0]),
-    'num_rbf_examples': len(kernels[0]),
+    'num_rbf_examples': len(first[0]),
     'linear_cka': linear,
     'debiased_cka': debiased,
-    'rbf_cka': rbf,
+    'rbf_cka': cka.rbf_cka_matrix(first),
   }

@@ -322,6 +322,34 @@ def rbf_kernel(features: ArrayLike, *, bandwidth: float = 0.4) -> np.ndarray:
   return np.exp(squares / (-2.0 * width**2))
 
 
+def rbf_cka_matrix(
+  features: Sequence[ArrayLike], *, bandwidth: float = 0.4
+) -> np.ndarray:
+  """`rbf_cka` of every two of A models, each kernel centred once.
+
+  Args:
+    features: [N, M] of each model, of the same examples.
+    bandwidth: as of `rbf_cka`.
+
+  Returns:
+    Symmetric float64 [A, A]; NaN where most of a model's features are the same.
+
+  Raises:
+    ValueError: as `rbf_cka`.
+  """
+  for x in features[1:]:
+    _check_pair(features[0], x, debiased=False)
+  kernels = [
+    _doubly_centered(rbf_kernel(x, bandwidth=bandwidth)) for x in features
+  ]
+  own = [np.vdot(kernel, kernel) for kernel in kernels]
+  matrix = np.zeros((len(kernels), len(kernels)))
+  for i, x in enumerate(kernels):
+    for j, y in enumerate(kernels[: i + 1]):
+      matrix[i, j] = matrix[j, i] = _ratio(np.vdot(x, y), own[i], own[j])
+  return matrix
+
+
 def kernel_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = False) -> float:
   """CKA of two kernel matrices [N, N] of the same examples, in float64 NumPy.
 
@@ -366,6 +394,11 @@ def _centered(x):
   return x - np.mean(x, axis=0)
 
 
+def _doubly_centered(kernel):
+  rows = kernel.mean(axis=1)[:, None]
+  return kernel - kernel.mean(axis=0) - rows + kernel.mean()
+
+
 def _squared_distances(x):
   squares = np.sum(x**2, axis=1)
   distances = squares[:, None] + squares[None, :] - 2.0 * (x @ x.T)
@@ -377,9 +410,7 @@ def _gram_cka(x, y, *, debiased):
   """CKA of two kernel matrices [N, N]."""
   if debiased:
     return _ratio(_unbiased(x, y), _unbiased(x, x), _unbiased(y, y))
-  x, y = (
-    k - k.mean(axis=0) - k.mean(axis=1)[:, None] + k.mean() for k in (x, y)
-  )
+  x, y = _doubly_centered(x), _doubly_centered(y)
   return _ratio(np.vdot(x, y), np.vdot(x, x), np.vdot(y, y))
 
 

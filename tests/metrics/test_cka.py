@@ -196,6 +196,19 @@ def test_wide_rbf_is_linear():
   assert got == pytest.approx(linear_cka(x, y), rel=1e-4)
 
 
+def test_rbf_matrix_is_that_of_pairs():
+  rng = np.random.default_rng(0)
+  features = [rng.normal(size=(30, m)) for m in (5, 8, 40)]
+  features.append(np.ones((30, 3)))
+  matrix = cka.rbf_cka_matrix(features, bandwidth=0.5)
+  kernels = [_rbf_kernel(f, 0.5) for f in features[:3]]
+  expected = np.full((4, 4), np.nan)
+  expected[:3, :3] = [[_cka(x, y) for y in kernels] for x in kernels]
+  np.testing.assert_allclose(matrix, expected, rtol=1e-8)
+  with pytest.raises(ValueError, match='same examples'):
+    cka.rbf_cka_matrix([features[0], features[1][:20]])
+
+
 # The minibatch estimator.
 
 
