@@ -2,7 +2,7 @@
 
   python main.py --config=configs/digit_pairs_cnn.py:sigmoid --workdir=runs/sigmoid
 
-A few seconds on one CPU core after the compilation; about 95 % test accuracy
+A few seconds on one CPU core after the compilation; about 94 % test accuracy
 where nearly all training images are right, so that objectives can differ. The
 losses' own hyperparameters are those of the paper's CIFAR-100, which has a hundred
 classes too (Table A.2). Learning rates are not: of softmax, logit normalization,
