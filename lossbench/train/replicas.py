@@ -40,7 +40,12 @@ def _leaf_checksum(leaf: jax.Array) -> jax.Array:
 
 
 @devices.pmap
-def _all_checksums(state):
+def checksums(state: TrainState) -> jax.Array:
+  """One of every device's copy, on every device: uint32 [devices, devices].
+
+  Args:
+    state: with a leading device axis.
+  """
   total = jnp.zeros((), jnp.uint32)
   for leaf in jax.tree.leaves(state):
     total = total * _MULTIPLIER + _leaf_checksum(leaf)
@@ -61,22 +66,13 @@ def start_check(state: TrainState, *, step: int) -> Callable[[], None]:
   """
   if devices.count() == 1:
     return lambda: None
-  found = _all_checksums(state)
+  found = checksums(state)
   return lambda: _compare(_fetch(found), step=step)
 
 
 def check_replicas(state: TrainState, *, step: int):
   """`start_check`, and waits for it."""
   start_check(state, step=step)()
-
-
-def checksums(state: TrainState) -> np.ndarray:
-  """uint32 [devices], one of every copy; the same on every process.
-
-  Args:
-    state: with a leading device axis.
-  """
-  return _fetch(_all_checksums(state))
 
 
 def _fetch(found: jax.Array) -> np.ndarray:
