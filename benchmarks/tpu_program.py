@@ -5,10 +5,12 @@
 Compiles the real training step, evaluation step or logistic regression for the
 devices of a topology and prints, per device: FLOPs, bytes accessed, memory
 against the chip's, all-reduces and their bytes, and the types that
-convolutions compute in. Cases: train/RECIPE[:OBJECTIVE], alone/RECIPE (one run
-per device, batch undivided, nothing reduced), evaluate/RECIPE, regression, and
-flax, the example step of google/flax (--peer=.../examples/imagenet) under the
-same optimiser conditions as its own script, at the same batch.
+convolutions compute in. Cases: train/RECIPE[:OBJECTIVE], objectives/RECIPE (the
+nine of the paper in turn, and the bytes of each over softmax's), alone/RECIPE
+(one run per device, batch undivided, nothing reduced), evaluate/RECIPE,
+regression, and flax, the example step of google/flax
+(--peer=.../examples/imagenet) under the same optimiser conditions as its own
+script, at the same batch.
 """
 
 import collections
@@ -335,8 +337,6 @@ def _describe(case, compiled, size, mesh):
 
 def main(argv):
   del argv
-  from lossbench.models.convolution import tracing_for
-
   mesh = _mesh()
   print(
     '| case | topology | devices x images | GFLOP an image | GB accessed a step '
@@ -344,20 +344,42 @@ def main(argv):
   )
   for case in _CASES.value:
     kind, _, recipe = case.partition('/')
-    with tracing_for('tpu'):
-      match kind:
-        case 'train' | 'alone':
-          config = _recipe(recipe)
-          compiled, size = _train(config, mesh, alone=kind == 'alone')
-        case 'evaluate':
-          compiled, size = _evaluate(_recipe(recipe), mesh)
-        case 'regression':
-          compiled, size = _regression(mesh)
-        case 'flax':
-          compiled, size = _flax(mesh)
-        case _:
-          raise app.UsageError(f'Unknown --case={case}.')
-    _describe(f'{kind}/{recipe}'.strip('/'), compiled, size, mesh)
+    if kind == 'objectives':
+      _print_objectives(recipe, mesh)
+    else:
+      _print_case(kind, recipe, mesh)
+
+
+def _print_objectives(recipe, mesh):
+  from configs.studies.default import OBJECTIVES
+
+  moved = {
+    name: _print_case('train', f'{recipe}:{name}', mesh) for name in OBJECTIVES
+  }
+  ratios = {name: size / moved['softmax'] for name, size in moved.items()}
+  listed = ', '.join(f'{name} {ratio:.4f}' for name, ratio in ratios.items())
+  print(f"\nBytes over softmax's: {listed}", flush=True)
+
+
+def _print_case(kind, recipe, mesh):
+  """Compiles a case and prints its row; returns the bytes it accesses."""
+  from lossbench.models.convolution import tracing_for
+
+  with tracing_for('tpu'):
+    match kind:
+      case 'train' | 'alone':
+        config = _recipe(recipe)
+        compiled, size = _train(config, mesh, alone=kind == 'alone')
+      case 'evaluate':
+        compiled, size = _evaluate(_recipe(recipe), mesh)
+      case 'regression':
+        compiled, size = _regression(mesh)
+      case 'flax':
+        compiled, size = _flax(mesh)
+      case _:
+        raise app.UsageError(f'Unknown --case={kind}.')
+  _describe(f'{kind}/{recipe}'.strip('/'), compiled, size, mesh)
+  return compiled.cost_analysis()['bytes accessed']
 
 
 if __name__ == '__main__':
