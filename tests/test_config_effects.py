@@ -24,7 +24,7 @@ from configs import default, digits_cnn
 from lossbench import build, models
 from lossbench.data import datasets, pipeline, preprocess
 from lossbench.data.examples import Examples, build_examples
-from lossbench.runs.checkpoints import Checkpointer
+from lossbench.runs.checkpoints import Checkpointer, to_host
 from lossbench.runs.directory import OPERATIONAL_FIELDS, RunDirectory
 from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
@@ -231,7 +231,7 @@ def another_run(tmp_path_factory):
       state = initial_state(config, program.build_step_hparams(config))
       state = devices.replicate(state.replace(step=np.int32(step)))
       history.append({'step': step, BEST_METRIC: step / 10})
-      checkpointer.save(state, history=history)
+      checkpointer.save(to_host(state), history=history)
   return str(run.path)
 
 

@@ -208,17 +208,14 @@ class Checkpointer:
       raise self._all_damaged(damaged)
     return None
 
-  def save(self, state: PyTree | HostState, *, history: History) -> int:
+  def save(self, state: HostState, *, history: History) -> int:
     """Starts saving a state; returns its step.
 
     Args:
-      state: a `TrainState` with a leading device axis, as the train step
-        returns it, or what `to_host` made of it.
+      state: of `to_host`.
       history: one record per evaluation on the holdout so far: step, epoch and
         metrics. Stored beside the state; says which checkpoint is the best.
     """
-    if not isinstance(state, HostState):
-      state = to_host(state)
     step, arrays = state.step, state.arrays
     history = list(history)  # written later, when the caller's may be longer
     record = {'step': step, 'history': history, 'crc32': state.crc32}

@@ -10,7 +10,7 @@ from lossbench.evaluation import files, outputs
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
 from lossbench.probe.transfer import build_image_fn
-from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
+from lossbench.runs.checkpoints import Checkpointer, load_checkpoint, to_host
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runtime import devices
 from lossbench.train.state import TrainState
@@ -127,7 +127,7 @@ def test_diverged_checkpoints_are_refused(run, value):
   arrays['step'] = np.int32(60)
   with Checkpointer(run / 'checkpoints', keep_last=3) as checkpointer:
     checkpointer.save(
-      devices.replicate(TrainState(**arrays)),
+      to_host(devices.replicate(TrainState(**arrays))),
       history=last.history,
     )
   with pytest.raises(

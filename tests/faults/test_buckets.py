@@ -16,7 +16,7 @@ import pytest
 import rich.console
 from etils import epath
 
-from lossbench.runs.checkpoints import Checkpointer, load_checkpoint
+from lossbench.runs.checkpoints import Checkpointer, load_checkpoint, to_host
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.stored import find_checkpoint
 from lossbench.runtime import devices
@@ -189,7 +189,7 @@ def test_a_step_whose_save_was_cut_off_is_saved_at_once(root, bucket):
   for _ in range(2):
     with Checkpointer(root / 'checkpoints') as checkpointer:
       assert checkpointer.steps == []
-      checkpointer.save(state, history=[])
+      checkpointer.save(to_host(state), history=[])
       checkpointer.wait()
       assert checkpointer.steps == [3]
     (root / 'checkpoints' / '000000003' / 'commit_success.txt').unlink()
@@ -204,7 +204,7 @@ def test_conditional_writes_whose_answer_is_lost(root, bucket):
   state = devices.replicate(TrainState(jnp.int32(3), {}, {}, (), None))
   run = root / 'learning_rate=0.1,weight_decay=0.0001'  # as tunings name them
   with Checkpointer(run / 'checkpoints') as checkpointer:
-    checkpointer.save(state, history=[])
+    checkpointer.save(to_host(state), history=[])
     checkpointer.wait()
     assert checkpointer.restore(3).arrays['step'] == 3
   assert [fault.count for fault in faults] == [1, 2]

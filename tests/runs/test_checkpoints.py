@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lossbench.runs.checkpoints import Checkpointer
+from lossbench.runs.checkpoints import Checkpointer, to_host
 from lossbench.runtime import devices
 from lossbench.train.state import TrainState
 
@@ -42,7 +42,9 @@ def _save(directory, accuracies: dict[int, float | None], **options):
     for step, accuracy in accuracies.items():
       if accuracy is not None:
         history.append({'step': step, 'top1_accuracy': accuracy})
-      checkpointer.save(devices.replicate(_state(step)), history=history)
+      checkpointer.save(
+        to_host(devices.replicate(_state(step))), history=history
+      )
 
 
 def _change_a_digit(path: pathlib.Path, digits: bytes, others: bytes):
@@ -166,7 +168,7 @@ def test_damaged_newest_is_reported_and_the_one_before_used(
     )
     assert 'Using step 1 instead of the damaged step 2' in caplog.text
     # Its step can be saved again.
-    checkpointer.save(devices.replicate(_state(2)), history=[])
+    checkpointer.save(to_host(devices.replicate(_state(2))), history=[])
     checkpointer.wait()
     assert checkpointer.restore(2).step == 2
 
