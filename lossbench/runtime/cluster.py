@@ -141,10 +141,9 @@ def check_agreement(values: Mapping[str, Any]):
 
   if jax.process_count() == 1:
     return
-  # JAX has no public name for it.
-  from jax._src import distributed
+  from orbax.checkpoint import multihost
 
-  client = distributed.global_state.client
+  client = multihost.get_jax_distributed_client()
   key, own = f'lossbench/agreement/{next(_rounds)}', jax.process_index()
 
   def read(name):

@@ -58,10 +58,9 @@ class PreemptionNotice:
     self._old_handlers = {}
     self._client = None
     if jax.process_count() > 1:
-      # JAX has no public name for it.
-      from jax._src import distributed
+      from orbax.checkpoint import multihost
 
-      self._client = distributed.global_state.client
+      self._client = multihost.get_jax_distributed_client()
       self._key = f'lossbench/preemption/{next(_notices)}'
 
   def __enter__(self):
