@@ -1,16 +1,17 @@
 """From what runs measured to samples that can be resampled."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
 from lossbench.report.bootstrap import Sample, resampled_means
 from lossbench.report.looks import Key
-from lossbench.report.records import Measured, RunRecords
+from lossbench.report.records import Measured, RunRecords, StudyRecords
 
 # What the seeds of one configuration measured.
 Pairs = Sequence[tuple[RunRecords, Measured]]
+Read = Callable[[RunRecords], Measured | None]
 
 
 def create_samples(measured: Mapping[Key, Pairs]) -> dict[Key, Sample]:
@@ -39,6 +40,28 @@ def create_samples(measured: Mapping[Key, Pairs]) -> dict[Key, Sample]:
     )
     first = last
   return samples
+
+
+def samples_of(
+  study: StudyRecords, group: str, read_fn: Read, keys: Iterable[Key]
+) -> dict[Key, Sample]:
+  """Samples of a quantity, of the configurations that have it.
+
+  Args:
+    study: the records.
+    group: of runs.
+    read_fn: run -> what was measured.
+    keys: configurations.
+  """
+  measured = {}
+  for key in keys:
+    pairs = [(run, read_fn(run)) for run in study.runs_of(group, key)]
+    measured[key] = [
+      (run, found)
+      for run, found in pairs
+      if found is not None and found.value is not None
+    ]
+  return create_samples(measured)
 
 
 # Several claims and tables are of the same quantity.

@@ -1,6 +1,6 @@
 """How effects of several objectives become evidence on one claim."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -8,10 +8,9 @@ from lossbench.report import display, looks
 from lossbench.report.bootstrap import Effect, Sample, contrast, difference
 from lossbench.report.claims.claim import Evidence
 from lossbench.report.looks import Key
-from lossbench.report.records import Measured, NotRun, RunRecords, StudyRecords
-from lossbench.report.samples import create_samples
+from lossbench.report.records import NotRun, StudyRecords
+from lossbench.report.samples import Read, samples_of
 
-Read = Callable[[RunRecords], Measured | None]
 NUM_PERMUTATIONS = 2000
 
 
@@ -38,15 +37,9 @@ def read_samples(
     read_fn: run -> what was measured.
     keys: configurations; None for `objective_keys`.
   """
-  measured = {}
-  for key in objective_keys(study, group) if keys is None else keys:
-    pairs = [(run, read_fn(run)) for run in study.runs_of(group, key)]
-    measured[key] = [
-      (run, found)
-      for run, found in pairs
-      if found is not None and found.value is not None
-    ]
-  return create_samples(measured)
+  if keys is None:
+    keys = objective_keys(study, group)
+  return samples_of(study, group, read_fn, keys)
 
 
 def require(

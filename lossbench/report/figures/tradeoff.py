@@ -1,6 +1,5 @@
 """The paper's central claim: what separates classes more transfers less."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
@@ -13,15 +12,11 @@ from lossbench.report.figures.drawing import Drawing, describe_sizes
 from lossbench.report.looks import Key
 from lossbench.report.records import (
   NEIGHBOURS,
-  Measured,
   NotRun,
-  RunRecords,
   StudyRecords,
 )
-from lossbench.report.samples import create_samples, mean_samples
+from lossbench.report.samples import Read, mean_samples, samples_of
 from lossbench.report.tables.columns import target_label, targets
-
-_Read = Callable[[RunRecords], Measured | None]
 
 
 class _Panel(NamedTuple):
@@ -32,19 +27,7 @@ class _Panel(NamedTuple):
   samples: dict[Key, Sample]
 
 
-def _samples(study: StudyRecords, group: str, read_fn: _Read):
-  measured = {}
-  for key in study.keys(group):
-    pairs = [(run, read_fn(run)) for run in study.runs_of(group, key)]
-    measured[key] = [
-      (run, found)
-      for run, found in pairs
-      if found is not None and found.value is not None
-    ]
-  return create_samples(measured)
-
-
-def _readers(study, group) -> dict[str, dict[str, tuple[_Read, bool]]]:
+def _readers(study, group) -> dict[str, dict[str, tuple[Read, bool]]]:
   """Protocol -> data set -> (reader, whether it is the runs' own task)."""
   own = study.runs_of(group)[0].dataset
   found = {}
@@ -71,7 +54,7 @@ def _panels(study: StudyRecords, group: str) -> list[_Panel]:
   for column, readers in _readers(study, group).items():
     of_column, others = [], []
     for row, (read_fn, is_own) in readers.items():
-      samples = _samples(study, group, read_fn)
+      samples = samples_of(study, group, read_fn, study.keys(group))
       if samples:
         of_column.append(_Panel(row, column, samples))
         if not is_own:
@@ -115,12 +98,13 @@ def _draw_panel(study, axes, x: dict[Key, Sample], panel: _Panel):
 def draw(study: StudyRecords, group: str) -> Drawing:
   """A row for each data set, a column for each way to use the features."""
   panels = _panels(study, group)
-  x = _samples(
+  x = samples_of(
     study,
     group,
     lambda run: run.measured(
       'class_separation', endpoint='features', training=True
     ),
+    study.keys(group),
   )
   if not panels:
     raise NotRun(
