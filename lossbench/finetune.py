@@ -13,6 +13,8 @@ from lossbench import cli  # isort: split
 
 from absl import flags
 
+from configs.studies import default
+
 
 def _numbers(name: str, texts) -> tuple[float, ...]:
   try:
@@ -40,12 +42,20 @@ def define_flags():
   flags.DEFINE_string(
     'data_dir', None, 'TFDS directory, if it has moved since training.'
   )
-  flags.DEFINE_list('learning_rates', ['0.001', '0.01', '0.1'], 'To try.')
   flags.DEFINE_list(
-    'weight_decays', ['0', '1e-5', '1e-4'], 'To try; over the learning rate.'
+    'learning_rates', [*map(str, default.FINETUNE_LEARNING_RATES)], 'To try.'
   )
-  flags.DEFINE_float('num_epochs', 100.0, 'Of every run.', lower_bound=1e-6)
-  flags.DEFINE_integer('batch_size', 256, 'Global.', lower_bound=1)
+  flags.DEFINE_list(
+    'weight_decays',
+    [*map(str, default.FINETUNE_WEIGHT_DECAYS)],
+    'To try; over the learning rate.',
+  )
+  flags.DEFINE_float(
+    'num_epochs', default.FINETUNE_EPOCHS, 'Of every run.', lower_bound=1e-6
+  )
+  flags.DEFINE_integer(
+    'batch_size', default.FINETUNE_BATCH_SIZE, 'Global.', lower_bound=1
+  )
 
 
 def main(arguments):

@@ -22,6 +22,13 @@ OBJECTIVES = (
   'squared_error',
 )
 
+# The grid of Kornblith et al. 2019 (arXiv:1805.08974), whose runs take 20,000
+# steps. Weight decays are divided by the learning rate.
+FINETUNE_LEARNING_RATES = tuple(10.0 ** (x / 2) for x in range(-8, -1))
+FINETUNE_WEIGHT_DECAYS = (0.0, *(10.0 ** (x / 2) for x in range(-12, -5)))
+FINETUNE_EPOCHS = 100.0
+FINETUNE_BATCH_SIZE = 256
+
 _TEXTS = legal.Several(legal.Text(r'(?s).+', 'a text that is not empty'))
 # The legal values of a study's own fields, and of each group's.
 STUDY_FIELDS = (
@@ -125,17 +132,12 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   config.transfer = ()
   # Data sets to fine-tune all weights on, with softmax, from the backbone of every
   # run; and the grid, of which a fifth of train chooses the point that is trained
-  # again on all of it. The defaults are those of Kornblith et al. 2019
-  # (arXiv:1805.08974), whose runs take 20,000 steps. Weight decays are divided by
-  # the learning rate.
+  # again on all of it.
   config.finetune = ()
-  config.finetune_learning_rates = tuple(10.0 ** (x / 2) for x in range(-8, -1))
-  config.finetune_weight_decays = (
-    0.0,
-    *(10.0 ** (x / 2) for x in range(-12, -5)),
-  )
-  config.finetune_epochs = 100.0
-  config.finetune_batch_size = 256
+  config.finetune_learning_rates = FINETUNE_LEARNING_RATES
+  config.finetune_weight_decays = FINETUNE_WEIGHT_DECAYS
+  config.finetune_epochs = FINETUNE_EPOCHS
+  config.finetune_batch_size = FINETUNE_BATCH_SIZE
   config.update(fields)
   return config
 
