@@ -1,8 +1,8 @@
 """What lossbench must know of data sets beyond what TFDS tells.
 
-To train on: digits, pairs of them, CIFAR and ImageNet; to transfer to: the sets of the paper
-that TFDS has (it has no Birdsnap; `caltech_birds2011` is another set of birds);
-and for runs on a data set the others that they are evaluated on.
+To train on: digits, pairs of them, CIFAR and ImageNet; to transfer to: the sets of
+the paper that TFDS has (it has no Birdsnap; `caltech_birds2011` is another set of
+birds); and for runs on a data set the others that they are evaluated on.
 """
 
 import dataclasses
@@ -41,6 +41,12 @@ class DatasetSpec:
   real_labels: bool = False
   cropped: bool = False
   mean_class_accuracy: bool = False
+
+  @property
+  def main_metric(self) -> str:
+    """Of transfer: the name of the one that the literature reports."""
+    by_class = self.mean_class_accuracy
+    return 'mean_class_accuracy' if by_class else 'top1_accuracy'
 
 
 @dataclasses.dataclass(frozen=True)

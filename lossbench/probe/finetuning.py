@@ -22,11 +22,13 @@ import jax
 import ml_collections
 
 from lossbench.data import catalogue
-from lossbench.evaluation import per_example
 from lossbench.evaluation.outputs import RunOutputs
-from lossbench.metrics.influence import mean_class_accuracy_values
 from lossbench.probe.protocol import HOLDOUT_FRACTION, test_records
-from lossbench.probe.transfer import Transferred, describe_source
+from lossbench.probe.transfer import (
+  Transferred,
+  describe_source,
+  write_correct,
+)
 from lossbench.runs.directory import (
   RunDirectory,
   read_json,
@@ -295,8 +297,7 @@ class _Finetuning:
 
   def write(self, path, best, predicted, test) -> Transferred:
     """Writes metrics and values of examples."""
-    by_class = self._spec.mean_class_accuracy
-    main_metric = 'mean_class_accuracy' if by_class else 'top1_accuracy'
+    main_metric = self._spec.main_metric
     num_classes = test.arrays['logits'].shape[1]
     records = [
       *test_records(predicted, test.labels, num_classes=num_classes),
@@ -308,18 +309,7 @@ class _Finetuning:
       target = outputs.run.finetune_path(self._dataset)
       source = describe_source(outputs)
       correct = predicted == test.labels
-      per_example.write(
-        target,
-        test.ids,
-        {
-          'top1_accuracy': correct,
-          'mean_class_accuracy': mean_class_accuracy_values(
-            correct, test.labels
-          ),
-        },
-        step=source['step'],
-        checkpoint=source['checkpoint'],
-      )
+      write_correct(target, test, {'': correct}, source=source)
       write_json(
         target / 'metrics.json',
         {

@@ -150,6 +150,36 @@ def describe_source(outputs: RunOutputs) -> dict[str, Any]:
   }
 
 
+def write_correct(
+  target,
+  test: Collected,
+  correct: Mapping[str, np.ndarray],
+  *,
+  source: Mapping[str, Any],
+):
+  """Writes which test examples are predicted right, for the bootstrap.
+
+  Args:
+    target: directory.
+    test: the test examples.
+    correct: prefix of metrics -> [N] whether, or how often.
+    source: of `describe_source`.
+  """
+  values = {}
+  for prefix, right in correct.items():
+    values[f'{prefix}top1_accuracy'] = right
+    values[f'{prefix}mean_class_accuracy'] = mean_class_accuracy_values(
+      right, test.labels
+    )
+  per_example.write(
+    target,
+    test.ids,
+    values,
+    step=source['step'],
+    checkpoint=source['checkpoint'],
+  )
+
+
 def _write_results(
   target,
   test: Collected,
@@ -182,18 +212,8 @@ def _write_results(
     bias=final.bias,
     l2=final.l2,
   )
-  values = {}
-  for prefix, right in {'': prediction == test.labels, **correct}.items():
-    values[f'{prefix}top1_accuracy'] = right
-    values[f'{prefix}mean_class_accuracy'] = mean_class_accuracy_values(
-      right, test.labels
-    )
-  per_example.write(
-    target,
-    test.ids,
-    values,
-    step=metrics['step'],
-    checkpoint=metrics['checkpoint'],
+  write_correct(
+    target, test, {'': prediction == test.labels, **correct}, source=metrics
   )
   write_json(target / 'metrics.json', metrics)
 
@@ -247,11 +267,9 @@ def transfer_checkpoint(
     name,
   )
   train, test = _read_features(outputs, dataset, (name, spec.test_split))
-  by_class = spec.mean_class_accuracy
-  main_metric = 'mean_class_accuracy' if by_class else 'top1_accuracy'
   num_classes = datasets.count_classes(builder)
   records, path, final = fit_and_test(
-    train, test, num_classes=num_classes, main_metric=main_metric
+    train, test, num_classes=num_classes, main_metric=spec.main_metric
   )
   more, correct = _other_protocols(train, test, num_classes)
   records += more
@@ -262,7 +280,7 @@ def transfer_checkpoint(
       'split': spec.test_split,
       'train_split': name,
       'num_seen_by_network': num_seen,
-      'main_metric': main_metric,
+      'main_metric': spec.main_metric,
       **describe_source(outputs),
       'metrics': [record.to_json() for record in records],
       'path': path,
@@ -275,6 +293,6 @@ def transfer_checkpoint(
     dataset=dataset,
     split=name,
     num_train=len(train),
-    main_metric=main_metric,
+    main_metric=spec.main_metric,
     records=records,
   )
