@@ -6,8 +6,9 @@ Multinomial logistic regression on the fixed penultimate features of a run's
 checkpoint (Kornblith et al. 2021, section 3.4): 45 L2 values, chosen on a
 holdout that is cut from the training data, refitted on all of it at the chosen
 value, tested once. Beside it k nearest neighbours by cosine, k chosen on the same
-holdout, and class means of 1, 5 and 10 examples a class. Writes eval/transfer-<dataset>/metrics.json, predictions.npz
-and classifier.npz into the run directory and prints a table.
+holdout, and class means of 1, 5 and 10 examples a class. Writes
+eval/transfer-<dataset>/metrics.json, predictions.npz and classifier.npz into the
+run directory and prints a table.
 
 `--dataset` equal to the run's own with `--split=holdout` relearns the source
 task from examples that the run did not train on, the paper's IN(50k).

@@ -3,9 +3,9 @@
 The paper's claims as Markdown and JSON, every table as Markdown, LaTeX and CSV,
 every figure as PDF and PNG, numbers.csv, which says of every number what it comes
 from, and report.html, which shows all of it and needs nothing else, into
-STUDY/report/ or --output. Several --workdir are one page. With --claims the claims alone,
-printed too. Reads the records of the runs alone: no JAX, no accelerator, and no
-TensorFlow but for buckets.
+STUDY/report/ or --output. Several --workdir are one page. With --claims the claims
+alone, printed too. Reads the records of the runs alone: no JAX, no accelerator, and
+no TensorFlow but for buckets.
 """
 
 from lossbench import cli  # isort: split

@@ -104,21 +104,34 @@ def _assert_equal(a, b):
     np.testing.assert_array_equal(a, b)
 
 
+def _start_long_pair(digits_dir, tmp_path, *options):
+  """Directory, folder of logs and processes of a run that two share."""
+  workdir, logs = tmp_path / 'run', tmp_path / 'logs'
+  return (
+    workdir,
+    logs,
+    start_two(
+      'main.py',
+      *LONG,
+      *options,
+      f'--config.data_dir={digits_dir}',
+      f'--workdir={workdir}',
+      logs=logs,
+    ),
+  )
+
+
 @pytest.mark.slow
 def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
   """SIGTERM to one of them; both save the same step, soon, and end with 75.
 
   Calls, of several steps each, are far fewer than steps, by which Orbax counts.
   """
-  workdir, logs = tmp_path / 'run', tmp_path / 'logs'
-  processes = start_two(
-    'main.py',
-    *LONG,
+  workdir, logs, processes = _start_long_pair(
+    digits_dir,
+    tmp_path,
     '--config.steps_per_dispatch=5',
     '--config.checkpoint_every_steps=5',
-    f'--config.data_dir={digits_dir}',
-    f'--workdir={workdir}',
-    logs=logs,
   )
   wait_for_text(logs / '0.log', 'step 100/', processes)
   began = time.monotonic()
@@ -139,14 +152,7 @@ def test_two_processes_agree_where_to_stop(digits_dir, tmp_path):
 @pytest.mark.slow
 def test_two_processes_that_compile_have_nothing_to_save(digits_dir, tmp_path):
   """SIGTERM to one of them ends both without a first step."""
-  workdir, logs = tmp_path / 'run', tmp_path / 'logs'
-  processes = start_two(
-    'main.py',
-    *LONG,
-    f'--config.data_dir={digits_dir}',
-    f'--workdir={workdir}',
-    logs=logs,
-  )
+  workdir, logs, processes = _start_long_pair(digits_dir, tmp_path)
   wait_for_text(logs / '0.log', 'Compiling', processes)
   began = time.monotonic()
   processes[1].terminate()
@@ -162,15 +168,8 @@ def test_two_processes_that_compile_have_nothing_to_save(digits_dir, tmp_path):
 
 @pytest.mark.slow
 def test_a_dead_peer_ends_the_others(digits_dir, tmp_path):
-  logs = tmp_path / 'logs'
-  processes = start_two(
-    'main.py',
-    *LONG,
-    f'--config.data_dir={digits_dir}',
-    '--config.num_epochs=2000',
-    '--heartbeat_secs=10',
-    f'--workdir={tmp_path / "run"}',
-    logs=logs,
+  _, logs, processes = _start_long_pair(
+    digits_dir, tmp_path, '--config.num_epochs=2000', '--heartbeat_secs=10'
   )
   wait_for_text(logs / '0.log', 'step 15/', processes)
   os.kill(processes[1].pid, signal.SIGKILL)
