@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 
 import jax
 import numpy as np
@@ -15,7 +16,9 @@ from lossbench.runs.directory import RunDirectory
 from lossbench.runtime import devices
 from lossbench.runtime.stopping import Stopped
 from lossbench.train import loop, memory, side_by_side
+from lossbench.train.preemption import PreemptionNotice
 from lossbench.train.side_by_side import num_runs_at_once, train_side_by_side
+from lossbench.train.upkeep import Upkeep
 from tests.train.test_loop import tiny_config
 
 _DIVERGES = 2
@@ -110,17 +113,29 @@ def test_one_that_diverges_stops_no_other(together):
 def test_runs_that_were_asked_to_stop_have_saved_and_go_on(
   configs, alone, tmp_path, monkeypatch
 ):
-  """By a real SIGTERM, while two runs are trained and one waits."""
-  save = loop.Checkpointer.save
+  """By a real SIGTERM, while two runs are trained and one waits.
 
-  def save_and_signal(self, state, **options):
-    step = save(self, state, **options)
-    os.kill(os.getpid(), signal.SIGTERM)
-    return step
+  It comes when half of a run's steps are taken and their checkpoint is begun.
+  """
+  asked = threading.Event()
+  begin, ask = Upkeep.begin, PreemptionNotice.ask
 
-  runs = [configs[3], configs[4], configs[0]]
+  def begin_and_signal(self, *state, **options):
+    begin(self, *state, **options)
+    if not asked.is_set():
+      os.kill(os.getpid(), signal.SIGTERM)
+      assert asked.wait(60)  # for the main thread, which takes signals
+
+  def ask_and_tell(self):
+    ask(self)
+    asked.set()
+
+  runs = [configs[number].copy_and_resolve_references() for number in (3, 4, 0)]
+  for config in runs:
+    config.steps_per_dispatch = 2  # or one call might take the other half
   with monkeypatch.context() as patch:
-    patch.setattr(loop.Checkpointer, 'save', save_and_signal)
+    patch.setattr(Upkeep, 'begin', begin_and_signal)
+    patch.setattr(PreemptionNotice, 'ask', ask_and_tell)
     with pytest.raises(Stopped):
       _train_all(runs, tmp_path, num_runs=2)
   steps = [RunDirectory(tmp_path / str(i)).last_step for i in range(2)]
