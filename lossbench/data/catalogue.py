@@ -44,7 +44,7 @@ class DatasetSpec:
 
   @property
   def main_metric(self) -> str:
-    """Of transfer: the name of the one that the literature reports."""
+    """Name of the measure of transfer that the literature reports."""
     by_class = self.mean_class_accuracy
     return 'mean_class_accuracy' if by_class else 'top1_accuracy'
 
