@@ -15,5 +15,6 @@ OBJECTIVES = imagenet_resnet50.OBJECTIVES
 def get_config(objective: str = 'softmax'):
   config = imagenet_resnet50.get_config(objective)
   config.image_size = 299
-  config.model = {'name': 'inception_v3'}
+  # Zeros beyond the edges count in PyTorch's average pools, not in TensorFlow's.
+  config.model = {'name': 'inception_v3', 'count_include_pad': False}
   return config

@@ -59,6 +59,10 @@ def get_config(objective: str = 'softmax'):
   config.pixel_std = (0.229, 0.224, 0.225)
   config.model.name = 'resnet'
   config.model.depth = 50
+  # As the released code; PyTorch's max pool is 'symmetric', Flax's example has
+  # convolutions that are 'same'.
+  config.model.max_pool_padding = 'same'
+  config.model.conv_padding = 'symmetric'
   config.compute_dtype = 'bfloat16'
   config.output_kernel_stddev = 0.01
   config.batch_size = 4096

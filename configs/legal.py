@@ -111,6 +111,7 @@ PATH = Text(r'[^\0\n]*', 'a path')
 _EPOCHS = '1000000'
 
 _WIDTH = Count('[1, 4096]')
+_PADDINGS = OneOf(('same', 'symmetric'))
 # Model -> fields of its module.
 MODEL_FIELDS = {
   'digits_cnn': (
@@ -138,8 +139,12 @@ MODEL_FIELDS = {
   'resnet': (
     Field('model.depth', OneOf((18, 34, 50, 101, 152)), 'Give one of them.'),
     Field('model.width', _WIDTH, 'Give for example 64.'),
+    Field('model.max_pool_padding', _PADDINGS, 'Give one of them.'),
+    Field('model.conv_padding', _PADDINGS, 'Give one of them.'),
   ),
-  'inception_v3': (),
+  'inception_v3': (
+    Field('model.count_include_pad', BOOL, 'Give True or False.'),
+  ),
 }
 
 FIELDS = (

@@ -388,29 +388,42 @@ def test_operational_fields_change_no_number():
 MODEL_ROWS = {
   'all_cnn_c': {'width_multiplier': 0.5},
   'digits_cnn': {'width': 3, 'strides': (1, 2)},
-  'inception_v3': {},
-  'resnet': {'depth': 18, 'width': 8},
+  'inception_v3': {'count_include_pad': True},
+  'resnet': {
+    'depth': 18,
+    'width': 8,
+    'max_pool_padding': 'symmetric',
+    'conv_padding': 'same',
+  },
   'wide_resnet': {'depth': 10, 'width': 2},
 }
+# What changes the function, and no parameter's shape.
+SHAPELESS = ('count_include_pad', 'max_pool_padding', 'conv_padding')
 
 
 @pytest.mark.parametrize('model', models.known_backbones())
-def test_fields_of_models_change_their_parameters(model):
+def test_fields_of_models_change_parameters_or_the_function(model):
   config = _base()
   config.image_size = 96
+  images = np.zeros((1, 96, 96, 3), np.float32)
 
-  def shapes(**fields):
+  def traced(**fields):
+    """The shapes of the parameters; and the program, as text."""
     config.model = {'name': model, **fields}
     backbone = build.build_backbone(config)
-    images = np.zeros((1, 96, 96, 3), np.float32)
     variables = jax.eval_shape(
       lambda: backbone.init(jax.random.key(0), images, train=False)
     )
-    return jax.tree.map(lambda x: x.shape, variables['params'])
+    shapes = jax.tree.map(lambda x: x.shape, variables['params'])
+    apply = functools.partial(backbone.apply, train=False)
+    return shapes, str(jax.make_jaxpr(apply)(variables, images))
 
   module = type(models.create_backbone(model, image_size=96))
   fields = {f.name for f in dataclasses.fields(module)}
   given = {'batch_norm', 'dtype', 'precision'}
   assert MODEL_ROWS[model].keys() == fields - given - {'name', 'parent'}
+  shapes, text = traced()
   for name, value in MODEL_ROWS[model].items():
-    assert shapes() != shapes(**{name: value}), name
+    other_shapes, other_text = traced(**{name: value})
+    assert (shapes == other_shapes) == (name in SHAPELESS), name
+    assert text != other_text, name

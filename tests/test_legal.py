@@ -98,8 +98,10 @@ ILLEGAL_OF_MODELS = {
   'resnet': {
     'depth': (*NOT_COUNTS, 0, 49),
     'width': (*NOT_COUNTS, 0, 10**9),
+    'max_pool_padding': ('SAME', '', 1, None),
+    'conv_padding': ('SAME', '', 1, None),
   },
-  'inception_v3': {},
+  'inception_v3': {'count_include_pad': NOT_BOOLS},
 }
 ILLEGAL_OF_STUDIES = {'title': (None, 'a\nb'), 'data_dir': NOT_PATHS}
 ILLEGAL_OF_GROUPS = {

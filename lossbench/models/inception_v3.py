@@ -33,10 +33,13 @@ _conv_valid = functools.partial(_Conv, height=3, width=3, padding='VALID')
 _max_pool = functools.partial(
   max_pool, window_shape=(3, 3), strides=(2, 2), padding='VALID'
 )
-# TensorFlow's average leaves the padding out; torchvision's counts its zeros.
-_avg_pool = functools.partial(
-  nn.avg_pool, window_shape=(3, 3), padding='SAME', count_include_pad=False
-)
+
+
+class _AvgPool(NamedTuple):
+  """Means of 3 x 3 pixels; at the edges, whether zeros beyond them count."""
+
+
+_AVG_POOL = _AvgPool()
 
 
 def _mixed_5(pool_channels):
@@ -45,7 +48,7 @@ def _mixed_5(pool_channels):
     (_Conv(64),),
     (_Conv(48), _Conv(64, 5, 5)),
     (_Conv(64), _Conv(96, 3, 3), _Conv(96, 3, 3)),
-    (_avg_pool, _Conv(pool_channels)),
+    (_AVG_POOL, _Conv(pool_channels)),
   )
 
 
@@ -56,7 +59,7 @@ def _mixed_6(channels):
     (_Conv(192),),
     (_Conv(channels), row, _Conv(192, 7, 1)),
     (_Conv(channels), column, row, column, _Conv(192, 1, 7)),
-    (_avg_pool, _Conv(192)),
+    (_AVG_POOL, _Conv(192)),
   )
 
 
@@ -67,12 +70,12 @@ def _mixed_7():
     (_Conv(320),),
     (_Conv(384), split),
     (_Conv(448), _Conv(384, 3, 3), split),
-    (_avg_pool, _Conv(192)),
+    (_AVG_POOL, _Conv(192)),
   )
 
 
 # Block -> parallel branches, each a chain of layers.
-_BLOCKS = {
+BLOCKS = {
   'stem': (
     (
       _conv_valid(32, stride=2),
@@ -115,12 +118,14 @@ class _Block(nn.Module):
   """Concatenates its branches: [B, H, W, C] -> [B, H', W', C'].
 
   Attributes:
-    branches: of `_BLOCKS`.
+    branches: of `BLOCKS`.
+    count_include_pad: whether average pools count the zeros of their padding.
     conv: makes a convolution.
     bn: makes a batch normalisation.
   """
 
-  branches: tuple[tuple[_Conv | _Split | Callable, ...], ...]
+  branches: tuple[tuple[_Conv | _Split | _AvgPool | Callable, ...], ...]
+  count_include_pad: bool
   conv: Callable[..., nn.Module]
   bn: Callable[..., nn.Module]
 
@@ -150,6 +155,13 @@ class _Block(nn.Module):
           name=f'{name}_conv',
         )(x)
         return nn.relu(self.bn(name=f'{name}_bn')(x))
+      case _AvgPool():
+        return nn.avg_pool(
+          x,
+          (3, 3),
+          padding='SAME',
+          count_include_pad=self.count_include_pad,
+        )
       case pool:
         return pool(x)
 
@@ -168,11 +180,13 @@ class InceptionV3(nn.Module):
     - Batch normalisation: eps 1e-3 as in all of them; decay 0.9 as in
       torchvision (TF-Slim: 0.9997); with a scale as in torchvision (TF-Slim
       and Keras: a shift only).
-    - Average pools leave the padding out of the count, as TensorFlow does.
+    - Average pools leave the padding out of the count, as TensorFlow does;
+      torchvision and timm count its zeros: `count_include_pad`.
     - Convolutions start as truncated normals of variance 1/fan_in, as our
       ResNet's (TF-Slim: 2/fan_in; torchvision: standard deviation 0.1).
 
   Attributes:
+    count_include_pad: whether average pools count the zeros of their padding.
     dtype: of the computation; parameters and statistics stay float32.
     precision: of products in convolutions of float32.
     batch_norm: makes a batch normalisation.
@@ -181,6 +195,7 @@ class InceptionV3(nn.Module):
   # What leaves one pixel at mixed_7a.
   min_image_size: ClassVar[int] = 75
 
+  count_include_pad: bool = False
   dtype: jnp.dtype = jnp.float32
   precision: jax.lax.PrecisionLike = None
   batch_norm: Callable[..., nn.Module] = nn.BatchNorm
@@ -211,8 +226,8 @@ class InceptionV3(nn.Module):
     )
     x = images
     endpoints = {}
-    for name, branches in _BLOCKS.items():
-      x = _Block(branches, conv, bn, name=name)(x)
+    for name, branches in BLOCKS.items():
+      x = _Block(branches, self.count_include_pad, conv, bn, name=name)(x)
       endpoints[name] = x
     del endpoints['stem']
     endpoints['features'] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,7 @@ def max_pool(
   x: jax.Array,
   window_shape: _Pair,
   strides: _Pair = (1, 1),
-  padding: str = 'VALID',
+  padding: str | Sequence[_Pair] = 'VALID',
 ) -> jax.Array:
   """`flax.linen.max_pool`, with a gradient of its own on the CPU.
 
@@ -30,14 +30,17 @@ def max_pool(
     x: [N, H, W, C].
     window_shape: rows and columns.
     strides: of both dimensions.
-    padding: 'SAME' or 'VALID'; what is added is never the largest.
+    padding: 'SAME', 'VALID' or a pair for both dimensions; what is added is
+      never the largest.
 
   Returns:
     [N, H', W', C].
   """
   if not traced_for_cpu():
     return nn.max_pool(x, window_shape, strides, padding)
-  pads = lax.padtype_to_pads(x.shape[1:3], window_shape, strides, padding)
+  pads = padding
+  if isinstance(padding, str):
+    pads = lax.padtype_to_pads(x.shape[1:3], window_shape, strides, padding)
   return _max_pool(x, tuple(window_shape), tuple(strides), tuple(pads))
 
 

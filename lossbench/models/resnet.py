@@ -13,14 +13,15 @@ from lossbench.models.image_size import check_image_size
 from lossbench.models.pooling import max_pool
 
 # Depth -> blocks in each of the four stages; He et al. 2016, table 1.
-_STAGE_SIZES = {
+STAGE_SIZES = {
   18: (2, 2, 2, 2),
   34: (3, 4, 6, 3),
   50: (3, 4, 6, 3),
   101: (3, 4, 23, 3),
   152: (3, 8, 36, 3),
 }
-_FIRST_BOTTLENECK_DEPTH = 50
+FIRST_BOTTLENECK_DEPTH = 50
+_PADDINGS = ('same', 'symmetric')
 
 
 class _Block(nn.Module):
@@ -29,11 +30,13 @@ class _Block(nn.Module):
   Attributes:
     layers: (channels, kernel size, stride) of the residual's convolutions, of
       which at most one has a stride s > 1.
+    padding: of convolutions with a stride, 'same' or 'symmetric'.
     conv: makes a convolution.
     bn: makes a batch normalisation.
   """
 
   layers: tuple[tuple[int, int, int], ...]
+  padding: str
   conv: Callable[..., nn.Module]
   bn: Callable[..., nn.Module]
 
@@ -46,7 +49,7 @@ class _Block(nn.Module):
         channels,
         (size, size),
         strides=stride,
-        padding=size // 2,
+        padding='SAME' if self.padding == 'same' else size // 2,
         name=f'conv{number}',
       )(residual)
       # The residual starts at 0, the block as the identity: Goyal et al. 2017,
@@ -80,11 +83,17 @@ class ResNet(nn.Module):
 
   As in the released code convolutions pad both sides equally whatever their
   stride, and the max pool pads as SAME does: at even sizes only at the bottom
-  and on the right, where PyTorch pads only at the top and on the left.
+  and on the right. Others pad otherwise, with parameters of the same shapes:
+  torchvision and timm both sides of the max pool, of which at even sizes only
+  the top and the left come to bear; Flax's ImageNet example the blocks'
+  convolutions as SAME.
 
   Attributes:
     depth: 18, 34, 50, 101 or 152.
     width: channels of the stem; smaller ones are for tests.
+    max_pool_padding: 'same', or 'symmetric' for one pixel on every side.
+    conv_padding: of the blocks' 3 x 3 convolutions, 'symmetric' for one pixel on
+      every side, or 'same'; they are one where there is no stride.
     dtype: of the computation; parameters and statistics stay float32.
     precision: of products in convolutions of float32.
     batch_norm: makes a batch normalisation.
@@ -95,27 +104,38 @@ class ResNet(nn.Module):
 
   depth: int = 50
   width: int = 64
+  max_pool_padding: str = 'same'
+  conv_padding: str = 'symmetric'
   dtype: jnp.dtype = jnp.float32
   precision: jax.lax.PrecisionLike = None
   batch_norm: Callable[..., nn.Module] = nn.BatchNorm
 
   def _layers(self, channels: int, stride: int):
     """(channels, kernel size, stride) of a block's convolutions."""
-    if self.depth >= _FIRST_BOTTLENECK_DEPTH:
+    if self.depth >= FIRST_BOTTLENECK_DEPTH:
       return (channels, 1, 1), (channels, 3, stride), (4 * channels, 1, 1)
     return (channels, 3, stride), (channels, 3, 1)
+
+  def _check_paddings(self):
+    for padding in (self.max_pool_padding, self.conv_padding):
+      if padding not in _PADDINGS:
+        raise ValueError(
+          f'Unknown padding {padding!r}. Known: {", ".join(_PADDINGS)}.'
+        )
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool) -> dict[str, jax.Array]:
     """Images [B, H, W, C] -> named endpoints, `features` float32 last.
 
     Raises:
-      ValueError: if the depth is unknown or the images are too small.
+      ValueError: if the depth or a padding is unknown or the images are too
+        small.
     """
-    if self.depth not in _STAGE_SIZES:
+    self._check_paddings()
+    if self.depth not in STAGE_SIZES:
       raise ValueError(
         f'Unknown ResNet depth {self.depth}. Known: '
-        f'{", ".join(map(str, _STAGE_SIZES))}.'
+        f'{", ".join(map(str, STAGE_SIZES))}.'
       )
     check_image_size(self, images)
     conv = functools.partial(
@@ -136,14 +156,16 @@ class ResNet(nn.Module):
     )
     x = conv(self.width, (7, 7), strides=2, padding=3, name='conv_stem')(images)
     x = nn.relu(bn(name='bn_stem')(x))
-    x = max_pool(x, (3, 3), strides=(2, 2), padding='SAME')
+    symmetric = self.max_pool_padding == 'symmetric'
+    pool_padding = ((1, 1), (1, 1)) if symmetric else 'SAME'
+    x = max_pool(x, (3, 3), strides=(2, 2), padding=pool_padding)
     endpoints = {}
-    for stage, num_blocks in enumerate(_STAGE_SIZES[self.depth], start=1):
+    for stage, num_blocks in enumerate(STAGE_SIZES[self.depth], start=1):
       for block in range(1, num_blocks + 1):
         stride = 2 if stage > 1 and block == 1 else 1
         layers = self._layers(self.width * 2 ** (stage - 1), stride)
         name = f'stage{stage}_block{block}'
-        x = _Block(layers, conv, bn, name=name)(x)
+        x = _Block(layers, self.conv_padding, conv, bn, name=name)(x)
         endpoints[name] = x
     endpoints['features'] = jnp.mean(x.astype(jnp.float32), axis=(1, 2))
     return endpoints

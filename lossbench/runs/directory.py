@@ -57,6 +57,12 @@ _BEFORE_FIELDS = {
   'resize_antialias': False,
   'resize_method': 'bilinear',
 }
+# What models do that were configured without these fields.
+_BEFORE_MODEL_FIELDS = {
+  'model.conv_padding': 'symmetric',
+  'model.count_include_pad': False,
+  'model.max_pool_padding': 'same',
+}
 
 # The name of the split that a run is trained on: train without its holdout.
 TRAINING = 'training'
@@ -158,11 +164,15 @@ def fields_of(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def what_decides_numbers(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Field -> value, as JSON, of all that a run's numbers depend on."""
+  """Field -> value, as JSON, of all that a run's numbers depend on.
+
+  Without those of the model that ask for what it does where they are absent.
+  """
   return {
     name: value
     for name, value in fields_of(config).items()
     if name not in OPERATIONAL_FIELDS
+    and value != _BEFORE_MODEL_FIELDS.get(name)
   }
 
 

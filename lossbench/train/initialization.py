@@ -9,7 +9,7 @@ import numpy as np
 
 from lossbench import build
 from lossbench.runs.checkpoints import Checkpoint, load_checkpoint
-from lossbench.runs.directory import RunDirectory
+from lossbench.runs.directory import RunDirectory, what_decides_numbers
 from lossbench.runtime.console import LOGGER
 from lossbench.train.state import StepHparams, TrainState, create_state, decayed
 
@@ -88,7 +88,7 @@ def load_source(
     )
   theirs = source.read_config()
   for field in _SHARED_FIELDS:
-    old, new = (_plain(c[field]) for c in (theirs, config))
+    old, new = (_plain(c, field) for c in (theirs, config))
     if old != new:
       raise ValueError(
         f'--config.init_from={config.init_from} has {field} = {old}, but this '
@@ -98,10 +98,15 @@ def load_source(
   return load_checkpoint(source, config.init_step)
 
 
-def _plain(value):
-  if isinstance(value, ml_collections.ConfigDict):
-    return value.to_dict()
-  return list(value)
+def _plain(config, field):
+  if field == 'model':
+    decisive = what_decides_numbers(config)
+    return {
+      name.removeprefix('model.'): value
+      for name, value in decisive.items()
+      if name.startswith('model.')
+    }
+  return list(config[field])
 
 
 def start_from(state: TrainState, source: Checkpoint) -> TrainState:

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lossbench.models import inception_v3
 from lossbench.models.inception_v3 import InceptionV3
 from tests.models import naive
 
@@ -89,6 +90,33 @@ def test_forward_agrees_with_torchvision(trace):
     [14.682801, 0.0, 14.467724, 31.544393],
     rtol=1e-5,
   )
+
+
+def _average(x, *, count_include_pad):
+  """Of the 3 x 3 pixels around each of x [B, H, W, C]."""
+  padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  windows = np.lib.stride_tricks.sliding_window_view(
+    padded, (3, 3), axis=(1, 2)
+  )
+  count = 9
+  if not count_include_pad:
+    inside = np.pad(np.ones(x.shape[1:3]), 1)
+    windows_inside = np.lib.stride_tricks.sliding_window_view(inside, (3, 3))
+    count = windows_inside.sum((2, 3))[None, :, :, None]
+  return windows.sum((4, 5)) / count
+
+
+@pytest.mark.parametrize('count_include_pad', [False, True])
+def test_average_pools_count_their_padding_if_asked(count_include_pad):
+  """In a block whose one branch is the pool."""
+  x = np.random.default_rng(0).standard_normal((1, 5, 4, 2))
+  found = jax.jit(
+    lambda x: inception_v3._Block(
+      ((inception_v3._AVG_POOL,),), count_include_pad, None, None
+    ).apply({}, x)
+  )(x.astype(np.float32))
+  expected = _average(x, count_include_pad=count_include_pad)
+  np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_bfloat16_is_for_the_computation_only(trace):

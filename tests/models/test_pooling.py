@@ -23,7 +23,7 @@ def _gradient(pool_fn, x):
 
 
 @pytest.mark.parametrize('size', [(7, 8), (6, 9)])
-@pytest.mark.parametrize('padding', ['SAME', 'VALID'])
+@pytest.mark.parametrize('padding', ['SAME', 'VALID', ((1, 1), (1, 1))])
 @pytest.mark.parametrize('strides', [(2, 2), (1, 3)])
 def test_the_gradient_is_that_of_flax_also_where_inputs_are_equal(
   size, padding, strides

@@ -106,9 +106,15 @@ def test_unknown_depth_lists_the_known(trace):
 
 
 class NaiveResNet:
-  """He et al. 2016, table 1, strides moved to the 3 x 3; NumPy float64."""
+  """He et al. 2016, table 1, strides moved to the 3 x 3; NumPy float64.
 
-  def __init__(self, variables, *, depth, train):
+  `pool_pads` are pixels (before, after) of the max pool, `strided_pads` of the
+  3 x 3 convolutions with a stride; the images' sides are multiples of 32.
+  """
+
+  def __init__(
+    self, variables, *, depth, train, pool_pads=(0, 1), strided_pads=(1, 1)
+  ):
     self.params = flatten_dict(jax.tree.map(np.float64, variables['params']))
     self.stats = flatten_dict(
       jax.tree.map(np.float64, variables['batch_stats'])
@@ -117,9 +123,14 @@ class NaiveResNet:
     self.bottleneck = depth >= 50
     self.stage_sizes = STAGE_SIZES[depth]
     self.train = train
+    self.pool_pads = pool_pads
+    self.strided_pads = strided_pads
 
   def conv(self, x, *path, stride):
     kernel = self.params[*path, 'kernel']
+    if stride == 2 and kernel.shape[0] == 3:
+      pads = ((0, 0), self.strided_pads, self.strided_pads, (0, 0))
+      return naive.conv(np.pad(x, pads), kernel, stride=stride)
     return naive.conv(x, kernel, stride=stride, pad=(kernel.shape[0] - 1) // 2)
 
   def bn(self, x, *path):
@@ -146,8 +157,8 @@ class NaiveResNet:
   def __call__(self, images):
     x = self.conv(images, 'conv_stem', stride=2)
     x = np.maximum(self.bn(x, 'bn_stem'), 0)
-    # SAME at even sizes: one row and column of padding, bottom and right.
-    x = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=-np.inf)
+    pads = ((0, 0), self.pool_pads, self.pool_pads, (0, 0))
+    x = np.pad(x, pads, constant_values=-np.inf)
     windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(1, 2))
     x = windows[:, ::2, ::2].max(axis=(4, 5))
     endpoints = {}
@@ -211,3 +222,38 @@ def test_forward_agrees_with_a_naive_implementation(
     np.testing.assert_allclose(
       new_stats[path], expected, rtol=1e-4, atol=1e-5, err_msg=str(path)
     )
+
+
+@pytest.mark.parametrize(
+  ('fields', 'pads'),
+  [
+    # SAME at even sizes: one row and column of padding, bottom and right.
+    ({}, {'pool_pads': (0, 1), 'strided_pads': (1, 1)}),
+    (
+      {'max_pool_padding': 'symmetric'},
+      {'pool_pads': (1, 1), 'strided_pads': (1, 1)},
+    ),
+    (
+      {'conv_padding': 'same'},
+      {'pool_pads': (0, 1), 'strided_pads': (0, 1)},
+    ),
+  ],
+)
+@pytest.mark.parametrize('depth', [18, 50])
+def test_paddings_are_those_of_torchvision_and_flax(trace, depth, fields, pads):
+  rng = np.random.default_rng(0)
+  model = ResNet(depth, width=4, **fields)
+  variables = naive.random_variables(trace(model, image_size=64)[-1], rng)
+  images = rng.standard_normal((2, 64, 64, 3)).astype(np.float32)
+  found = jax.jit(functools.partial(model.apply, train=False))(
+    variables, images
+  )
+  reference = NaiveResNet(variables, depth=depth, train=False, **pads)
+  for name, expected in reference(images.astype(np.float64)).items():
+    assert naive.relative_error(found[name], expected) < 1e-5, name
+
+
+@pytest.mark.parametrize('field', ['max_pool_padding', 'conv_padding'])
+def test_unknown_paddings_list_the_known(trace, field):
+  with pytest.raises(ValueError, match=r"'SAME'\. Known: same, symmetric"):
+    trace(ResNet(18, **{field: 'SAME'}), image_size=64)

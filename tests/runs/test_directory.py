@@ -143,6 +143,19 @@ def test_operational_fields_may_change(run, config):
   assert run.read_config().data_dir == '/elsewhere'
 
 
+def test_a_run_from_before_a_field_of_its_model_goes_on_with_it(run, config):
+  config.model = {'name': 'resnet', 'depth': 50}
+  run.claim(config, num_steps=26)
+  _save_step(run, 10)
+  config.model.max_pool_padding = 'same'
+  run.check_compatible(config)
+  config.model.max_pool_padding = 'symmetric'
+  with pytest.raises(
+    ValueError, match=r"max_pool_padding: 'absent' there, 'symmetric' now"
+  ):
+    run.check_compatible(config)
+
+
 def test_operational_fields_exist(config):
   assert set(config) >= run_directory.OPERATIONAL_FIELDS
 
