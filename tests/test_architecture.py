@@ -59,6 +59,7 @@ VERBS = (
   'early_stopping',
   'evaluate',
   'finetune',
+  'fit_path',
   'report.__main__',
   'study.__main__',
   'transfer',

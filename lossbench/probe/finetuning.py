@@ -24,11 +24,8 @@ import ml_collections
 from lossbench.data import catalogue
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.probe.protocol import HOLDOUT_FRACTION, test_records
-from lossbench.probe.transfer import (
-  Transferred,
-  describe_source,
-  write_correct,
-)
+from lossbench.probe.results import write_correct
+from lossbench.probe.transfer import Transferred, describe_source
 from lossbench.runs.directory import (
   RunDirectory,
   read_json,

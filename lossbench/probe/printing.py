@@ -1,6 +1,6 @@
 """What a person sees of a transfer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import table as rich_table
 
@@ -33,3 +33,31 @@ def print_table(title: str, records: Sequence[Record], *, main_metric: str):
   output.print(table)
   for note in dict.fromkeys(r.note for r in records if r.note):
     output.print(f'Note: {note}', style='dim', highlight=False)
+
+
+def print_path(path: Sequence[Mapping[str, float]], *, chosen: float):
+  """Prints what every L2 value is worth on the holdout, and its certificate.
+
+  Args:
+    path: of `protocol.fit_and_test`.
+    chosen: the L2 value that is marked.
+  """
+  table = rich_table.Table()
+  for column in (
+    'L2',
+    'holdout accuracy',
+    'holdout NLL',
+    'gap at most',
+    'steps',
+  ):
+    table.add_column(column, justify='right')
+  for entry in path:
+    table.add_row(
+      f'{entry["l2"]:.3g}',
+      f'{entry["holdout_accuracy"]:.4f}',
+      f'{entry["holdout_nll"]:.4f}',
+      f'{entry["relative_gap_bound"]:.1e}',
+      str(entry['newton_steps']),
+      style='bold' if entry['l2'] == chosen else None,
+    )
+  console.output().print(table)

@@ -154,6 +154,7 @@ def fit_and_test(
   *,
   num_classes: int,
   main_metric: str,
+  held: np.ndarray | None = None,
   l2_values: Sequence[float] = regression.L2_VALUES,
   tolerance: float = 1e-6,
 ) -> tuple[list[Record], list[dict[str, float]], regression.Fit]:
@@ -164,6 +165,7 @@ def fit_and_test(
     test: 'features' of the test data.
     num_classes: K.
     main_metric: 'top1_accuracy' or 'mean_class_accuracy', listed first.
+    held: [N] bool, the holdout of the training data; None: `holdout_mask`.
     l2_values: to choose from, by top-1 accuracy on the holdout; see `best_l2`.
     tolerance: certified relative suboptimality of every fit; of the final one
       at most 1e-9.
@@ -184,7 +186,7 @@ def fit_and_test(
   regression.check_examples(
     test_features, test.labels, num_classes=num_classes, all_classes=False
   )
-  held = holdout_mask(train.labels)
+  held = holdout_mask(train.labels) if held is None else held
   fits, path = _fit_holdout_path(
     train_features,
     train.labels,

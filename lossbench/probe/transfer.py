@@ -1,7 +1,7 @@
 """What a checkpoint's features are worth on other data sets."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -10,15 +10,12 @@ import numpy as np
 
 import lossbench
 from lossbench.data import catalogue
-from lossbench.evaluation import per_example
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.files import write_arrays
 from lossbench.evaluation.outputs import RunOutputs
-from lossbench.metrics.influence import mean_class_accuracy_values
 from lossbench.probe import knn
-from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test
-from lossbench.runs.directory import TRAINING, write_json
+from lossbench.probe.results import write_results
+from lossbench.runs.directory import TRAINING
 from lossbench.runs.records import Record
 from lossbench.runtime.console import LOGGER
 
@@ -150,74 +147,6 @@ def describe_source(outputs: RunOutputs) -> dict[str, Any]:
   }
 
 
-def write_correct(
-  target,
-  test: Collected,
-  correct: Mapping[str, np.ndarray],
-  *,
-  source: Mapping[str, Any],
-):
-  """Writes which test examples are predicted right, for the bootstrap.
-
-  Args:
-    target: directory.
-    test: the test examples.
-    correct: prefix of metrics -> [N] whether, or how often.
-    source: of `describe_source`.
-  """
-  values = {}
-  for prefix, right in correct.items():
-    values[f'{prefix}top1_accuracy'] = right
-    values[f'{prefix}mean_class_accuracy'] = mean_class_accuracy_values(
-      right, test.labels
-    )
-  per_example.write(
-    target,
-    test.ids,
-    values,
-    step=source['step'],
-    checkpoint=source['checkpoint'],
-  )
-
-
-def _write_results(
-  target,
-  test: Collected,
-  final: regression.Fit,
-  metrics: dict[str, Any],
-  correct: Mapping[str, np.ndarray],
-):
-  """Writes predictions, classifier and metrics; the last says it is whole.
-
-  Args:
-    target: directory.
-    test: 'features' of the test data.
-    final: the linear classifier.
-    metrics: of all protocols.
-    correct: prefix of the metrics of another protocol -> [N] of each example.
-  """
-  logits = test.arrays['features'] @ final.weights.T + final.bias
-  prediction = regression.predict(final, test.arrays['features'])
-  write_arrays(
-    target / 'predictions.npz',
-    id=test.ids,
-    label=test.labels,
-    # What is measured: of logits in float64, which float32 may round to ties.
-    prediction=prediction,
-    logits=logits.astype(np.float32),
-  )
-  write_arrays(
-    target / 'classifier.npz',
-    weights=final.weights,
-    bias=final.bias,
-    l2=final.l2,
-  )
-  write_correct(
-    target, test, {'': prediction == test.labels, **correct}, source=metrics
-  )
-  write_json(target / 'metrics.json', metrics)
-
-
 def transfer_checkpoint(
   workdir: str,
   dataset: str,
@@ -285,7 +214,7 @@ def transfer_checkpoint(
       'metrics': [record.to_json() for record in records],
       'path': path,
     }
-    _write_results(target, test, final, metrics, correct)
+    write_results(target, test, final, metrics, correct)
     LOGGER.info('Wrote %s', target)
   return Transferred(
     objective=outputs.config.objective.name,

@@ -1,0 +1,1 @@
+"""What is measured of arrays that anybody wrote, without a run."""

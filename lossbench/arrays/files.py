@@ -1,0 +1,227 @@
+"""The .npz files that other programs write: their schema, checked when read.
+
+| array | shape | |
+|---|---|---|
+| `logits` or `log_probs` | [N, K] | outputs of the last layer, or natural log-probabilities; one of the two |
+| `labels` (or `label`) | [N] | integer class ids in [0, K) |
+| `ids` (or `id`) | [N] | names or numbers that tell the examples apart; without them the order does |
+| `features` | [N, M] | inputs of the last layer |
+| `kernel` | [M, K] | weights of the last layer, a column a class |
+| `layer/NAME` | [N, C] or [N, ..., C] | another layer, channels last; several in forward order |
+
+Written by `numpy.savez(path, logits=..., labels=...)`. Numbers of any real dtype
+that NumPy has; whatever else a file holds is left alone. Every error names the
+file and the array.
+"""
+
+import pathlib
+import zipfile
+import zlib
+
+import numpy as np
+
+from lossbench.evaluation.collected import Collected
+from lossbench.runtime import storage
+
+LAYER = 'layer/'
+SCORES = ('logits', 'log_probs')
+_LABELS = ('labels', 'label')
+_IDS = ('ids', 'id')
+# A rounding error above 0 is none; a probability or a logit is.
+_MAX_LOG_PROB = 1e-3
+
+
+class ArrayFile:
+  """One .npz file; arrays are read when they are asked for.
+
+  Args:
+    path: on a disk or in a bucket.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it is no .npz, or one that holds objects.
+  """
+
+  def __init__(self, path: str):
+    self.path = storage.as_path(path)
+    if not self.path.is_file():
+      raise FileNotFoundError(
+        f'{path}: there is no such file. Write one with numpy.savez.'
+      )
+    try:
+      with self.path.open('rb') as file, zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+    except zipfile.BadZipFile as error:
+      raise ValueError(
+        f'{path} is no .npz file, or is cut off ({error}). Write it with '
+        'numpy.savez.'
+      ) from error
+    self.names = [
+      pathlib.PurePosixPath(m.filename).with_suffix('').as_posix()
+      for m in members
+      if m.filename.endswith('.npy')
+    ]
+    content = repr(sorted((m.filename, m.CRC) for m in members))
+    # Eight hexadecimal digits that tell its content from any other.
+    self.fingerprint = f'{zlib.crc32(content.encode()):08x}'
+
+  def error(self, name: str, why: str) -> ValueError:
+    """An error of one of its arrays."""
+    return ValueError(f'{self.path}: {name} {why}')
+
+  def read(self, name: str) -> np.ndarray:
+    """An array as it was written.
+
+    Raises:
+      ValueError: if it is missing, damaged or of Python objects.
+    """
+    if name not in self.names:
+      raise ValueError(
+        f'{self.path} has no array {name!r}. It has: '
+        f'{", ".join(self.names) or "none"}.'
+      )
+    try:
+      with self.path.open('rb') as file, np.load(file) as stored:
+        return stored[name]
+    except ValueError as error:
+      if 'allow_pickle' not in str(error):
+        raise self.error(name, f'is damaged: {error}.') from error
+      raise self.error(
+        name,
+        'holds Python objects, a pickle, which could run anything and is not '
+        'loaded. Write numbers.',
+      ) from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+      raise self.error(name, f'is damaged: {error}.') from error
+
+  def one_of(self, names: tuple[str, ...]) -> str | None:
+    """Which of these arrays it has; None if none.
+
+    Raises:
+      ValueError: if it has several.
+    """
+    found = [name for name in names if name in self.names]
+    if len(found) > 1:
+      raise ValueError(
+        f'{self.path} has both {found[0]} and {found[1]}. Leave one out.'
+      )
+    return found[0] if found else None
+
+  def numbers(
+    self, name: str, shape: str, *, allow_negative_infinity: bool = False
+  ) -> np.ndarray:
+    """A finite real array, float32 or, if it was that, float64.
+
+    Args:
+      name: of the array.
+      shape: how many axes it has, in words: '[examples, classes]'; one that
+        has '...' two or more.
+      allow_negative_infinity: as a logarithm of 0.
+    """
+    values = self.read(name)
+    num_axes = shape.count(',') + 1
+    wrong = values.ndim != num_axes
+    if '...' in shape:
+      wrong = values.ndim < 2
+    if wrong or not values.size:
+      raise self.error(name, f'must be {shape}; got {values.shape}.')
+    if values.dtype.kind not in 'fiu':
+      raise self.error(
+        name, f'must be of real numbers; got dtype {values.dtype}.'
+      )
+    dtype = np.float64 if values.dtype == np.float64 else np.float32
+    values = values.astype(dtype, copy=False)
+    good = np.isfinite(values)
+    if allow_negative_infinity:
+      good |= np.isneginf(values)
+    if not good.all():
+      rows = np.flatnonzero(~good.reshape(len(values), -1).all(axis=1))
+      raise self.error(
+        name,
+        f'has NaN or infinity in {len(rows)} of {len(values)} rows, the first '
+        f'is row {rows[0]}.',
+      )
+    return values
+
+  def labels(self, *, num_examples: int, of: str) -> np.ndarray:
+    """Class ids [N] int32, not negative.
+
+    Args:
+      num_examples: N.
+      of: the array that has so many rows.
+    """
+    name = self.one_of(_LABELS)
+    if name is None:
+      self.read(_LABELS[0])
+    labels = self.read(name)
+    self._check_rows(name, labels, num_examples, of)
+    if labels.dtype.kind not in 'iu':
+      raise self.error(
+        name, f'must be integer class ids; got dtype {labels.dtype}.'
+      )
+    if labels.min() < 0:
+      row = int(labels.argmin())
+      raise self.error(
+        name, f'has {labels[row]} in row {row}; class ids begin at 0.'
+      )
+    if labels.max() > np.iinfo(np.int32).max:
+      raise self.error(name, f'has {labels.max()}, which is no class id.')
+    return labels.astype(np.int32)
+
+  def ids(self, *, num_examples: int, of: str) -> np.ndarray | None:
+    """Ids [N] as bytes, all different; None if it has none."""
+    name = self.one_of(_IDS)
+    if name is None:
+      return None
+    ids = self.read(name)
+    self._check_rows(name, ids, num_examples, of)
+    if ids.dtype.kind == 'U':
+      ids = np.strings.encode(ids, 'utf-8')
+    elif ids.dtype.kind in 'iu':
+      ids = ids.astype('S')
+    elif ids.dtype.kind != 'S':
+      raise self.error(
+        name, f'must be strings or integers; got dtype {ids.dtype}.'
+      )
+    found, counts = np.unique(ids, return_counts=True)
+    if counts.max() > 1:
+      raise self.error(
+        name,
+        f'has {found[counts.argmax()].decode(errors="replace")!r} '
+        f'{counts.max()} times; every example has an id of its own.',
+      )
+    return ids
+
+  def _check_rows(self, name, values, num_examples, of):
+    if values.shape != (num_examples,):
+      raise self.error(
+        name,
+        f'must be [{num_examples}], as many as {of} has rows; got '
+        f'{values.shape}.',
+      )
+
+
+def _numbered(num_examples: int) -> np.ndarray:
+  """Ids of examples that are told apart by their order."""
+  return np.arange(num_examples).astype('S')
+
+
+def read_features(path: str) -> Collected:
+  """Features and labels of a file, in its order.
+
+  Args:
+    path: of the file.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it is not of the schema.
+  """
+  file = ArrayFile(path)
+  features = file.numbers('features', '[examples, features]')
+  where = dict(num_examples=len(features), of='features')
+  ids = file.ids(**where)
+  return Collected(
+    ids=_numbered(len(features)) if ids is None else ids,
+    labels=file.labels(**where),
+    arrays={'features': features},
+  )
