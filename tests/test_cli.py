@@ -17,6 +17,7 @@ BINARIES = {
   'early_stopping': 'lossbench/early_stopping.py',
   'evaluate': 'lossbench/evaluate.py',
   'finetune': 'lossbench/finetune.py',
+  'prepare': 'lossbench/prepare.py',
   'report': 'lossbench/report/__main__.py',
   'study': 'lossbench/study/__main__.py',
   'transfer': 'lossbench/transfer.py',
@@ -132,7 +133,7 @@ def test_illegal_values_wait_for_nothing_heavy(root, name, mistake, message):
 
 
 @pytest.mark.parametrize(
-  'name', sorted(BINARIES.keys() - {'compare', 'early_stopping'})
+  'name', sorted(BINARIES.keys() - {'compare', 'early_stopping', 'prepare'})
 )
 def test_stray_arguments_and_empty_directories_are_refused(root, name):
   required = []

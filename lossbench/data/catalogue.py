@@ -22,6 +22,8 @@ class DatasetSpec:
     offline: TFDS can make it without a download, so we do when it is missing.
     manual: what must be fetched by hand before TFDS can prepare it, or ''.
     needs: what else TFDS needs to prepare it, or ''.
+    made_of: the data set in the same directory that `lossbench.prepare` makes it
+      of, or ''.
     label_feature: name of the feature that holds the class id.
     num_used_classes: how many of the label's classes occur, 0 for all.
     real_labels: has the labels of Beyer et al. 2020 in 'real_label'.
@@ -36,6 +38,7 @@ class DatasetSpec:
   offline: bool = False
   manual: str = ''
   needs: str = ''
+  made_of: str = ''
   label_feature: str = 'label'
   num_used_classes: int = 0
   real_labels: bool = False
@@ -159,6 +162,9 @@ for _severity in range(1, NUM_SEVERITIES + 1):
       f'cifar10_corrupted/{_CIFAR_NAMES.get(_name, _name)}_{_severity}'
     )
   for _name in SEVERITIES:
+    DATASETS[f'cifar10_c8_{_name}_{_severity}'] = DatasetSpec(
+      f'cifar10_c8/{_name}_{_severity}', made_of='cifar10'
+    )
     for _family_name in ('digits_c', 'digit_pairs_c', 'digit_pairs_low_c'):
       DATASETS[f'{_family_name}_{_name}_{_severity}'] = DatasetSpec(
         f'{_family_name}/{_name}_{_severity}', offline=True
@@ -189,6 +195,7 @@ OOD_SUITES = {
     OodSet('cifar10_1_v4'),
     OodSet('cifar10_1_v6'),
     *_family('cifar10_c', _CORRUPTIONS),
+    *_family('cifar10_c8', SEVERITIES),
     *_unrelated('cifar100', 'svhn_cropped'),
   ),
   'cifar100': tuple(_unrelated('cifar10', 'svhn_cropped')),
@@ -227,6 +234,23 @@ def get_dataset_spec(name: str) -> DatasetSpec:
     f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
     f'. {hint}'.rstrip()
   )
+
+
+def members_of(name: str) -> tuple[str, ...]:
+  """The data sets of a family of corruptions; of any other name, that one.
+
+  Raises:
+    ValueError: if there is neither a family nor a data set of that name.
+  """
+  members = tuple(
+    ood_set.name
+    for suite in OOD_SUITES.values()
+    for ood_set in suite
+    if ood_set.family == name
+  )
+  if not members:
+    get_dataset_spec(name)
+  return members or (name,)
 
 
 def family_of(name: str) -> str:

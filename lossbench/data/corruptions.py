@@ -1,8 +1,9 @@
-"""Corruptions of small grey images, with published severities.
+"""Corruptions of small images, grey or in colour, with published severities.
 
 Of Hendrycks & Dietterich 2019 (arXiv:1903.12261), with the five severities of
 CIFAR-10-C: make_cifar_c.py in github.com/hendrycks/robustness. Of its nineteen
-corruptions these eight keep their meaning on 8 x 8 grey pixels. Left out:
+corruptions these eight keep their meaning on 8 x 8 grey pixels, and their names on
+all images. Left out:
 
 - pixelate: its factors leave 7, 7, 6, 6 and 5 of 8 pixels, not five severities;
 - glass, motion and zoom blur, snow, frost, fog, spatter and elastic_transform:
@@ -40,7 +41,7 @@ def _gaussian_blur(x, rng, c):
   del rng
   from scipy import ndimage  # takes long
 
-  return ndimage.gaussian_filter(x, c, mode='nearest')
+  return ndimage.gaussian_filter(x, c, mode='nearest', axes=(0, 1))
 
 
 def _defocus_blur(x, rng, c):
@@ -55,18 +56,26 @@ def _defocus_blur(x, rng, c):
   edge = np.exp(-np.array([1, 0, 1]) / (2 * edge_stddev**2))
   edge = np.outer(edge, edge)
   kernel = ndimage.convolve(disk.astype(np.float64), edge, mode='constant')
+  kernel = kernel.reshape(kernel.shape + (1,) * (x.ndim - 2))
   # OpenCV, which the authors use, mirrors without repeating the outermost row.
   return ndimage.convolve(x, kernel / kernel.sum(), mode='mirror')
 
 
 def _brightness(x, rng, c):
+  """Raises the value of HSV, the largest channel, to at most 1; keeps the hue."""
   del rng
-  return x + c  # of a grey pixel HSV's value is its level
+  if x.ndim == 2:
+    return x + c
+  value = x.max(axis=-1, keepdims=True)
+  raised = np.minimum(value + c, 1)
+  black = np.full_like(x, c)
+  return np.where(value > 0, x * raised / np.where(value > 0, value, 1), black)
 
 
 def _contrast(x, rng, c):
   del rng
-  return (x - x.mean()) * c + x.mean()
+  means = x.mean(axis=(0, 1))  # of each channel
+  return (x - means) * c + means
 
 
 _FUNCTIONS = {
@@ -84,16 +93,16 @@ _FUNCTIONS = {
 def corrupt(
   image: np.ndarray, corruption: str, *, severity: int, seed: tuple[int, ...]
 ) -> np.ndarray:
-  """A corrupted copy of a grey image; a function of its arguments alone.
+  """A corrupted copy of an image; a function of its arguments alone.
 
   Args:
-    image: uint8 [H, W].
+    image: uint8 [H, W] or [H, W, C].
     corruption: a key of `severities.SEVERITIES`.
     severity: 1 to 5.
     seed: of the noise, e.g. (number of the image,).
 
   Returns:
-    uint8 [H, W].
+    uint8, of the image's shape.
 
   Raises:
     ValueError: if the corruption or the severity is unknown.

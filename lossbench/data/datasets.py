@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from lossbench.data import (  # registers TFDS builders
+  cifar10_c8,  # noqa: F401
   digit_pairs,  # noqa: F401
   digits,  # noqa: F401
 )
@@ -78,6 +79,9 @@ def open_dataset(
 
 
 def _how_to_prepare(spec: DatasetSpec, data_dir: str) -> str:
+  if spec.made_of:
+    name = spec.tfds_name.partition('/')[0]
+    return f'python -m lossbench.prepare --dataset={name} --data_dir={data_dir}'
   manual = ''
   if spec.manual:
     manual = (
@@ -198,6 +202,31 @@ def check_image_shape(
     f'Dataset {builder.name!r} has images of {height} x {width} pixels, but '
     f'--config.image_size={image_shape[0]}. {remedy}'
   )
+
+
+def prepare(name: str, *, data_dir: str | None):
+  """Makes a data set that needs no download, if it is not there yet.
+
+  Args:
+    name: one of `known_datasets()`.
+    data_dir: as of `open_dataset`.
+
+  Raises:
+    ValueError: if the name is unknown, or the data set is TFDS's to prepare.
+    FileNotFoundError: if what it is made of is not there.
+    OSError: if `data_dir` cannot be written to.
+  """
+  spec = get_dataset_spec(name)
+  data_dir = resolve_data_dir(data_dir)
+  if not (spec.offline or spec.made_of):
+    raise ValueError(
+      f'Dataset {name!r} is for TFDS to prepare: {_how_to_prepare(spec, data_dir)}'
+    )
+  if spec.made_of:
+    open_dataset(spec.made_of, data_dir=data_dir)
+  builder = tfds.builder(spec.tfds_name, data_dir=data_dir)
+  if not builder.info.splits:
+    _prepare_offline(builder, spec.tfds_name, data_dir=data_dir)
 
 
 def _prepare_offline(builder, tfds_name, *, data_dir):

@@ -1,4 +1,6 @@
-"""Corrupted digits: statistics by hand, determinism, the data set."""
+"""Corrupted images: statistics by hand, determinism, the data set of digits."""
+
+import colorsys
 
 import numpy as np
 import pytest
@@ -50,6 +52,38 @@ def test_a_function_of_image_and_seed(name):
   if name.endswith('noise'):
     other = corrupt(image, name, severity=5, seed=(8,))
     assert (other != corrupt(image, name, severity=5, seed=(9,))).any()
+
+
+@pytest.fixture
+def coloured():
+  return np.random.default_rng(0).integers(256, size=(9, 11, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('name', ['gaussian_blur', 'defocus_blur', 'contrast'])
+def test_channels_are_corrupted_each_by_itself(name, coloured):
+  whole = corrupt(coloured, name, severity=5, seed=(0,))
+  for channel in range(3):
+    alone = corrupt(coloured[..., channel], name, severity=5, seed=(0,))
+    np.testing.assert_array_equal(whole[..., channel], alone)
+
+
+@pytest.mark.parametrize('name', [n for n in SEVERITIES if 'noise' in n])
+def test_noise_is_drawn_for_each_channel(name):
+  grey = np.full((64, 64, 3), 128, np.uint8)
+  noisy = corrupt(grey, name, severity=5, seed=(0,)).astype(float)
+  correlation = np.corrcoef(noisy.reshape(-1, 3).T)
+  assert np.abs(correlation - np.eye(3)).max() < 0.08
+
+
+def test_brightness_raises_the_value_of_hsv(coloured):
+  """Pixel by pixel with the standard library's conversions."""
+  coloured[0, 0] = 0
+  expected = np.zeros(coloured.shape)
+  for row, column in np.ndindex(coloured.shape[:2]):
+    h, s, v = colorsys.rgb_to_hsv(*(coloured[row, column] / 255))
+    expected[row, column] = colorsys.hsv_to_rgb(h, s, min(v + 0.3, 1))
+  bright = corrupt(coloured, 'brightness', severity=5, seed=(0,))
+  np.testing.assert_allclose(bright, expected * 255, atol=0.5 + 1e-6)
 
 
 def test_refusals():
