@@ -128,7 +128,8 @@ PROGRAMS = [
 ]
 # What no program names, and why.
 CALLED_BY_OTHERS = {
-  'lossbench.data.digit_pairs': 'TFDS finds builders by names of classes',
+  'lossbench.data.cifar10_c8': 'TFDS finds builders by names of classes',
+  'lossbench.data.digit_pairs': 'as above',
   'lossbench.data.digits': 'as above',
   'get_config': 'the flag --config calls it',
   'should_preserve': 'Orbax calls it',
