@@ -97,6 +97,11 @@ def get_default_config() -> ml_collections.ConfigDict:
   # divisor of their number; 0 = each its own, as in the paper. With
   # accumulation_steps it is their pieces that share them.
   config.batch_norm_group = 0
+  # 'released' computes the logits as the study's released code does where that
+  # differs from the paper: cosine softmax (x W_k/||W_k|| + b_k) / temperature, of
+  # features whose length is kept; logit normalization counts an output of no class
+  # in the norm. Other objectives have one output layer.
+  config.output_layer = 'paper'
   # Standard deviation of the output layer's initial kernel.
   config.output_kernel_stddev = 0.01
 

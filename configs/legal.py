@@ -209,6 +209,7 @@ FIELDS = (
     Count('[0, inf)'),
     'Give a divisor of the number of devices; 0 is each by itself.',
   ),
+  Field('output_layer', OneOf(('paper', 'released')), 'Give one of them.'),
   Field('output_kernel_stddev', Number('[0, inf)'), 'Give for example 0.01.'),
   Field('init_from', PATH, "Give a run directory, or '' to start anew."),
   Field(

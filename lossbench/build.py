@@ -39,7 +39,9 @@ def build_objective(config: ml_collections.ConfigDict) -> Objective:
     for name, value in config.objective.items()
     if name != 'name'
   }
-  return create_objective(config.objective.name, hparams)
+  return create_objective(
+    config.objective.name, hparams, released=config.output_layer == 'released'
+  )
 
 
 def _compute_dtype(config):

@@ -125,6 +125,14 @@ LOW = {
   'data_on_device': False,
 }
 FROM = '<another run>'
+NORMALIZED = {
+  'objective.name': 'logit_normalization',
+  'objective.logit_normalization': {'temperature': 0.1},
+}
+COSINES = {
+  'objective.name': 'cosine_softmax',
+  'objective.cosine_softmax': {'temperature': 0.1},
+}
 
 
 def _row(field, value, *changes, **given):
@@ -164,6 +172,8 @@ ROWS = (
   _row('compute_dtype', 'bfloat16', STEP_FN),
   _row('precision', 'highest', STEP_FN),
   _row('batch_norm_group', 2, STEP_FN),
+  _row('output_layer', 'released', START, STEP_FN, **NORMALIZED),
+  _row('output_layer', 'released', STEP_FN, **COSINES),
   _row('output_kernel_stddev', 0.2, START),
   _row('init_from', FROM, START),
   _row('init_step', '1', START, init_from=FROM),
@@ -347,7 +357,8 @@ def observe(noise, digits_dir, another_run, tmp_path_factory):
     config = _base()
     config.data_dir = digits_dir
     for name, value in changes.items():
-      value = {FROM: another_run, '<elsewhere>': elsewhere}.get(value, value)
+      if isinstance(value, str):
+        value = {FROM: another_run, '<elsewhere>': elsewhere}.get(value, value)
       config.update_from_flattened_dict({name: value})
     key = config.to_json()
     if key not in known:

@@ -55,6 +55,7 @@ ILLEGAL = {
   'compute_dtype': ('float16', 'bf16', '', None),
   'precision': ('float32', 'HIGHEST', '', None),
   'batch_norm_group': NOT_COUNTS,
+  'output_layer': ('cosine', '', None),
   'output_kernel_stddev': (*NOT_NUMBERS, -0.01),
   'init_from': NOT_PATHS,
   'init_step': ('', 'first', '-1', '1.5', 100, None),

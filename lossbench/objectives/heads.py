@@ -22,6 +22,9 @@ class OutputLayer(nn.Module):
 
   linear:  x W + b
   cosine:  cos(W_k, x) / temperature + b_k, eq. 7; the bias is not divided.
+           With free features (x W_k/||W_k|| + b_k) / temperature.
+  with background: l_k / ||(l_0, l)||_2 of linear logits, where l_0 is an output
+           of no class.
 
   `temperature` and `keep_prob` may be traced, so that one compiled step serves
   every value of them.
@@ -29,6 +32,10 @@ class OutputLayer(nn.Module):
   Attributes:
     num_classes: K.
     cosine: normalise features and kernel columns to unit length.
+    free_features: of a cosine layer: leave the features their length, and
+      divide the bias by the temperature too.
+    background: normalise the logits together with one of no class, whose
+      parameters lie under 'background'.
     use_bias: add b; the margin losses go without.
     bias_init: starting value of every bias.
     kernel_stddev: the kernel starts as N(0, kernel_stddev^2).
@@ -39,6 +46,8 @@ class OutputLayer(nn.Module):
 
   num_classes: int
   cosine: bool = False
+  free_features: bool = False
+  background: bool = False
   use_bias: bool = True
   bias_init: float = 0.0
   kernel_stddev: float = 0.01
@@ -63,6 +72,10 @@ class OutputLayer(nn.Module):
       nn.initializers.normal(self.kernel_stddev),
       (features.shape[-1], self.num_classes),
     )
+    if self.cosine and self.free_features:
+      kernel = losses.unit_norm(kernel, axis=0)
+      logits = jnp.matmul(features, kernel, precision=_FLOAT32)
+      return self._add_bias(logits) / self.temperature
     if self.cosine:
       features = losses.unit_norm(features, axis=-1)
       kernel = losses.unit_norm(kernel, axis=0)
@@ -70,9 +83,23 @@ class OutputLayer(nn.Module):
       logits = cosines / self.temperature
     else:
       logits = jnp.matmul(features, kernel, precision=_FLOAT32)
+    logits = self._add_bias(logits)
+    return self._normalize(features, logits) if self.background else logits
+
+  def _add_bias(self, logits):
     if not self.use_bias:
       return logits
     bias = self.param(
       'bias', nn.initializers.constant(self.bias_init), (self.num_classes,)
     )
     return logits + bias[None, :]
+
+  def _normalize(self, features, logits):
+    background = nn.Dense(
+      1,
+      kernel_init=nn.initializers.normal(self.kernel_stddev),
+      precision=_FLOAT32,
+      name='background',
+    )(features)
+    joined = jnp.concatenate([background, logits], axis=-1)
+    return losses.unit_norm(joined, axis=-1)[:, 1:]

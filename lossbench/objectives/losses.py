@@ -171,6 +171,11 @@ def normalize_logits(logits: Logits, *, temperature: float) -> Logits:
   return unit_norm(logits, axis=-1) / temperature
 
 
+def temper_logits(logits: Logits, *, temperature: float) -> Logits:
+  """l / tau, of logits that the output layer has normalised."""
+  return logits / temperature
+
+
 def additive_margin(
   logits: Logits, targets: Targets, *, temperature: float, margin: float
 ) -> Logits:

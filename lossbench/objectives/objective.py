@@ -1,5 +1,6 @@
 """The contract between an objective and the rest of lossbench."""
 
+import dataclasses
 from collections.abc import Callable
 
 import flax.struct
@@ -34,19 +35,26 @@ class Objective:
   Attributes:
     parts: names of the registered parts, as written.
     hparams: part name -> hyperparameter name -> value.
+    released: compute output layer and logits as the study's released code does,
+      where that differs from the paper's formulas.
   """
 
   parts: tuple[str, ...] = flax.struct.field(pytree_node=False)
   hparams: registry.Hparams
+  released: bool = flax.struct.field(pytree_node=False, default=False)
 
   @property
   def name(self) -> str:
     return '+'.join(self.parts)
 
+  def _get_part(self, name: str) -> registry.Part:
+    part = registry.get_part(name)
+    return dataclasses.replace(part, **part.released) if self.released else part
+
   def _filling(self, stage: str):
     """Yields (stage function, hyperparameters, name) of parts that fill it."""
     for name in self.parts:
-      filling = getattr(registry.get_part(name), stage)
+      filling = getattr(self._get_part(name), stage)
       if filling is not None:
         yield _stage_fn(filling), self.hparams[name], name
 
@@ -67,10 +75,12 @@ class Objective:
     self, *, num_classes: int, kernel_stddev: float = 0.01
   ) -> OutputLayer:
     """The output layer's module, a map from features [B, M] to logits [B, K]."""
-    parts = [registry.get_part(name) for name in self.parts]
+    parts = [self._get_part(name) for name in self.parts]
     return OutputLayer(
       num_classes=num_classes,
       cosine=any(part.cosine_head for part in parts),
+      free_features=any(part.free_features for part in parts),
+      background=any(part.background_head for part in parts),
       use_bias=not any(part.margin_fn for part in parts),
       bias_init=_stage_fn(self._loss_part.bias_init_fn)(num_classes),
       kernel_stddev=kernel_stddev,
@@ -154,7 +164,10 @@ class Objective:
 
 
 def create_objective(
-  spec: str, hparams: registry.Hparams | None = None
+  spec: str,
+  hparams: registry.Hparams | None = None,
+  *,
+  released: bool = False,
 ) -> Objective:
   """Builds the objective that `spec` names.
 
@@ -163,6 +176,7 @@ def create_objective(
       brings a loss, it is softmax cross-entropy.
     hparams: part name -> hyperparameter name -> value, exactly those that the
       parts declare.
+    released: see `Objective`.
 
   Returns:
     The objective.
@@ -173,4 +187,4 @@ def create_objective(
       range.
   """
   hparams = registry.check_spec(spec, {} if hparams is None else hparams)
-  return Objective(parts=tuple(hparams), hparams=hparams)
+  return Objective(parts=tuple(hparams), hparams=hparams, released=released)

@@ -69,6 +69,12 @@ class Part:
     scale_by_temperature: multiply the whole loss by the objective's one
       temperature.
     regression: `loss_fn` draws logits to fixed values instead of apart.
+    free_features: the cosine output layer looks at the kernel's directions
+      only: features keep their length, and the temperature divides the bias.
+    background_head: ask for an output layer that normalises its logits, among
+      them one of no class, which is then dropped.
+    released: attribute -> its value in the study's released code, where that
+      differs.
   """
 
   name: str
@@ -86,6 +92,9 @@ class Part:
   kernel_penalty_fn: Stage | None = None
   scale_by_temperature: bool = False
   regression: bool = False
+  free_features: bool = False
+  background_head: bool = False
+  released: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 _PARTS: dict[str, Part] = {}
@@ -242,6 +251,7 @@ register(
     'logit_normalization',
     hparams={'temperature': POSITIVE},
     logits_fn='normalize_logits',
+    released={'background_head': True, 'logits_fn': 'temper_logits'},
   )
 )
 register(
@@ -250,6 +260,7 @@ register(
     hparams={'temperature': POSITIVE},
     loss_fn='softmax_of_cosines',
     cosine_head=True,
+    released={'free_features': True},
   )
 )
 register(

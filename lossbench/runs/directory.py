@@ -3,6 +3,7 @@
 config.json                       the configuration, as resolved
 run.json                          objective, steps; every start: command, code,
                                   libraries, devices, data; source of fine-tuning
+                                  or of an import
 checkpoints/<step>/               Orbax
 history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
@@ -53,6 +54,7 @@ _BEFORE_FIELDS = {
   'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
   'on_bad_image': 'raise',
+  'output_layer': 'paper',
   'precision': 'default',
   'resize_antialias': False,
   'resize_method': 'bilinear',
@@ -319,6 +321,26 @@ class RunDirectory:
       )
 
   @property
+  def imported_from(self) -> dict[str, Any] | None:
+    """Source of an imported run, with 'format' and 'path'; None of others."""
+    path = self.about_path
+    source = read_json(path).get('source') if path.exists() else None
+    return source if source and 'format' in source else None
+
+  def check_not_imported(self):
+    """Raises ValueError if what is here came from another project.
+
+    Its optimiser's state stayed there, and so it cannot be continued.
+    """
+    source = self.imported_from
+    if source and self.has_checkpoints():
+      raise ValueError(
+        f'{self.path} was imported from {source["path"]} and cannot be trained '
+        f'further. Give --config.init_from={self.path} and another --workdir to '
+        'fine-tune it.'
+      )
+
+  @property
   def num_steps(self) -> int | None:
     """Steps that the run takes; None before training has begun."""
     path = self.about_path
@@ -389,7 +411,8 @@ class RunDirectory:
       start: as `lossbench.runs.provenance.describe_start` returns it; added to
         those before, the last of which it is compared with where there are
         checkpoints.
-      source: of a fine-tuning that begins: path, step and fingerprint.
+      source: of a fine-tuning that begins: path, step and fingerprint; or of an
+        import: format, path, ...
 
     Raises:
       ValueError: if it holds another run, or `CHANGES` that were not allowed;

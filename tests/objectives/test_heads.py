@@ -126,6 +126,65 @@ def test_cosine_layer_ignores_the_lengths_of_features_and_kernel(
   )
 
 
+def test_free_features_keep_their_length_and_the_bias_is_divided(
+  features, params
+):
+  objective = build('cosine_softmax').replace(released=True)
+  kernel = params['kernel'].astype(np.float64)
+  kernel /= np.sqrt((kernel**2).sum(0))
+  np.testing.assert_allclose(
+    logits_of(
+      objective.output_layer(num_classes=NUM_CLASSES),
+      params,
+      features,
+      train=False,
+    ),
+    (features @ kernel + params['bias']) / 0.25,
+    rtol=1e-5,
+    atol=1e-5,
+  )
+
+
+def test_an_output_of_no_class_counts_in_the_norm(features, params):
+  objective = build('logit_normalization').replace(released=True)
+  rng = np.random.default_rng(3)
+  background = {
+    'kernel': np.float32(rng.normal(size=(NUM_FEATURES, 1))),
+    'bias': np.float32(rng.normal(size=1)),
+  }
+  layer = objective.output_layer(num_classes=NUM_CLASSES)
+  logits = logits_of(
+    layer, {**params, 'background': background}, features, train=False
+  )
+  joined = [
+    features.astype(np.float64) @ layer['kernel'] + layer['bias']
+    for layer in (background, params)
+  ]
+  joined = np.concatenate(joined, axis=1)
+  norms = np.sqrt((joined**2).sum(1, keepdims=True))
+  np.testing.assert_allclose(
+    objective.seen_logits(logits),
+    joined[:, 1:] / norms / 0.25,
+    rtol=1e-5,
+    atol=1e-5,
+  )
+  assert jax.tree.map(np.shape, init(layer)['background']) == {
+    'kernel': (NUM_FEATURES, 1),
+    'bias': (1,),
+  }
+
+
+@pytest.mark.parametrize(
+  'spec', sorted({*known_parts()} - {'scale_by_temperature'})
+)
+def test_the_released_code_differs_in_two_output_layers(spec):
+  released = build(spec).replace(released=True)
+  same = released.output_layer(num_classes=NUM_CLASSES) == build(
+    spec
+  ).output_layer(num_classes=NUM_CLASSES)
+  assert same == (spec not in ('cosine_softmax', 'logit_normalization'))
+
+
 @pytest.mark.parametrize('spec', ['cosine_softmax', 'cosface', 'arcface'])
 def test_objectives_with_cosines_get_cosines_over_their_temperature(
   spec, features, params
