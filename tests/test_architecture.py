@@ -60,6 +60,7 @@ VERBS = (
   'evaluate',
   'finetune',
   'fit_path',
+  'import_checkpoint',
   'report.__main__',
   'study.__main__',
   'transfer',
@@ -133,6 +134,7 @@ CALLED_BY_OTHERS = {
   'lossbench.data.digits': 'as above',
   'get_config': 'the flag --config calls it',
   'should_preserve': 'Orbax calls it',
+  'open_source': 'lossbench.interop.formats calls it, of a module by its name',
   'emit': 'logging calls it',
   'per_example_loss': "README's example; the step adds what depends on weights",
 }
@@ -206,6 +208,7 @@ def test_what_nobody_calls_is_not_there():
 # they need of it, by functions called build_* and create_*.
 CONFIG_READERS = (
   'build',  # from a configuration to the objects that it names
+  'interop.importing',  # makes those of its runs
   'evaluation.loop',  # a pass of a run's model over a data set
   'probe.finetuning',  # makes those of its runs
   'runs.directory',  # keeps it, and compares it with what was there

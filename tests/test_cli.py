@@ -17,6 +17,7 @@ BINARIES = {
   'early_stopping': 'lossbench/early_stopping.py',
   'evaluate': 'lossbench/evaluate.py',
   'finetune': 'lossbench/finetune.py',
+  'import_checkpoint': 'lossbench/import_checkpoint.py',
   'prepare': 'lossbench/prepare.py',
   'report': 'lossbench/report/__main__.py',
   'study': 'lossbench/study/__main__.py',
@@ -141,6 +142,9 @@ def test_stray_arguments_and_empty_directories_are_refused(root, name):
     required = ['--config=configs/digits_cnn.py']
   if name == 'study':
     required = ['--config=configs/studies/digits.py']
+  if name == 'import_checkpoint':
+    required = ['--format=loss_functions_transfer', '--source=model.ckpt']
+    required += ['--objective=sigmoid', '--seed=0']
   if name in ('finetune', 'transfer'):
     required = ['--dataset=digits']
   _, _, result = _run(root, name, *required, '--workdir=x', 'y', 'z')

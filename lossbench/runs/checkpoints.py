@@ -96,9 +96,13 @@ def to_host(state: PyTree) -> HostState:
     state: a `TrainState` with a leading device axis, as the train step returns
       it.
   """
-  host_state = devices.unreplicate(state)
-  arrays = flax.serialization.to_state_dict(host_state)
-  return HostState(int(host_state.step), arrays, _checksums(arrays))
+  return on_host(devices.unreplicate(state))
+
+
+def on_host(state: PyTree) -> HostState:
+  """A `TrainState` that is on the host already, to be saved."""
+  arrays = flax.serialization.to_state_dict(state)
+  return HostState(int(state.step), arrays, _checksums(arrays))
 
 
 def _checksums(arrays: PyTree) -> dict[str, int]:

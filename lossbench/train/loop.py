@@ -109,6 +109,7 @@ def train(
   check_config(config)
   directory = RunDirectory(workdir)
   directory.check_compatible(config)
+  directory.check_not_imported()
   with _building:
     run = build_run(config, directory)
     # Compiles nothing, and raises what compilation would.

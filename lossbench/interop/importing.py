@@ -1,0 +1,177 @@
+"""Makes a run directory of a checkpoint of another project."""
+
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import traverse_util
+
+from configs import legal
+from lossbench import build
+from lossbench.interop.formats import Format, Shape, Source
+from lossbench.interop.matching import take_arrays
+from lossbench.runs import provenance
+from lossbench.runs.checkpoints import (
+  Checkpointer,
+  DamagedCheckpointError,
+  on_host,
+  open_checkpoints,
+)
+from lossbench.runs.directory import RunDirectory, fields_of
+from lossbench.runtime import storage
+from lossbench.runtime.console import LOGGER
+from lossbench.train.checks import check_relations
+from lossbench.train.state import TrainState
+
+
+def build_import_config(
+  source: Source, *, seed: int = 0, data_dir: str = ''
+) -> ml_collections.ConfigDict:
+  """The configuration of an imported run.
+
+  Args:
+    source: the checkpoint.
+    seed: of the network's training.
+    data_dir: TFDS directory; '' takes the recipe's.
+  """
+  recipe = importlib.import_module(f'configs.{source.recipe}')
+  config = recipe.get_config(source.objective)
+  if any(name.startswith('model.') for name in source.fields):
+    config.model = ml_collections.ConfigDict()
+  config.update_from_flattened_dict(dict(source.fields))
+  config.seed = seed
+  config.data_dir = data_dir or config.data_dir
+  return config
+
+
+def _check_fields(config: ml_collections.ConfigDict, source: Source):
+  """Refuses a configuration that would give the arrays another meaning."""
+  fields = fields_of(config)
+  wanted = {'objective.name': source.objective, **source.fields}
+  differing = [
+    f'{name}={fields.get(name, "absent")} instead of {value}'
+    for name, value in json.loads(json.dumps(wanted)).items()
+    if fields.get(name, 'absent') != value
+  ]
+  if differing:
+    raise ValueError(
+      f'The configuration is not that of the checkpoint: {"; ".join(differing)}. '
+      'Give these values.'
+    )
+
+
+def _model_shapes(config: ml_collections.ConfigDict) -> dict[str, Shape]:
+  """Path -> shape of all variables of a model."""
+  classifier = build.build_classifier(config, build.build_objective(config))
+  side = classifier.backbone.min_image_size
+  images = np.zeros((1, side, side, len(config.pixel_mean)), np.float32)
+  variables = jax.eval_shape(
+    lambda key: classifier.init(key, images, train=False), jax.random.key(0)
+  )
+  flat = traverse_util.flatten_dict(variables, sep='/')
+  return {path: leaf.shape for path, leaf in flat.items()}
+
+
+def import_checkpoint(
+  format_: Format,
+  path: str,
+  *,
+  workdir: str,
+  options: Mapping[str, Any],
+  data_dir: str = '',
+  config: ml_collections.ConfigDict | None = None,
+):
+  """Makes a run directory that is evaluated and compared like any other.
+
+  Its only checkpoint is of step 0. What was imported before is left as it is if
+  it is whole, and made again if it is damaged.
+
+  Args:
+    format_: of the checkpoint.
+    path: of the checkpoint, as the format wants it; may be gs://.
+    workdir: the run directory.
+    options: of the format.
+    data_dir: TFDS directory of the run; '' takes the recipe's.
+    config: of the run; None takes the recipe's with the checkpoint's fields.
+
+  Raises:
+    FileNotFoundError: if there is no such checkpoint.
+    ValueError: if it does not hold the model, an option is not legal, or the
+      directory holds another run; nothing is written then.
+    OSError: if the directory cannot be written to.
+  """
+  source = format_.open_source(path, **options)
+  if config is None:
+    config = build_import_config(
+      source, seed=options.get('seed') or 0, data_dir=data_dir
+    )
+  _check_fields(config, source)
+  legal.check_config(config)
+  check_relations(config)
+  about = {'format': format_.name, 'path': path, **source.about}
+  directory = RunDirectory(workdir)
+  directory.check_compatible(config)
+  if _is_imported(directory, about):
+    LOGGER.info('Already imported: %s', directory.path)
+    return
+  variables = take_arrays(source, _model_shapes(config), where=path)
+  with directory.locked():
+    _write(directory, config, variables, about)
+  num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
+  LOGGER.info(
+    'Imported %d numbers into %s. Evaluate with: python -m lossbench.evaluate '
+    '--workdir=%s --step=last',
+    num_parameters,
+    directory.path,
+    directory.path,
+  )
+
+
+def _is_imported(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
+  """Whether a directory holds this import already, undamaged.
+
+  Raises:
+    ValueError: if it holds a run that came from elsewhere.
+  """
+  if not directory.has_checkpoints():
+    return False
+  found = directory.imported_from
+  names = 'format', 'path'
+  if not found or any(found[name] != about[name] for name in names):
+    came = f'imported from {found["path"]}' if found else 'trained'
+    raise ValueError(
+      f'{directory.path} holds a run that was {came}. Choose another --workdir.'
+    )
+  with open_checkpoints(directory) as checkpointer:
+    try:
+      checkpointer.restore(checkpointer.resolve('last'))
+    except DamagedCheckpointError as error:
+      LOGGER.warning('%s. Importing again.', error)
+      return False
+  return True
+
+
+def _write(
+  directory: RunDirectory,
+  config: ml_collections.ConfigDict,
+  variables: Mapping[str, Any],
+  about: Mapping[str, Any],
+):
+  """Writes the records, then the checkpoint, without which they bind nobody."""
+  storage.remove_tree(directory.checkpoints_path)
+  record = {
+    **about,
+    'code': provenance.code_version(),
+    'libraries': provenance.library_versions(),
+  }
+  directory.claim(config, num_steps=0, source=record)
+  state = TrainState(
+    step=np.zeros((), np.int32), opt_state={}, ema=None, **variables
+  )
+  with Checkpointer(directory.checkpoints_path) as checkpointer:
+    checkpointer.save(on_host(state), history=[])
+    checkpointer.wait()
