@@ -117,6 +117,8 @@ ILLEGAL_OF_GROUPS = {
   'num_train_examples': NOT_COUNTS,
   'compare': NOT_BOOLS,
   'cka': NOT_BOOLS,
+  'import_format': (None, 3, 'a\nb'),
+  'import_from': NOT_PATHS,
   'transfer': ('digits', (3,), (None,), ('',)),
   'finetune': ('digits', (3,), (None,), ('',)),
   'finetune_learning_rates': (0.1, (0.0,), (-0.1,), ('0.1',), (math.nan,)),

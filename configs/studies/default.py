@@ -52,6 +52,12 @@ GROUP_FIELDS = (
   legal.Field(
     'stop_epoch_from', legal.Text('.*', 'one line'), "Give '' for none."
   ),
+  legal.Field(
+    'import_format',
+    legal.Text('.*', 'one line'),
+    "Give for example 'loss_functions_transfer', or '' to train.",
+  ),
+  legal.Field('import_from', legal.PATH, "Give '' to train."),
   legal.Field('evaluate', legal.BOOL, 'Give True or False.'),
   legal.Field('ood', legal.BOOL, 'Give True or False.'),
   legal.Field(
@@ -119,6 +125,10 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   # stop at the epoch of its best holdout accuracy, averaged over seeds. Of several
   # variants there the best one's changes are made here too.
   config.stop_epoch_from = ''
+  # Runs are not trained but imported: the --format of lossbench.import_checkpoint,
+  # and its --source, in which {objective} and {seed} stand for those of each run.
+  config.import_format = ''
+  config.import_from = ''
   # Evaluate runs on their test split, and on out-of-distribution sets too.
   config.evaluate = True
   config.ood = True

@@ -109,6 +109,7 @@ def _num_runs_at_once(
 
   from lossbench.train.side_by_side import num_runs_at_once
 
+  runs = [run for run in runs if run.source is None]
   num_runs = num_runs_at_once(runs_per_program, [run.config for run in runs])
   num_devices = jax.local_device_count()
   for run in runs if num_runs > 1 else ():
@@ -124,7 +125,7 @@ def _num_runs_at_once(
 
 def _is_untrained(study: plan.Study, task: pool.Task) -> bool:
   return isinstance(task, plan.PlannedRun) and (
-    states.TRAIN in states.read_state(study, task).missing
+    plan.TRAIN in states.read_state(study, task).missing
   )
 
 

@@ -14,8 +14,12 @@ from typing import Any
 import ml_collections
 
 from lossbench.data.catalogue import DATASETS, get_dataset_spec
+from lossbench.interop.formats import get_format
 from lossbench.names import did_you_mean
 from lossbench.runtime import storage
+
+# The stages that make a checkpoint, of which each run has one.
+TRAIN, IMPORT = 'train', 'import'
 
 _NAME = re.compile(r'[A-Za-z0-9_.-]+')
 
@@ -50,6 +54,21 @@ class Finetuning:
 
 
 @dataclasses.dataclass(frozen=True)
+class Import:
+  """A checkpoint that a run is imported from instead of being trained.
+
+  Attributes:
+    format: of lossbench.import_checkpoint.
+    path: its --source.
+    options: flag -> value, of those that the format takes.
+  """
+
+  format: str
+  path: str
+  options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class PlannedRun:
   """One run of a study.
 
@@ -66,6 +85,7 @@ class PlannedRun:
     config: resolved, but for what `stop_epoch_from` decides.
     stop_epoch_from: group whose runs decide where this one stops, and of its
       variants which one this one is; or ''.
+    source: where it is imported from; None for what is trained.
     evaluate: on the test split.
     ood: and on out-of-distribution sets.
     num_train_examples: and on at most so many that it was trained on; 0: none.
@@ -83,6 +103,7 @@ class PlannedRun:
   varied: tuple[str, ...]
   config: ml_collections.ConfigDict
   stop_epoch_from: str
+  source: Import | None
   evaluate: bool
   ood: bool
   num_train_examples: int
@@ -93,6 +114,11 @@ class PlannedRun:
   def step(self) -> str:
     """Which checkpoint is evaluated: the best where a holdout can tell it."""
     return 'best' if self.config.num_holdout else 'last'
+
+  @property
+  def first_stage(self) -> str:
+    """What its checkpoint comes from."""
+    return IMPORT if self.source else TRAIN
 
   @property
   def measures_training(self) -> bool:
@@ -182,20 +208,12 @@ class Study:
       config: its final configuration; None while its stop epoch is unknown.
     """
     path = str(self.path(run))
-    words = ['python', 'main.py', f'--config={run.recipe}:{run.objective}']
-    words += [f'--config.{override}' for override in run.overrides]
-    words += [f'--config.seed={run.seed}', f'--workdir={path}']
-    if run.stop_epoch_from:
-      epoch = f'{config.stop_epoch:g}' if config else 'EPOCH'
-      words.append(f'--config.stop_epoch={epoch}')
-      for field in self.chosen_fields(run):
-        value = get_field(config, field) if config else 'CHOSEN'
-        words.append(f'--config.{field}={value}')
-    if run.config.data_dir:
-      words.append(f'--config.data_dir={run.config.data_dir}')
-    if self.allow:
-      words.append(f'--allow={",".join(self.allow)}')
-    commands = {'train': shlex.join(words)}
+    words = (
+      self._import_words(run)
+      if run.source
+      else self._training_words(run, config)
+    )
+    commands = {run.first_stage: shlex.join(words)}
     verb = ['python', '-m']
     rest = [f'--workdir={path}', f'--step={run.step}']
     if run.evaluate:
@@ -223,6 +241,30 @@ class Study:
         [*verb, 'lossbench.finetune', *rest, *more]
       )
     return commands
+
+  def _import_words(self, run: PlannedRun) -> list[str]:
+    flags = {'format': run.source.format, 'source': run.source.path}
+    flags |= {**run.source.options, 'workdir': self.path(run)}
+    if run.config.data_dir:
+      flags['data_dir'] = run.config.data_dir
+    words = [f'--{name}={value}' for name, value in flags.items()]
+    return ['python', '-m', 'lossbench.import_checkpoint', *words]
+
+  def _training_words(self, run: PlannedRun, config) -> list[str]:
+    words = ['python', 'main.py', f'--config={run.recipe}:{run.objective}']
+    words += [f'--config.{override}' for override in run.overrides]
+    words += [f'--config.seed={run.seed}', f'--workdir={self.path(run)}']
+    if run.stop_epoch_from:
+      epoch = f'{config.stop_epoch:g}' if config else 'EPOCH'
+      words.append(f'--config.stop_epoch={epoch}')
+      for field in self.chosen_fields(run):
+        value = get_field(config, field) if config else 'CHOSEN'
+        words.append(f'--config.{field}={value}')
+    if run.config.data_dir:
+      words.append(f'--config.data_dir={run.config.data_dir}')
+    if self.allow:
+      words.append(f'--allow={",".join(self.allow)}')
+    return words
 
   def comparison_command(self, comparison: PlannedComparison) -> str:
     """The command that makes a comparison by hand."""
@@ -331,6 +373,46 @@ def _parse_finetuning(name: str, group, config) -> Finetuning:
   )
 
 
+def _parse_import(name: str, group, objective: str, seed: int) -> Import | None:
+  """Where a run of a group is imported from; None of one that is trained."""
+  if not group.import_format and not group.import_from:
+    return None
+  if not (group.import_format and group.import_from) or group.stop_epoch_from:
+    raise ValueError(
+      f'Group {name!r}: import_format={group.import_format!r} and import_from='
+      f'{group.import_from!r} go together, and without stop_epoch_from. Give both '
+      'of them, or neither.'
+    )
+  names = {'objective': objective, 'seed': seed}
+  options = get_format(group.import_format).options
+  try:
+    path = group.import_from.format(**names)
+  except (IndexError, KeyError, ValueError) as error:
+    raise ValueError(
+      f'Group {name!r}: import_from={group.import_from!r} may have {{objective}} '
+      'and {seed} in braces only.'
+    ) from error
+  return Import(
+    format=group.import_format,
+    path=path,
+    options={flag: value for flag, value in names.items() if flag in options},
+  )
+
+
+def _check_imports(runs: Sequence[PlannedRun]):
+  """Refuses a group of several runs that would be one network."""
+  seen: dict[str, str] = {}
+  for run in runs:
+    if run.source is None:
+      continue
+    if run.source.path in seen:
+      raise ValueError(
+        f'{seen[run.source.path]!r} and {run.name!r} are both imported from '
+        f'{run.source.path}. Write {{objective}} and {{seed}} into import_from.'
+      )
+    seen[run.source.path] = run.name
+
+
 def _group_runs(name, group, data_dir) -> list[PlannedRun]:
   get_config = load_config_fn(group.recipe)
   if not group.objectives or not group.variants:
@@ -360,6 +442,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
             varied=tuple(field.partition('=')[0] for field in variant),
             config=config,
             stop_epoch_from=group.stop_epoch_from,
+            source=_parse_import(name, group, objective, seed),
             evaluate=group.evaluate,
             ood=group.ood,
             num_train_examples=group.num_train_examples,
@@ -371,6 +454,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
   twice = {name for name in names if names.count(name) > 1}
   if twice:
     raise ValueError(f'{min(twice)!r} is in the study twice.')
+  _check_imports(runs)
   return runs
 
 

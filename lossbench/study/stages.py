@@ -17,12 +17,17 @@ from lossbench.runs.directory import TRAINING
 from lossbench.runs.stored import StoredCheckpoint
 from lossbench.runtime import devices, storage
 from lossbench.runtime.console import LOGGER
-from lossbench.study.plan import PlannedComparison, PlannedRun, Study
+from lossbench.study.plan import (
+  IMPORT,
+  TRAIN,
+  PlannedComparison,
+  PlannedRun,
+  Study,
+)
 from lossbench.study.states import (
   EVALUATE,
   EVALUATE_TRAINING,
   FINETUNE,
-  TRAIN,
   TRANSFER,
   comparison_path,
   error_path,
@@ -130,6 +135,27 @@ def _train(
     )
 
 
+def _import(study: Study, run: PlannedRun):
+  from lossbench.interop.formats import get_format
+  from lossbench.interop.importing import import_checkpoint
+
+  import_checkpoint(
+    get_format(run.source.format),
+    run.source.path,
+    workdir=str(study.path(run)),
+    options=run.source.options,
+    config=run.config,
+  )
+
+
+def _make(study: Study, run: PlannedRun, *, alone: bool):
+  """Makes a run's checkpoint."""
+  if run.source:
+    _import(study, run)
+  else:
+    _train(study, run, alone=alone)
+
+
 def _measure(study: Study, run: PlannedRun, stage: str):
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
   from lossbench.probe.finetuning import Grid, finetune_checkpoint
@@ -164,8 +190,8 @@ def _measure_whole(study: Study, run: PlannedRun, stage: str, alone: bool):
   try:
     _measure(study, run, stage)
   except DamagedCheckpointError as error:
-    LOGGER.warning('%s Training again.', error)
-    _train(study, run, alone=alone)
+    LOGGER.warning('%s Making it again.', error)
+    _make(study, run, alone=alone)
     _measure(study, run, stage)
 
 
@@ -204,6 +230,10 @@ def do_run(
       continue
     if stage == TRAIN:
       error = train_run(study, run, on_status, alone=alone)
+    elif stage == IMPORT:
+      error = _do_stage(
+        study, run, stage, on_status, lambda study, run, *_: _import(study, run)
+      )
     else:
       measure = functools.partial(_measure_printing, alone=alone)
       error = _do_stage(study, run, stage, on_status, measure)

@@ -23,6 +23,8 @@ from lossbench.runs.directory import (
 from lossbench.runs.history import best_epoch, read_history
 from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
 from lossbench.study.plan import (
+  IMPORT,
+  TRAIN,
   PlannedComparison,
   PlannedRun,
   Study,
@@ -30,7 +32,7 @@ from lossbench.study.plan import (
   get_field,
 )
 
-TRAIN, EVALUATE, TRANSFER = 'train', 'evaluate', 'transfer'
+EVALUATE, TRANSFER = 'evaluate', 'transfer'
 EVALUATE_TRAINING, FINETUNE = 'evaluate training', 'finetune'
 
 
@@ -56,6 +58,11 @@ class RunState:
   wanted: StoredCheckpoint | None = None
 
   @property
+  def lacks_checkpoint(self) -> bool:
+    """Whether the run is still to be trained or imported."""
+    return bool({TRAIN, IMPORT} & set(self.missing))
+
+  @property
   def done(self) -> bool:
     """Whether nothing is missing."""
     return not self.missing
@@ -68,7 +75,7 @@ class RunState:
       return 'done'
     if self.waits_for:
       return f'waits for {self.waits_for}'
-    if self.missing[0] != TRAIN:
+    if not self.lacks_checkpoint:
       return f'to {self.missing[0]}'
     if self.step and self.num_steps:
       return f'trained {self.step / self.num_steps:.0%}'
@@ -114,7 +121,7 @@ def resolve_config(
   for variant, sources in study.sources(run).items():
     histories = []
     for source in sources:
-      if TRAIN in read_state(study, source).missing:
+      if read_state(study, source).lacks_checkpoint:
         return None
       histories.append(read_history(RunDirectory(study.path(source))))
     best[variant] = best_epoch(histories)
@@ -182,7 +189,7 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   # The best so far of a run that is not over is not what is wanted.
   wanted = find_checkpoint(directory, run.step) if trained else None
   if not trained or _lacks_history(directory, run):
-    missing.append(TRAIN)
+    missing.append(run.first_stage)
   if run.evaluate and not _is_evaluated(directory, run, wanted):
     missing.append(EVALUATE)
   if run.measures_training and not _is_evaluated_on_training(
@@ -204,7 +211,7 @@ def read_state(study: Study, run: PlannedRun) -> RunState:
   waits_for = ''
   if TRAIN in missing and run.stop_epoch_from:
     sources = study.runs_of(run.stop_epoch_from, run.objective)
-    if any(TRAIN in read_state(study, source).missing for source in sources):
+    if any(read_state(study, source).lacks_checkpoint for source in sources):
       waits_for = run.stop_epoch_from
   error = _read_error(directory.path) if missing else ''
   return RunState(tuple(missing), step, num_steps, error, waits_for, wanted)
@@ -279,12 +286,13 @@ def finished_runs(
   study: Study, comparison: PlannedComparison
 ) -> list[PlannedRun]:
   """The runs of a comparison whose evaluation is there."""
-  return [
-    run
-    for run in study.runs
-    if run.name in comparison.runs
-    and not {TRAIN, EVALUATE} & set(read_state(study, run).missing)
-  ]
+  found = []
+  for run in study.runs:
+    if run.name in comparison.runs:
+      state = read_state(study, run)
+      if not (state.lacks_checkpoint or EVALUATE in state.missing):
+        found.append(run)
+  return found
 
 
 def is_compared(study: Study, comparison: PlannedComparison) -> bool:

@@ -11,10 +11,9 @@ import rich.table
 import rich.text
 
 from lossbench.runtime.progress import format_duration
-from lossbench.study.plan import PlannedComparison, Study
+from lossbench.study.plan import TRAIN, PlannedComparison, Study
 from lossbench.study.pool import Event
 from lossbench.study.states import (
-  TRAIN,
   RunState,
   comparison_path,
   final_configs,

@@ -36,7 +36,7 @@ def test_every_study_of_ours_expands(path):
   study = plan.build_study(config, config_file=str(path), workdir='studies/x')
   assert len({run.name for run in study.runs}) == len(study.runs) > 0
   for run in study.runs:
-    assert f'--config.seed={run.seed}' in study.commands(run)['train']
+    assert f'seed={run.seed}' in study.commands(run)[run.first_stage]
 
 
 def test_pairs_are_nine_objectives_by_three_seeds():
@@ -104,6 +104,23 @@ def test_the_source_task_is_relearned_from_unseen_images(name):
     assert run.config.num_holdout
     # Figure 5 pairs it with the transfer of the same networks.
     assert len(run.transfer) > 1
+
+
+def test_the_released_networks_are_all_imported_and_none_is_trained():
+  config = plan.load_config_fn('configs/studies/released.py')()
+  study = plan.build_study(config, config_file='x.py', workdir='x')
+  assert len(study.runs) == 72
+  run = study.runs_of('imagenet_resnet50', 'sigmoid')[7]
+  commands = study.commands(run)
+  assert commands['import'] == (
+    'python -m lossbench.import_checkpoint --format=loss_functions_transfer '
+    '--source=gs://gresearch/loss_functions_transfer/checkpoints/sigmoid/seed7/'
+    'model.ckpt --objective=sigmoid --seed=7 '
+    '--workdir=x/runs/imagenet_resnet50/sigmoid/seed7'
+  )
+  assert 'train' not in commands
+  assert {'evaluate', 'evaluate training', 'transfer food101'} < set(commands)
+  assert [c.cka for c in study.comparisons] == [True]
 
 
 def test_overrides_variants_and_commands():
@@ -231,6 +248,17 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     (
       dict(finetune=('digits_low',), finetune_weight_decays=()),
       'no learning rates or no weight decays',
+    ),
+    (dict(import_format='loss_functions_transfer'), 'go together'),
+    (dict(import_from='x/{seed}'), 'go together'),
+    (dict(import_format='nonsense', import_from='x'), 'Known: loss_func'),
+    (
+      dict(import_format='loss_functions_transfer', import_from='x/{sed}'),
+      'may have {objective} and {seed} in braces only',
+    ),
+    (
+      dict(import_format='loss_functions_transfer', import_from='x/{seed}'),
+      'are both imported from x/0',
     ),
     (dict(stop_epoch_from='b'), "stops where 'b' says"),
     (dict(stop_epoch_from='a'), 'itself waits for another group'),
