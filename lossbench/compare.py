@@ -18,54 +18,7 @@ for one pair of layers.
 
 from lossbench import cli  # isort: split
 
-from typing import Any
-
 from absl import flags
-from rich import table as rich_table
-
-from lossbench.runtime import console
-
-
-def _print_matrix(output, title, names, matrix):
-  table = rich_table.Table(title=title, title_justify='left')
-  table.add_column('')
-  for name in names:
-    table.add_column(name, justify='right', overflow='fold')
-  for name, row in zip(names, matrix, strict=True):
-    table.add_row(
-      name, *['-' if value is None else f'{value:.4f}' for value in row]
-    )
-  output.print(table)
-
-
-_MAX_PRINTED = 12  # runs whose matrix still fits on a screen
-
-
-def print_tables(result: dict[str, Any]):
-  """Prints agreement of runs, if they are few, and ensembles of objectives."""
-  output = console.output()
-  runs = result['runs']
-  if len(runs) <= _MAX_PRINTED:
-    names = [f'{run["objective"]} {run["seed"]}' for run in runs]
-    same = result['agreement']['same_top1']
-    _print_matrix(output, 'same top-1 prediction', names, same)
-    if 'cka' in result:
-      features = result['cka']['features']['linear_cka']
-      _print_matrix(output, 'linear CKA of features', names, features)
-  ensembles = result['ensembles']
-  _print_matrix(
-    output,
-    'top-1 accuracy of ensembles (diagonal: of the seeds of one objective)',
-    ensembles['objectives'],
-    ensembles['top1_accuracy'],
-  )
-  if len(ensembles['objectives']) > 1 and 1 in ensembles['num_members']:
-    output.print(
-      'Note: of one seed alone the diagonal is that run, and mixtures with it '
-      'have two members.',
-      style='dim',
-      highlight=False,
-    )
 
 
 def define_flags():
@@ -100,6 +53,7 @@ def define_flags():
 
 def main(arguments):
   args = flags.FLAGS
+  from lossbench.comparison import printing
   from lossbench.comparison.runs import compare_runs
 
   result = compare_runs(
@@ -112,7 +66,7 @@ def main(arguments):
     minibatch_size=args.minibatch_size,
     **cli.checkpoint_arguments(),
   )
-  print_tables(result)
+  printing.print_tables(result)
 
 
 if __name__ == '__main__':

@@ -8,65 +8,23 @@ import numpy as np
 
 from lossbench.evaluation import scoring
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics import agreement
 from lossbench.metrics.accuracy import top1_accuracy
-from lossbench.runs.directory import differing_fields
+from lossbench.objectives import Objective
 from lossbench.runtime.console import LOGGER
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-  """Runs of one configuration, which differ in nothing but the seed.
+  """Models of one configuration, which differ in nothing but the seed.
 
   Attributes:
     name: the objective's, with whatever else tells the group from others.
-    indices: of the runs.
+    indices: of the models.
   """
 
   name: str
   indices: tuple[int, ...]
-
-
-def group_seeds(runs: Sequence[RunOutputs]) -> list[Group]:
-  """Groups runs that differ in nothing but the seed, in order."""
-
-  def differences(a, b):
-    return {
-      name: (old, new)
-      for name, old, new in differing_fields(a.config, b.config)
-      if name != 'seed'
-    }
-
-  firsts: list[int] = []
-  members: list[list[int]] = []
-  for index, run in enumerate(runs):
-    for first, indices in zip(firsts, members, strict=True):
-      if not differences(runs[first], run):
-        indices.append(index)
-        break
-    else:
-      firsts.append(index)
-      members.append([index])
-  names = []
-  for first in firsts:
-    name = runs[first].config.objective.name
-    twins = [
-      other
-      for other in firsts
-      if other != first and runs[other].config.objective.name == name
-    ]
-    fields = {
-      field: new
-      for other in twins
-      for field, (_, new) in differences(runs[other], runs[first]).items()
-    }
-    label = ', '.join(f'{k.split(".")[-1]}={v}' for k, v in fields.items())
-    names.append(f'{name} ({label})' if label else name)
-  return [
-    Group(name, tuple(indices))
-    for name, indices in zip(names, members, strict=True)
-  ]
 
 
 def clustering(similarity: np.ndarray) -> dict[str, Any]:
@@ -114,7 +72,7 @@ class Ensemble:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-  """What is kept of the logits of A runs; one run's are in memory at a time.
+  """What is kept of the logits of A models; one's are in memory at a time.
 
   Attributes:
     labels: [N] int32.
@@ -133,19 +91,21 @@ class Predictions:
 
 
 def read_predictions(
-  runs: Sequence[RunOutputs],
+  names: Sequence[str],
+  objectives: Sequence[Objective],
   groups: Sequence[Group],
-  read_fn: Callable[[RunOutputs], Collected],
+  read_fn: Callable[[int], Collected],
 ) -> Predictions:
-  """Reads the predictions of all runs, one after another.
+  """Reads the predictions of all models, one after another.
 
   Args:
-    runs: to compare.
+    names: of the models, in errors and the log.
+    objectives: of each, whose probabilities are meant.
     groups: of all of them.
-    read_fn: a run's 'logits'; has a forward pass where there are none yet.
+    read_fn: index of a model -> its 'logits'.
 
   Raises:
-    ValueError: if runs have predictions of different examples, or NaN.
+    ValueError: if models have predictions of different examples, or NaN.
   """
   read: dict[int, Any] = {}
   first: dict[str, np.ndarray] = {}
@@ -154,18 +114,16 @@ def read_predictions(
   def log_probs(group):
     nonlocal labels
     for index in group.indices:
-      run = runs[index]
-      LOGGER.info('[%d/%d] %s', len(read) + 1, len(runs), run.run.path)
-      predictions = read_fn(run)
+      name = names[index]
+      LOGGER.info('[%d/%d] %s', len(read) + 1, len(names), name)
+      predictions = read_fn(index)
       labels = predictions.labels if labels is None else labels
       if not first:
-        first[str(run.run.path)] = predictions.ids
-      agreement.check_same_examples(
-        {**first, str(run.run.path): predictions.ids}
-      )
+        first[name] = predictions.ids
+      agreement.check_same_examples({**first, name: predictions.ids})
       logits = predictions.arrays['logits']
       read[index] = logits.argmax(axis=1), float(top1_accuracy(logits, labels))
-      yield scoring.log_probs_of(run.objective, logits, exact=True)
+      yield scoring.log_probs_of(objectives[index], logits, exact=True)
 
   whole, parts = [], []
   for group in groups:
@@ -178,7 +136,7 @@ def read_predictions(
     found = agreement.nested_ensembles(log_probs(group), {size, *sizes})
     whole.append(Ensemble.create(found[size], labels))
     parts.append({number: found[number] for number in sizes})
-  top1, accuracies = zip(*(read[i] for i in range(len(runs))), strict=True)
+  top1, accuracies = zip(*(read[i] for i in range(len(names))), strict=True)
   return Predictions(
     labels, np.stack(top1, 1), np.array(accuracies), whole, parts
   )

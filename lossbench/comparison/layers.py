@@ -1,6 +1,6 @@
-"""CKA between the layers of runs."""
+"""CKA between the layers of models."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -8,7 +8,6 @@ import numpy as np
 
 from lossbench.comparison.ensembles import Group
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics import agreement, cka, cka_minibatches
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import create_printer
@@ -51,7 +50,7 @@ def pooled_cka(
 
 
 def _first_pair(groups: Sequence[Group]) -> tuple[int, int]:
-  """Two seeds of one configuration if there are, else the first two runs."""
+  """Two seeds of one configuration if there are, else the first two models."""
   for group in groups:
     if len(group.indices) > 1:
       return group.indices[0], group.indices[1]
@@ -59,38 +58,31 @@ def _first_pair(groups: Sequence[Group]) -> tuple[int, int]:
 
 
 def compare_layers(
-  runs: Sequence[RunOutputs],
+  names: Sequence[str],
+  endpoints: Sequence[Sequence[str]],
   groups: Sequence[Group],
+  read_fn: Callable[[int, Collection[str]], Collected],
   *,
-  dataset: str,
-  split: str,
-  num_examples: int,
   minibatch_size: int,
 ) -> dict[str, Any]:
-  """CKA of all layers of two runs, and of corresponding layers of all runs.
+  """CKA of all layers of two models, and of corresponding layers of all.
 
   Linear CKA of spatial averages, exact, and unbiased minibatch CKA of whole
-  feature maps. The two runs are the first two seeds of one configuration, or
+  feature maps. The two models are the first two seeds of one configuration, or
   the first two where none has two.
 
+  Args:
+    names: of the models, in errors.
+    endpoints: of each the names of its layers, in forward order.
+    groups: of all models.
+    read_fn: index of a model, names of arrays -> 'pooled/<endpoint>' [N, C] and
+      'gram/<endpoint>' [N, minibatch_size], as far as they are named.
+    minibatch_size: of the Gram matrices.
+
   Raises:
-    ValueError: if the runs read different examples, or activations are NaN.
+    ValueError: if the models read different examples, or activations are NaN.
   """
-
-  def read(run, only) -> Collected:
-    return run.layers(
-      dataset,
-      split,
-      num_examples=num_examples,
-      minibatch_size=minibatch_size,
-      only=only,
-    )
-
-  ids, endpoints = {}, []
-  for run in runs:
-    ids[str(run.run.path)] = read(run, ()).ids
-    endpoints.append(run.endpoints())
-    run.release()
+  ids = {name: read_fn(index, ()).ids for index, name in enumerate(names)}
   agreement.check_same_examples(ids)
   result = {
     'num_examples': len(next(iter(ids.values()))),
@@ -98,9 +90,9 @@ def compare_layers(
   }
 
   def layers(kind, index):
-    names = [f'{kind}/{name}' for name in endpoints[index]]
-    arrays = read(runs[index], names).arrays
-    return [arrays[name] for name in names]
+    wanted = [f'{kind}/{name}' for name in endpoints[index]]
+    arrays = read_fn(index, wanted).arrays
+    return [arrays[name] for name in wanted]
 
   i, j = _first_pair(groups)
   if endpoints[i] == endpoints[j]:
@@ -113,20 +105,21 @@ def compare_layers(
       'linear_cka': pooled_cka(layers('pooled', i), layers('pooled', j)),
       'minibatch_cka': both[:num_layers, num_layers:],
     }
-  if any(names != endpoints[0] for names in endpoints):
+  if any(of_model != endpoints[0] for of_model in endpoints):
     LOGGER.info('Architectures differ: layers do not correspond.')
     return result
   on_progress = create_printer('layers', len(endpoints[0]))
   linear, minibatch = [], []
   for done, name in enumerate(endpoints[0], start=1):
-    # One layer of all runs at a time: what fits in memory.
-    arrays = [read(r, [f'gram/{name}', f'pooled/{name}']).arrays for r in runs]
-    grams = [of_run[f'gram/{name}'] for of_run in arrays]
+    # One layer of all models at a time: what fits in memory.
+    wanted = [f'gram/{name}', f'pooled/{name}']
+    arrays = [read_fn(index, wanted).arrays for index in range(len(names))]
+    grams = [of_model[f'gram/{name}'] for of_model in arrays]
     minibatch.append(
       cka_minibatches.cka_of_grams(grams, minibatch_size=minibatch_size)
     )
-    matrix = np.eye(len(runs))
-    for a in range(len(runs)):
+    matrix = np.eye(len(names))
+    for a in range(len(names)):
       for b in range(a):
         pair = [[arrays[index][f'pooled/{name}']] for index in (a, b)]
         matrix[a, b] = matrix[b, a] = pooled_cka(*pair)[0, 0]
@@ -144,7 +137,7 @@ def compare_features(features: Sequence[np.ndarray]) -> dict[str, Any]:
   """Linear, debiased and Gaussian CKA of penultimate features, [A, A] each.
 
   Args:
-    features: [N, M] of each run, of the same examples; Gaussian kernels take
+    features: [N, M] of each model, of the same examples; Gaussian kernels take
       the first 2,000 of them.
   """
   linear, debiased = cka.linear_cka_matrices(features)

@@ -4,39 +4,20 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import numpy as np
-
 import lossbench
 from lossbench.comparison.ensembles import (
   Group,
   Predictions,
-  clustering,
-  compare_ensembles,
-  group_seeds,
   read_predictions,
 )
+from lossbench.comparison.groups import group_seeds
 from lossbench.comparison.layers import compare_features, compare_layers
+from lossbench.comparison.results import compare_predictions, write_comparison
 from lossbench.data import catalogue
-from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.outputs import NUM_SAMPLED, RunOutputs
-from lossbench.metrics import agreement
-from lossbench.runs.directory import write_json
+from lossbench.evaluation.collected import NUM_SAMPLED, Collected
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
-
-
-def _jsonable(value: Any) -> Any:
-  """NumPy to JSON's types; NaN, which JSON lacks, to null."""
-  if isinstance(value, np.ndarray):
-    return _jsonable(value.tolist())
-  if isinstance(value, dict):
-    return {name: _jsonable(item) for name, item in value.items()}
-  if isinstance(value, list | tuple):
-    return [_jsonable(item) for item in value]
-  if isinstance(value, float) and np.isnan(value):
-    return None
-  return value.item() if isinstance(value, np.generic) else value
 
 
 def run_names(
@@ -137,45 +118,40 @@ def _run_records(
   ]
 
 
-def _compare_predictions(
-  groups: Sequence[Group], predictions: Predictions
-) -> dict[str, Any]:
-  """Agreement of every two runs, their clustering, and ensembles."""
-  pairwise = agreement.pairwise_agreement(predictions.top1, predictions.labels)
-  return {
-    'agreement': {
-      'same_top1': pairwise.same_top1,
-      'both_right_or_wrong': pairwise.both_right_or_wrong,
-      'same_when_both_wrong': pairwise.same_when_both_wrong,
-      'num_both_wrong': pairwise.num_both_wrong,
-    },
-    'clustering': clustering(pairwise.same_top1),
-    'ensembles': compare_ensembles(groups, predictions),
-  }
-
-
 def _read_outputs(runs, groups, dataset, split, of_layers) -> Predictions:
   """Reads all predictions, and stores layers if `of_layers` says of what."""
 
-  def read(run) -> Collected:
+  def read(index) -> Collected:
+    run = runs[index]
     found = run.predictions(dataset, split)
     if of_layers:  # now, while the run is on the devices
       run.layers(dataset, split, **of_layers, only=())
     run.release()
     return found
 
-  return read_predictions(runs, groups, read)
+  names = [str(run.run.path) for run in runs]
+  objectives = [run.objective for run in runs]
+  return read_predictions(names, objectives, groups, read)
 
 
 def _compare_cka(runs, groups, dataset, split, of_layers) -> dict[str, Any]:
   """CKA of layers, and of the penultimate features."""
+
+  def read(index, only) -> Collected:
+    found = runs[index].layers(dataset, split, **of_layers, only=only)
+    runs[index].release()
+    return found
+
   name = 'pooled/features'
-  features = [
-    run.layers(dataset, split, **of_layers, only=[name]).arrays[name]
-    for run in runs
-  ]
+  features = [read(i, [name]).arrays[name] for i in range(len(runs))]
   return {
-    **compare_layers(runs, groups, dataset=dataset, split=split, **of_layers),
+    **compare_layers(
+      [str(run.run.path) for run in runs],
+      [run.endpoints() for run in runs],
+      groups,
+      read,
+      minibatch_size=of_layers['minibatch_size'],
+    ),
     'features': compare_features(features),
   }
 
@@ -250,13 +226,9 @@ def compare_runs(
     'split': split,
     'num_examples': len(predictions.labels),
     'runs': _run_records(names, runs, groups, predictions),
-    **_compare_predictions(groups, predictions),
+    **compare_predictions(groups, predictions),
   }
   if with_cka:
     LOGGER.info('Comparing layers.')
     result['cka'] = _compare_cka(runs, groups, dataset, split, of_layers)
-  result = _jsonable(result)
-  if jax.process_index() == 0:
-    write_json(target / 'comparison.json', result)
-    LOGGER.info('Wrote %s', target / 'comparison.json')
-  return result
+  return write_comparison(target, result)

@@ -5,11 +5,11 @@ import dataclasses
 import jax
 
 from lossbench.data import catalogue
-from lossbench.evaluation import per_example, scoring
+from lossbench.evaluation import scoring
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.files import write_arrays, write_metrics
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
+from lossbench.evaluation.results import write_results
 from lossbench.evaluation.shifts import evaluate_ood
 from lossbench.runs.directory import TRAINING, write_json
 from lossbench.runs.records import Record
@@ -82,36 +82,20 @@ def _evaluate_own(
   more, curves = representation_records(
     result.accumulators, result.sample, outputs.kernel, n=len(whole)
   )
-  records = [*scored.records, *more]
-  if scored.reliability is not None:
-    reliability = vars(scored.reliability)
-    curves |= {f'reliability_{k}': v for k, v in reliability.items()}
-  directory = outputs.eval_path(config.dataset, split)
-  about = {'step': outputs.step, 'checkpoint': outputs.fingerprint}
-  write_metrics(
-    directory,
-    records,
+  return write_results(
+    outputs.eval_path(config.dataset, split),
+    scored,
+    more,
+    curves,
+    ids=whole.ids,
+    sample=result.sample,
+    about={'step': outputs.step, 'checkpoint': outputs.fingerprint},
     dataset=config.dataset,
     split=split,
     compute_dtype=outputs.config.compute_dtype,
     objective=config.objective.name,
     **({} if num_examples is None else {'num_wanted': num_examples}),
-    **about,
   )
-  [separation] = [
-    r
-    for r in records
-    if (r.name, r.endpoint) == ('class_separation', 'features')
-  ]
-  per_example.write(
-    directory,
-    whole.ids,
-    scored.per_example | per_example.of_features(result.sample, separation),
-    **about,
-  )
-  if jax.process_index() == 0:
-    write_arrays(directory / 'curves.npz', **curves)
-  return records
 
 
 def _num_examples(split: str | None, asked: int | None) -> int | None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 _SIZE = 4096  # examples whose probabilities are on the device at once
+_MAX_BYTES = 2**26  # of a chunk, where examples are large
 
 
 def split(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -14,7 +15,8 @@ def split(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
   not there before; its mask is 0 there.
   """
   num_rows = len(arrays[0])
-  size = min(_SIZE, num_rows)
+  row_bytes = sum(array[0].nbytes for array in arrays)
+  size = min(_SIZE, num_rows, max(1, _MAX_BYTES // max(1, row_bytes)))
   for first in range(0, num_rows, size):
     parts = [array[first : first + size] for array in arrays]
     short = size - len(parts[0])

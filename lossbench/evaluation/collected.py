@@ -9,6 +9,9 @@ import numpy as np
 from lossbench.runtime import devices
 from lossbench.runtime.processes import concatenate_rows
 
+# Examples of which features are kept for measures of pairs of examples, and
+# layers for CKA: as many as the paper's cosine distances.
+NUM_SAMPLED = 10_000
 _ID_BYTES = 128  # TFDS ids are file names and numbers, far shorter
 
 
@@ -99,9 +102,18 @@ class Keeper:
   def finish(self) -> tuple[Collected | None, Collected | None]:
     sample = join(self._sampled, gathered=self._gathered)
     if sample is not None:
-      order = np.lexsort((sample.ids, _hashes(sample.ids)))
-      sample = sample.take(order[: self._collect.num_sampled]).sorted_by_id()
+      sample = choose_sample(sample, self._collect.num_sampled)
     return join(self._kept, gathered=self._gathered), sample
+
+
+def choose_sample(examples: Collected, num_sampled: int) -> Collected:
+  """The examples whose ids have the smallest CRC-32, so many at most, by id."""
+  return examples.take(random_order(examples.ids)[:num_sampled]).sorted_by_id()
+
+
+def random_order(ids: np.ndarray) -> np.ndarray:
+  """Rows [N] in an order that only the ids decide: that of their CRC-32."""
+  return np.lexsort((ids, _hashes(ids)))
 
 
 def _hashes(ids: np.ndarray) -> np.ndarray:

@@ -20,7 +20,12 @@ import numpy as np
 
 from lossbench import build
 from lossbench.data import catalogue
-from lossbench.evaluation.collected import NOTHING, Collect, Collected
+from lossbench.evaluation.collected import (
+  NOTHING,
+  NUM_SAMPLED,
+  Collect,
+  Collected,
+)
 from lossbench.evaluation.files import read_collected, write_arrays
 from lossbench.evaluation.loop import (
   Evaluator,
@@ -37,10 +42,6 @@ from lossbench.runs.directory import TRAINING, RunDirectory, read_json
 from lossbench.runtime import cluster, devices, storage
 from lossbench.runtime.processes import everywhere
 from lossbench.runtime.progress import create_printer
-
-# Examples of which features are kept for measures of pairs of examples, and
-# layers for CKA: as many as the paper's cosine distances.
-NUM_SAMPLED = 10_000
 
 # Fields that decide what the model sees of an image.
 _IMAGE_FIELDS = (

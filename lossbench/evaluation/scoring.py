@@ -5,6 +5,7 @@ objective's own probabilities; so whatever was predicted once can be scored in
 any label space, and again.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -116,6 +117,7 @@ def score_predictions(
   labels: np.ndarray,
   *,
   holdout: Collected | None = None,
+  holdout_name: str = 'the holdout',
   held_out: bool = False,
 ) -> Scored:
   """Accuracy and calibration, before and after temperature scaling.
@@ -130,6 +132,7 @@ def score_predictions(
     labels: [N] int class ids in [0, K).
     holdout: 'logits' of examples that trained nothing and are none of these;
       None where the run has none.
+    holdout_name: in notes.
     held_out: whether a held-out temperature is wanted.
   """
   n = len(labels)
@@ -144,7 +147,9 @@ def score_predictions(
     if holdout is not None:
       fit_on = log_probs_of(objective, holdout.arrays['logits'])
       calibration = fit_on, holdout.labels
-    fits.append(temperatures.held_out(log_probs, labels, calibration))
+    fits.append(
+      temperatures.held_out(log_probs, labels, calibration, name=holdout_name)
+    )
   for fit in fits:
     records += fit.records(labels, correct)
   values = per_example.of_predictions(logits, log_probs, labels, fits)
@@ -247,7 +252,7 @@ def _seen_logits(objective: Objective, logits):
 
 
 def _detection_scores(
-  objective: Objective, logits: np.ndarray
+  objective: Objective, logits: np.ndarray, *, are_log_probs: bool
 ) -> dict[str, np.ndarray | ValueError]:
   """Score -> [N], or why it cannot be computed."""
 
@@ -258,7 +263,7 @@ def _detection_scores(
     ]
     return np.concatenate(parts)
 
-  scores = {}
+  scores: dict[str, np.ndarray | ValueError] = {}
   for name, score_fn, map_fn in (
     ('max_probability', ood.max_probability_score, _log_probs),
     ('energy', ood.energy_score, _seen_logits),
@@ -267,6 +272,8 @@ def _detection_scores(
       scores[name] = of_chunks(score_fn, map_fn)
     except ValueError as error:
       scores[name] = error
+  if are_log_probs:
+    scores['energy'] = ValueError('log-probabilities all have the energy 0')
   return scores
 
 
@@ -276,12 +283,22 @@ class Detector:
   Args:
     objective: whose probabilities are meant.
     in_logits: [N, K] of the run's own test set.
+    are_log_probs: what is given for logits are log-probabilities of a softmax,
+      which have no energy.
   """
 
-  def __init__(self, objective: Objective, in_logits: np.ndarray):
-    self._objective = objective
+  def __init__(
+    self,
+    objective: Objective,
+    in_logits: np.ndarray,
+    *,
+    are_log_probs: bool = False,
+  ):
     self._num_own = len(in_logits)
-    self._in_scores = _detection_scores(objective, in_logits)
+    self._scores_fn = functools.partial(
+      _detection_scores, objective, are_log_probs=are_log_probs
+    )
+    self._in_scores = self._scores_fn(in_logits)
 
   def records(self, out_logits: np.ndarray) -> list[Record]:
     """AUROC and FPR at 95 % TPR of both scores.
@@ -292,7 +309,7 @@ class Detector:
       out_logits: [M, K] of the other data set.
     """
     n = self._num_own + len(out_logits)
-    out_scores = _detection_scores(self._objective, out_logits)
+    out_scores = self._scores_fn(out_logits)
     records = []
     for score, own in self._in_scores.items():
       pair = own, out_scores[score]

@@ -31,14 +31,14 @@ class ModelOutputs(NamedTuple):
     log_probs: [B, K], by the objective's own map.
     labels: [B] int class ids.
     mask: [B], 1 = real, 0 = padding.
-    kernel: [M, K] of the output layer.
+    kernel: [M, K] of the output layer; None where nobody knows it.
   """
 
   endpoints: Mapping[str, jax.Array]
   log_probs: jax.Array
   labels: jax.Array
   mask: jax.Array
-  kernel: jax.Array
+  kernel: jax.Array | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +65,16 @@ def spatial_mean(activations: jax.Array) -> jax.Array:
   )
 
 
-def _no_measurements(endpoint_sizes, num_classes) -> Measurements:
-  del endpoint_sizes, num_classes
+def _no_measurements(endpoint_sizes, num_classes, with_kernel) -> Measurements:
+  del endpoint_sizes, num_classes, with_kernel
   return Measurements(dict, lambda accumulators, outputs: accumulators)
 
 
-def _prediction_measurements(endpoint_sizes, num_classes) -> Measurements:
+def _prediction_measurements(
+  endpoint_sizes, num_classes, with_kernel
+) -> Measurements:
   """Accuracy, NLL and ECE."""
-  del endpoint_sizes
+  del endpoint_sizes, with_kernel
 
   def update_fn(accumulators, outputs):
     return predictions.update(
@@ -86,13 +88,16 @@ def _prediction_measurements(endpoint_sizes, num_classes) -> Measurements:
   return Measurements(lambda: predictions.empty(num_classes), update_fn)
 
 
-def _representation_measurements(endpoint_sizes, num_classes) -> Measurements:
+def _representation_measurements(
+  endpoint_sizes, num_classes, with_kernel
+) -> Measurements:
   """Class separation and sparsity of layers, hardness, neural collapse.
 
   Class separation is that of every endpoint's `spatial_mean`; sparsity that of
   every endpoint but the logits. Neural collapse's second moments of the
   features also give their singular values.
   """
+  with_features = 'features' in endpoint_sizes
 
   def empty_fn():
     accumulators = {
@@ -104,31 +109,28 @@ def _representation_measurements(endpoint_sizes, num_classes) -> Measurements:
       for name in endpoint_sizes
       if name != 'logits'
     }
-    return accumulators | {
-      'angular_visual_hardness': AngularVisualHardness.empty(),
-      'neural_collapse': NeuralCollapse.empty(
+    if with_features and with_kernel:
+      accumulators['angular_visual_hardness'] = AngularVisualHardness.empty()
+    if with_features:
+      accumulators['neural_collapse'] = NeuralCollapse.empty(
         num_classes, endpoint_sizes['features']
-      ),
-    }
+      )
+    return accumulators
 
   def update_fn(accumulators, outputs):
     endpoints, labels, mask = outputs.endpoints, outputs.labels, outputs.mask
-    features = endpoints['features']
-    updated = {
-      'angular_visual_hardness': accumulators['angular_visual_hardness'].update(
-        cosine_similarities(features, outputs.kernel), labels, mask
-      ),
-      'neural_collapse': accumulators['neural_collapse'].update(
-        features, labels, mask
-      ),
-    }
+    updated = {}
     for name, accumulator in accumulators.items():
       metric, _, endpoint = name.partition('/')
+      values = endpoints[endpoint or 'features']
+      if metric == 'nonzero_fraction':
+        updated[name] = accumulator.update(values, mask)
+        continue
       if metric == 'class_separation':
-        pooled = spatial_mean(endpoints[endpoint])
-        updated[name] = accumulator.update(pooled, labels, mask)
-      elif metric == 'nonzero_fraction':
-        updated[name] = accumulator.update(endpoints[endpoint], mask)
+        values = spatial_mean(values)
+      elif metric == 'angular_visual_hardness':
+        values = cosine_similarities(values, outputs.kernel)
+      updated[name] = accumulator.update(values, labels, mask)
     return updated
 
   return Measurements(empty_fn, update_fn)
@@ -142,7 +144,11 @@ _SUITES = {
 
 
 def create_measurements(
-  suite: str, endpoint_sizes: Mapping[str, int], *, num_classes: int
+  suite: str,
+  endpoint_sizes: Mapping[str, int],
+  *,
+  num_classes: int,
+  with_kernel: bool = True,
 ) -> Measurements:
   """The measurements of a suite.
 
@@ -150,10 +156,11 @@ def create_measurements(
     suite: 'nothing', 'predictions' or 'representations'.
     endpoint_sizes: name -> channels of the endpoint, in forward order.
     num_classes: K.
+    with_kernel: whether the output layer's weights are known.
 
   Raises:
     ValueError: if the suite is unknown.
   """
   if suite not in _SUITES:
     raise ValueError(f'Unknown suite {suite!r}. Known: {", ".join(_SUITES)}.')
-  return _SUITES[suite](endpoint_sizes, num_classes)
+  return _SUITES[suite](endpoint_sizes, num_classes, with_kernel)

@@ -115,6 +115,8 @@ def held_out(
   log_probs: np.ndarray,
   labels: np.ndarray,
   calibration: tuple[np.ndarray, np.ndarray] | None,
+  *,
+  name: str = 'the holdout',
 ) -> Tempered:
   """Scaled for the lowest NLL on other examples.
 
@@ -124,14 +126,13 @@ def held_out(
     calibration: log-probabilities [M, K] and labels [M] of other examples; None
       fits on either half of these, drawn at random, for the other (two-fold
       cross-fitting), and takes for `temperature` the geometric mean.
+    name: of the other examples, in notes.
   """
   prefix = 'held_out_'
   try:
     if calibration is not None:
       halves = [(np.arange(len(labels)), *calibration)]
-      note = (
-        f'temperature fitted on the holdout, {len(calibration[1]):,} images'
-      )
+      note = f'temperature fitted on {name}, {len(calibration[1]):,} examples'
     else:
       order = np.random.default_rng(_HALVES_SEED).permutation(len(labels))
       first, second = np.sort(order[::2]), np.sort(order[1::2])
@@ -151,7 +152,7 @@ def held_out(
   for temperature in fitted:
     if temperature in _SEARCHED:
       # Applied to others, the bound would say how far was searched.
-      of = ' of a half' if calibration is None else ' of the holdout'
+      of = ' of a half' if calibration is None else f' of {name}'
       note = _end_of_search(temperature, of=of)
       return Tempered(prefix, None, f'not available: {note}', None)
   scaled = np.empty_like(log_probs)

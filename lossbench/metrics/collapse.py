@@ -37,10 +37,20 @@ from lossbench.metrics.features import (
   finite_rows,
 )
 
+# Of `CollapseMeasures`, those of the output layer's weights.
+KERNEL_MEASURES = (
+  'nc2_kernel_norms',
+  'nc2_kernel_angles',
+  'nc2_kernel_simplex',
+  'nc3',
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class CollapseMeasures:
   """NC1-NC3; 0 is collapsed. See the module's text.
+
+  Without the output layer's weights `KERNEL_MEASURES` are NaN.
 
   Attributes:
     nc1: >= 0, ratio of variances; NaN if the class means are all the same.
@@ -67,23 +77,33 @@ def neural_collapse(
   features: ArrayLike,
   labels: ArrayLike,
   *,
-  kernel: ArrayLike,
+  kernel: ArrayLike | None = None,
 ) -> CollapseMeasures:
   """NC1-NC3 of features and an output layer, in float64 NumPy.
 
   Args:
     features: [N, M] inputs of the output layer, finite.
     labels: [N] int class ids in [0, K).
-    kernel: [M, K] weights of the output layer, one column a class.
+    kernel: [M, K] weights of the output layer, one column a class; None measures
+      the features alone, of the classes that occur.
 
   Raises:
     ValueError: if shapes disagree, labels are not integers in [0, K), there are
       fewer than two classes, a class is empty, or a number is NaN or infinite.
+
+  Example:
+    >>> labels = np.array([0, 1, 2, 0, 1, 2])
+    >>> found = metrics.neural_collapse(np.eye(3)[labels], labels, kernel=np.eye(3))
+    >>> print(f'{found.nc1:.3f} {found.nc2_mean_angles:.3f} {found.nc3:.3f}')
+    0.000 0.000 0.367
   """
   features = as_features(features)
-  kernel = _check_kernel(kernel, features.shape[1], None)
+  num_classes = None
+  if kernel is not None:
+    kernel = _check_kernel(kernel, features.shape[1], None)
+    num_classes = kernel.shape[1]
   labels, num_classes = as_labels(
-    labels, num_examples=len(features), num_classes=kernel.shape[1]
+    labels, num_examples=len(features), num_classes=num_classes
   )
   means = class_means(features, labels, num_classes=num_classes)
   residuals = features - means[labels]
@@ -205,14 +225,15 @@ class NeuralCollapse(accumulators.Accumulator):
     checks.check_classes(counts, num_bad)
     return self.class_sums.compute() / counts[:, None]
 
-  def measures(self, kernel: ArrayLike) -> CollapseMeasures:
-    """NC1-NC3 with the output layer's weights, kernel [M, K].
+  def measures(self, kernel: ArrayLike | None) -> CollapseMeasures:
+    """NC1-NC3 with the output layer's weights, kernel [M, K], or without.
 
     Raises:
       ValueError: as `class_means`, or if kernel is not finite or not [M, K].
     """
     num_classes, num_features = np.shape(self.class_sums.total)
-    kernel = _check_kernel(kernel, num_features, num_classes)
+    if kernel is not None:
+      kernel = _check_kernel(kernel, num_features, num_classes)
     means = self.class_means()
     return _measures(means, self._within(means), kernel)
 
@@ -301,20 +322,20 @@ def _check_kernel(kernel, num_features, num_classes):
 def _measures(means, within, kernel):
   centered = means - means.mean(axis=0)
   mean_norms, mean_angles, mean_simplex = _simplex_measures(centered)
-  kernel_norms, kernel_angles, kernel_simplex = _simplex_measures(kernel.T)
-  with np.errstate(invalid='ignore', divide='ignore'):
-    duality = kernel.T / np.linalg.norm(kernel) - centered / np.linalg.norm(
-      centered
-    )
+  of_kernel = dict.fromkeys(KERNEL_MEASURES, float('nan'))
+  if kernel is not None:
+    with np.errstate(invalid='ignore', divide='ignore'):
+      duality = kernel.T / np.linalg.norm(kernel) - centered / np.linalg.norm(
+        centered
+      )
+    values = *_simplex_measures(kernel.T), float(np.sum(duality**2))
+    of_kernel = dict(zip(KERNEL_MEASURES, values, strict=True))
   return CollapseMeasures(
     nc1=_nc1(means, within),
     nc2_mean_norms=mean_norms,
     nc2_mean_angles=mean_angles,
     nc2_mean_simplex=mean_simplex,
-    nc2_kernel_norms=kernel_norms,
-    nc2_kernel_angles=kernel_angles,
-    nc2_kernel_simplex=kernel_simplex,
-    nc3=float(np.sum(duality**2)),
+    **of_kernel,
   )
 
 

@@ -15,8 +15,8 @@ from configs import digits_cnn
 from lossbench import build
 from lossbench.data import catalogue, datasets, pipeline, preprocess
 from lossbench.data.examples import Examples
-from lossbench.evaluate import print_ood_table
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
+from lossbench.evaluation.printing import print_ood_table
 from lossbench.metrics.separation import class_separation
 from lossbench.runs.checkpoints import load_checkpoint
 from lossbench.runs.directory import RunDirectory

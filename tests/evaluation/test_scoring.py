@@ -149,7 +149,7 @@ def test_a_held_out_temperature_is_of_other_examples(objective, logits, labels):
     -tempered[rows, labels].mean(), rel=1e-4
   )
   [note] = {r.note for r in records if r.name.startswith('held_out')}
-  assert note == 'temperature fitted on the holdout, 40 images'
+  assert note == 'temperature fitted on the holdout, 40 examples'
   records, *_ = scoring.score_predictions(
     objective, logits, labels, held_out=True
   )
