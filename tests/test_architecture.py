@@ -62,6 +62,7 @@ VERBS = (
   'fit_path',
   'import_checkpoint',
   'report.__main__',
+  'score',
   'study.__main__',
   'transfer',
   'tune',

@@ -28,7 +28,7 @@ SCORES = ('logits', 'log_probs')
 _LABELS = ('labels', 'label')
 _IDS = ('ids', 'id')
 # A rounding error above 0 is none; a probability or a logit is.
-_MAX_LOG_PROB = 1e-3
+MAX_LOG_PROB = 1e-3
 
 
 class ArrayFile:
@@ -143,12 +143,15 @@ class ArrayFile:
       )
     return values
 
-  def labels(self, *, num_examples: int, of: str) -> np.ndarray:
-    """Class ids [N] int32, not negative.
+  def labels(
+    self, *, num_examples: int, of: str, num_classes: int = 2**31 - 1
+  ) -> np.ndarray:
+    """Class ids [N] int32 in [0, K).
 
     Args:
       num_examples: N.
       of: the array that has so many rows.
+      num_classes: K.
     """
     name = self.one_of(_LABELS)
     if name is None:
@@ -159,13 +162,14 @@ class ArrayFile:
       raise self.error(
         name, f'must be integer class ids; got dtype {labels.dtype}.'
       )
-    if labels.min() < 0:
-      row = int(labels.argmin())
+    unknown = (labels < 0) | (labels >= num_classes)
+    if unknown.any():
+      row = int(unknown.argmax())
       raise self.error(
-        name, f'has {labels[row]} in row {row}; class ids begin at 0.'
+        name,
+        f'has {labels[row]} in row {row}, which is no class id in '
+        f'[0, {num_classes}).',
       )
-    if labels.max() > np.iinfo(np.int32).max:
-      raise self.error(name, f'has {labels.max()}, which is no class id.')
     return labels.astype(np.int32)
 
   def ids(self, *, num_examples: int, of: str) -> np.ndarray | None:

@@ -127,7 +127,11 @@ def _change(paths, name, **arrays):
     ('train', {'features': np.array([['a'] * 8] * 300)}, 'real numbers; got'),
     ('train', {'labels': np.zeros(299, int)}, r'labels must be \[300\], as ma'),
     ('train', {'labels': np.zeros(300)}, 'integer class ids; got dtype float'),
-    ('test', {'labels': np.full(200, -1)}, 'labels has -1 in row 0; class ids'),
+    (
+      'test',
+      {'labels': np.full(200, -1)},
+      'labels has -1 in row 0, which is no',
+    ),
     (
       'test',
       {'labels': np.full(200, 5)},
