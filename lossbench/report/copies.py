@@ -10,6 +10,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator
 
+from lossbench.report.reading import PLANS
 from lossbench.runs.directory import RunDirectory, parse_json
 from lossbench.runtime import storage
 
@@ -40,9 +41,10 @@ def on_disk(path: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _copy_study(source: storage.Path, target: pathlib.Path):
-  _copy_files(source, target, ['study.json'])
+  _copy_files(source, target, PLANS)
   try:
-    study = parse_json((target / 'study.json').read_bytes())
+    name = next((n for n in PLANS if (target / n).exists()), PLANS[0])
+    study = parse_json((target / name).read_bytes())
     runs = [f'runs/{run["name"]}' for run in study['runs']]
     comparisons = [f'comparisons/{c["name"]}' for c in study['comparisons']]
   except (FileNotFoundError, ValueError, KeyError, TypeError):

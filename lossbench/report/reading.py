@@ -29,6 +29,8 @@ from lossbench.runs.directory import (
 )
 from lossbench.runtime import storage
 
+# What lists the runs of a study, and the models of scored files.
+PLANS = ('study.json', 'score.json')
 _COMPARED = ('runs', 'num_examples', 'agreement', 'clustering', 'ensembles')
 
 
@@ -387,31 +389,33 @@ def _read_comparison(
 def load_study(
   path: str | pathlib.Path, *, location: str | pathlib.Path | None = None
 ) -> StudyRecords:
-  """Reads the records of a study.
+  """Reads the records of a study, or scores of files.
 
   Args:
-    path: the --workdir of `lossbench.study`, or a copy of it, on a disk.
+    path: the --workdir of `lossbench.study` or the --output of `lossbench.score`,
+      or a copy of it, on a disk.
     location: what a copy is of.
 
   Raises:
     FileNotFoundError: if there is no study.
-    ValueError: if its study.json is damaged, or no run has left any record.
+    ValueError: if its list of runs is damaged, or no run has left any record.
   """
   path = pathlib.Path(path).expanduser()
   location = storage.as_path(location or path, check=False)
-  if not (path / 'study.json').exists():
+  name = next((n for n in PLANS if (path / n).exists()), None)
+  if name is None:
     raise FileNotFoundError(
       f'{location} is not a study: it has no study.json. Give the --workdir of '
-      'python -m lossbench.study.'
+      'python -m lossbench.study, or the --output of python -m lossbench.score.'
     )
   reader = _Reader()
   try:
-    study = parse_json((path / 'study.json').read_bytes())
+    study = parse_json((path / name).read_bytes())
     records = _read_study(reader, path, study, location=location)
   except (ValueError, KeyError, TypeError) as error:
     raise ValueError(
-      f'{location / "study.json"} is damaged: {error!r}. Delete it, and run the '
-      'study again, which writes it anew.'
+      f'{location / name} is damaged: {error!r}. Delete it, and run the same '
+      'command again, which writes it anew.'
     ) from error
   if not any(
     run.metrics or run.transfers or run.history for run in records.runs
@@ -428,14 +432,15 @@ def _read_study(reader, path, study, *, location) -> StudyRecords:
     name=study['name'],
     title=study['title'],
     path=location,
-    config=study['config'],
-    overrides=tuple(study['overrides']),
+    config=study.get('config', ''),
+    overrides=tuple(study.get('overrides', ())),
     runs=(),
     comparisons={},
     comparison_commands={c['name']: c['command'] for c in study['comparisons']},
     problems=(),
+    scored=study.get('command', ''),
   )
-  rerun = records.rerun_command
+  rerun = records.scored or records.rerun_command
   runs, wanted = {}, {}
   for record in study['runs']:
     name = record['name']

@@ -330,6 +330,7 @@ class StudyRecords:
     comparisons: group -> its comparison, where it is there.
     comparison_commands: group -> command.
     problems: one line for every file that was left out.
+    scored: of scores of files, which are no study, the command that made them.
   """
 
   name: str
@@ -341,6 +342,7 @@ class StudyRecords:
   comparisons: Mapping[str, Comparison]
   comparison_commands: Mapping[str, str]
   problems: tuple[str, ...]
+  scored: str = ''
 
   def groups(self) -> tuple[str, ...]:
     """Names of the groups, in the order of all tables and figures."""
@@ -389,12 +391,20 @@ class StudyRecords:
   def how_to_measure_training(self, group: str) -> str:
     """Where that is missing: the command that does it."""
     command = self.rerun_command
-    if not self.measures_training(group):
+    if not self.measures_training(group) and not self.scored:
       command += f' --config.groups.{group}.num_train_examples=50000'
     return f'not run: training examples; {command}'
 
   @property
   def rerun_command(self) -> str:
     """The command that does everything that is missing."""
+    if self.scored:
+      return f'{self.scored}, with files that hold it'
     words = ['python', '-m', 'lossbench.study', f'--config={self.config}']
     return shlex.join([*words, *self.overrides, f'--workdir={self.path}'])
+
+  def with_seeds(self, group: str, num_seeds: int) -> str:
+    """The command that makes a group have so many seeds."""
+    if self.scored:
+      return f'{self.scored}, with files of {num_seeds} seeds'
+    return f'{self.rerun_command} --config.groups.{group}.num_seeds={num_seeds}'

@@ -66,9 +66,7 @@ def seeds_differ_little(study: StudyRecords, group: str) -> Evidence:
     power=f'{num_seeds} seeds would tell this s.d. from 0.2 points'
     if num_seeds
     else 'no number of seeds tells this s.d. from 0.2 points',
-    remedy=f'{study.rerun_command} --config.groups.{group}.num_seeds={num_seeds}'
-    if num_seeds
-    else '',
+    remedy=study.with_seeds(group, num_seeds) if num_seeds else '',
   )
 
 

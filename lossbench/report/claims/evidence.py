@@ -128,11 +128,11 @@ def power_text(effect: Effect, *, is_percent: bool) -> str:
 def remedy_text(study: StudyRecords, group: str, effect: Effect) -> str:
   """The command for the seeds that this effect takes; '' where they are there."""
   if effect.variance is None or 'seeds' not in effect.over:
-    return f'{study.rerun_command} --config.groups.{group}.num_seeds=5'
+    return study.with_seeds(group, 5)
   needed = effect.seeds_needed()
   if needed is None or needed <= effect.num_seeds:
     return ''
-  return f'{study.rerun_command} --config.groups.{group}.num_seeds={needed}'
+  return study.with_seeds(group, needed)
 
 
 def all_above(

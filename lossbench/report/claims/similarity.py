@@ -123,7 +123,7 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
 
 
 def _more_seeds(study, group) -> str:
-  return f'{study.rerun_command} --config.groups.{group}.num_seeds=8'
+  return study.with_seeds(group, 8)
 
 
 def ensembles_agree_more(study: StudyRecords, group: str) -> Evidence:

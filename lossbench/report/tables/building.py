@@ -274,9 +274,11 @@ def _missing_notes(study, column: Column, key: Key) -> list[str]:
     why = '; '.join(sorted({error for error in errors if error}))
     seeds = ', '.join(str(run.seed) for run in lacking)
     only = lacking[0].name.rpartition('/')[0] + '/'
+    command = study.rerun_command
+    if not study.scored:
+      command += f' --only={only}'
     notes.append(
-      f'{where}: seed {seeds} not run{f" ({why})" if why else ""}. '
-      f'{study.rerun_command} --only={only}'
+      f'{where}: seed {seeds} not run{f" ({why})" if why else ""}. {command}'
     )
   undefined = {}
   for run, found in _measured(column, runs):
