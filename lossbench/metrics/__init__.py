@@ -1,13 +1,24 @@
 """Measures of predictions and representations, for arrays of any framework.
 
 Here are the plain functions, from arrays to a number or a record in one call;
-each says shapes, ranges and its source (`help(metrics.class_separation)`). Their
-modules have the streaming counterparts too, `Accumulator`s, which training and
+each says shapes, ranges, its source and an example
+(`help(metrics.class_separation)`). Arrays may be NumPy's, JAX's or of any framework
+that keeps to DLPack:
+
+>>> import torch
+>>> from lossbench import metrics
+>>> logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]], requires_grad=True)
+>>> float(metrics.top1_accuracy(logits, torch.tensor([0, 0])))
+0.5
+
+Their modules have the streaming counterparts too, `Accumulator`s, which training and
 evaluation fill batch by batch. A module is imported when a function of it is
 first asked for: `smooth_density`, for reports, brings no JAX.
 """
 
 import importlib
+
+from lossbench.metrics.dlpack import for_any_arrays
 
 # module -> what of it is for everybody's arrays.
 _EXPORTS = {
@@ -44,7 +55,9 @@ def __getattr__(name):
   if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   module = importlib.import_module(f'{__name__}.{_MODULES[name]}')
-  return getattr(module, name)
+  function = for_any_arrays(getattr(module, name))
+  globals()[name] = function  # the next time nobody asks here
+  return function
 
 
 def __dir__():

@@ -50,6 +50,10 @@ def top_k_correct(logits: ArrayLike, labels: ArrayLike, *, k: int) -> jax.Array:
   Raises:
     ValueError: if shapes disagree, labels are not integers, or k is not in
       [1, K): with k = K everything is correct, and so nothing is measured.
+
+  Example:
+    >>> print(metrics.top_k_correct([[3.0, 2.0, 1.0]], [1], k=2))
+    [1.]
   """
   checks.check_rows_and_labels(logits, labels)
   logits = jnp.asarray(logits)
@@ -89,6 +93,10 @@ def top1_accuracy(
 
   Raises:
     ValueError: if shapes disagree or K < 2.
+
+  Example:
+    >>> float(metrics.top1_accuracy([[2.0, 1.0], [0.0, 3.0]], [0, 0]))
+    0.5
   """
   return accumulators.masked_mean(top_k_correct(logits, labels, k=1), mask)
 
@@ -109,6 +117,11 @@ def top5_accuracy(
   Raises:
     ValueError: if shapes disagree, or K <= 5, where the answer would be 1
       whatever the model.
+
+  Example:
+    >>> logits = np.arange(7.0)[None, :]
+    >>> [float(metrics.top5_accuracy(logits, [label])) for label in (2, 1)]
+    [1.0, 0.0]
   """
   return accumulators.masked_mean(top_k_correct(logits, labels, k=5), mask)
 

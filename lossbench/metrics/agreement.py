@@ -67,6 +67,12 @@ def pairwise_agreement(
   Raises:
     ValueError: if shapes disagree, there is no model or no example, or they
       are not integers.
+
+  Example:
+    >>> found = metrics.pairwise_agreement([[0, 0], [2, 2], [2, 1]], [0, 1, 1])
+    >>> print(found.same_top1.round(2), found.num_both_wrong[0, 1])
+    [[1.   0.67]
+     [0.67 1.  ]] 1
   """
   _check_predictions(predictions, labels)
   predictions, labels = np.asarray(predictions), np.asarray(labels)
@@ -100,6 +106,11 @@ def cluster_models(agreement: ArrayLike) -> Clustering:
 
   Raises:
     ValueError: if it is anything else, or has a NaN.
+
+  Example:
+    >>> tree = metrics.cluster_models([[1, 0.5, 0.9], [0.5, 1, 0.6], [0.9, 0.6, 1]])
+    >>> print(tree.order, tree.linkage[0])
+    [1 2 0] [2.  0.  0.1 2. ]
   """
   agreement = np.asarray(agreement, np.float64)
   if agreement.ndim != 2 or not 2 <= len(agreement) == agreement.shape[1]:
@@ -149,6 +160,11 @@ def ensemble_log_probs(members: Iterable[ArrayLike]) -> np.ndarray:
   Raises:
     ValueError: if there are no members, shapes disagree, or a row is no
       distribution: NaN, or does not sum to 1 within 1e-2.
+
+  Example:
+    >>> members = [np.log([[0.9, 0.1]]), np.log([[0.5, 0.5]])]
+    >>> print(np.exp(metrics.ensemble_log_probs(members)).round(2))
+    [[0.7 0.3]]
   """
   sums = collections.deque(_running_sums(members), maxlen=1)
   if not sums:

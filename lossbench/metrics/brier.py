@@ -35,6 +35,11 @@ def brier_score(
 
   Raises:
     ValueError: if shapes disagree or labels are not integers.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> print(f'{metrics.brier_score(log_probs, [0, 1]):.3f}')
+    0.370
   """
   score, scorable = _per_example(log_probs, labels)
   return accumulators.masked_mean(jnp.where(scorable, score, jnp.nan), mask)

@@ -40,6 +40,11 @@ def negative_log_likelihood(
 
   Raises:
     ValueError: if shapes disagree or labels are not integers.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> print(f'{metrics.negative_log_likelihood(log_probs, [0, 1]):.3f}')
+    0.511
   """
   nll, scorable = _nll_per_example(log_probs, labels)
   return accumulators.masked_mean(jnp.where(scorable, nll, jnp.nan), mask)
@@ -81,6 +86,11 @@ def expected_calibration_error(
 
   Raises:
     ValueError: if shapes disagree, labels are not integers or num_bins < 1.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> print(f'{metrics.expected_calibration_error(log_probs, [0, 1]):.3f}')
+    0.350
   """
   bins = ExpectedCalibrationError.empty(num_bins=num_bins)
   bins = bins.update(log_probs, labels, mask, correct=correct)

@@ -48,6 +48,11 @@ def classwise_calibration_error(
 
   Raises:
     ValueError: if shapes disagree, labels are not integers or num_bins < 1.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> print(f'{metrics.classwise_calibration_error(log_probs, [0, 1]):.3f}')
+    0.350
   """
   checks.check_rows_and_labels(log_probs, labels)
   bins = ClasswiseCalibrationError.empty(
@@ -186,6 +191,12 @@ def adaptive_calibration_error(
   Raises:
     ValueError: if shapes disagree, labels are not integers in [0, K), a row is
       no distribution, or num_bins is not in [1, N].
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> error = metrics.adaptive_calibration_error(log_probs, [0, 1], num_bins=1)
+    >>> print(f'{error:.3f}')
+    0.250
   """
   log_probs, labels = _check(log_probs, labels, num_bins=num_bins)
   if np.isnan(log_probs).any():
@@ -216,6 +227,12 @@ def adaptive_classwise_error(
 
   Raises:
     ValueError: as `adaptive_calibration_error`.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> error = metrics.adaptive_classwise_error(log_probs, [0, 1], num_bins=1)
+    >>> print(f'{error:.3f}')
+    0.250
   """
   log_probs, labels = _check(log_probs, labels, num_bins=num_bins)
   if np.isnan(log_probs).any():

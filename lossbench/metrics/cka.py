@@ -62,6 +62,11 @@ def linear_cka(x: ArrayLike, y: ArrayLike, *, debiased: bool = False) -> float:
   Raises:
     ValueError: if shapes are wrong or disagree, N < 2 (4 if debiased), or a
       feature is NaN or infinite.
+
+  Example:
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> print(f'{metrics.linear_cka(x, 2 * x[:, ::-1] + 1):.3f}')
+    1.000
   """
   x, y = _check_pair(x, y, debiased=debiased)
   if _is_constant(x) or _is_constant(y):
@@ -154,6 +159,11 @@ def rbf_cka(
 
   Raises:
     ValueError: as `linear_cka`, or bandwidth is not in (0, inf).
+
+  Example:
+    >>> x = np.random.default_rng(0).normal(size=(50, 3))
+    >>> print(f'{metrics.rbf_cka(x, 2 * x[:, ::-1] + 1):.3f}')
+    1.000
   """
   x, y = _check_pair(x, y, debiased=debiased)
   return kernel_cka(
@@ -181,6 +191,11 @@ def minibatch_cka(x: ArrayLike, y: ArrayLike, *, minibatch_size: int) -> float:
 
   Raises:
     ValueError: as `linear_cka` with debiased, or minibatch_size < 4.
+
+  Example:
+    >>> x = np.random.default_rng(0).normal(size=(48, 3))
+    >>> print(f'{metrics.minibatch_cka(x, 2 * x + 1, minibatch_size=8):.3f}')
+    1.000
   """
   if minibatch_size < MIN_DEBIASED:
     raise ValueError(

@@ -36,6 +36,13 @@ def smooth_density(
 
   Raises:
     ValueError: if points is not [P] or bandwidth is under a bin's width.
+
+  Example:
+    >>> edges = np.linspace(0, 1, 101)
+    >>> counts, _ = np.histogram(np.random.default_rng(0).random(5000), edges)
+    >>> density = metrics.smooth_density(counts, edges, [0.5], num_examples=5000)
+    >>> print(f'{density[0]:.1f}')
+    1.0
   """
   counts, edges, points = (
     np.asarray(x, np.float64) for x in (counts, edges, points)

@@ -75,6 +75,12 @@ def cosine_distances(
   Raises:
     ValueError: if shapes disagree, labels are not integers, N < 2, a feature
       chosen is NaN or infinite, or num_bins < 1 or max_examples < 2.
+
+  Example:
+    >>> x = np.array([[1.0, 0.0], [2.0, 0.0], [0.0, 1.0]])
+    >>> found = metrics.cosine_distances(x, [0, 0, 1], num_bins=4)
+    >>> print(found.edges, found.within, found.between)
+    [0.  0.5 1.  1.5 2. ] [1 0 0 0] [0 0 2 0]
   """
   if num_bins < 1 or max_examples < 2:
     raise ValueError(

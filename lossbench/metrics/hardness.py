@@ -38,6 +38,11 @@ def angular_visual_hardness(
   Raises:
     ValueError: if shapes disagree, labels are not integers in [0, K), or a
       number is NaN or infinite.
+
+  Example:
+    >>> x = np.array([[1.0, 0.0], [1.0, 1.0]])
+    >>> print(metrics.angular_visual_hardness(x, [0, 1], kernel=np.eye(2)))
+    [0.  0.5]
   """
   features = as_features(features, min_examples=1)
   kernel = as_features(kernel, name='kernel', min_examples=1)

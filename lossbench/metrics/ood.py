@@ -29,6 +29,11 @@ def max_probability_score(log_probs: ArrayLike) -> np.ndarray:
 
   Raises:
     ValueError: if it is not [N, K], or a row is NaN or does not sum to 1.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.6, 0.4]])
+    >>> print(np.exp(metrics.max_probability_score(log_probs)))
+    [0.9 0.6]
   """
   log_probs = _check_scores_2d(log_probs, 'log_probs')
   checks.check_distributions(log_probs, prefix='log_probs: ')
@@ -50,6 +55,10 @@ def energy_score(logits: ArrayLike, *, temperature: float = 1.0) -> np.ndarray:
 
   Raises:
     ValueError: if it is not [N, K], has NaN or +inf, or T is not in (0, inf).
+
+  Example:
+    >>> print(metrics.energy_score([[0.0, 0.0], [5.0, 0.0]]).round(3))
+    [0.693 5.007]
   """
   logits = _check_scores_2d(logits, 'logits')
   if not 0 < temperature < np.inf:
@@ -72,6 +81,10 @@ def auroc(in_scores: ArrayLike, out_scores: ArrayLike) -> float:
 
   Raises:
     ValueError: if either is empty, not one-dimensional or has a NaN.
+
+  Example:
+    >>> metrics.auroc([0.9, 0.8], [0.1, 0.85])
+    0.75
   """
   in_scores = _check_scores(in_scores, 'in_scores')
   out_scores = _check_scores(out_scores, 'out_scores')
@@ -102,6 +115,10 @@ def fpr_at_95_tpr(
   Raises:
     ValueError: if either is empty, not one-dimensional or has a NaN, or tpr is
       not in (0, 1].
+
+  Example:
+    >>> metrics.fpr_at_95_tpr([0.9, 0.8], [0.1, 0.85])
+    0.5
   """
   in_scores = _check_scores(in_scores, 'in_scores')
   out_scores = _check_scores(out_scores, 'out_scores')

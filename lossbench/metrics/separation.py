@@ -52,6 +52,11 @@ def class_separation(
     ValueError: if shapes disagree, labels are not integers or not in [0, K),
       there are fewer than two classes, a class is empty or a feature is NaN or
       infinite.
+
+  Example:
+    >>> x = np.array([[1.0, 0.1], [1.0, -0.1], [0.1, 1.0], [-0.1, 1.0]])
+    >>> print(f'{metrics.class_separation(x, [0, 0, 1, 1]):.3f}')
+    0.980
   """
   _check_shapes(features, labels)
   features = np.asarray(features, np.float64)

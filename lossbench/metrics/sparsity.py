@@ -34,6 +34,10 @@ def nonzero_fraction(
   Raises:
     ValueError: if there is no leading axis, an example has no activations, or
       shapes disagree.
+
+  Example:
+    >>> float(metrics.nonzero_fraction([[0.0, 1.0], [0.0, 0.0]]))
+    0.25
   """
   return accumulators.masked_mean(_fraction_per_example(activations), mask)
 

@@ -37,6 +37,10 @@ def singular_values(matrix: ArrayLike, *, centered: bool) -> np.ndarray:
 
   Raises:
     ValueError: if the shape is wrong or an entry is NaN or infinite.
+
+  Example:
+    >>> print(metrics.singular_values([[3.0, 0.0], [0.0, 4.0]], centered=False))
+    [4. 3.]
   """
   matrix = as_features(matrix, name='matrix')
   if centered:
@@ -57,6 +61,12 @@ def class_centroids(
   Raises:
     ValueError: if shapes disagree, labels are not integers in [0, K), there are
       fewer than two classes, a class is empty, or a feature is not finite.
+
+  Example:
+    >>> x = np.array([[1.0, 0.0], [3.0, 0.0], [0.0, 5.0]])
+    >>> print(metrics.class_centroids(x, [0, 0, 1]))
+    [[2. 0.]
+     [0. 5.]]
   """
   features = as_features(features)
   labels, num_classes = as_labels(
@@ -73,6 +83,10 @@ def participation_ratio(values: ArrayLike) -> float:
 
   Returns:
     In [1, R]: 1, all in one direction; R, all the same. NaN if all are 0.
+
+  Example:
+    >>> metrics.participation_ratio([3.0, 3.0, 0.0])
+    2.0
   """
   values = np.asarray(values, np.float64)
   largest = values.max(initial=0.0)

@@ -36,6 +36,10 @@ def temper(log_probs: ArrayLike, temperature: ArrayLike) -> jax.Array:
   Raises:
     ValueError: if shapes are wrong, or T is a number on the host and not in
       (0, inf).
+
+  Example:
+    >>> print(np.exp(metrics.temper(np.log([[0.9, 0.1]]), 2.0)).round(3))
+    [[0.75 0.25]]
   """
   if np.ndim(log_probs) != 2 or np.ndim(temperature) != 0:
     raise ValueError(
@@ -84,6 +88,11 @@ def fit_temperature(
     ValueError: if shapes disagree, there are no examples, a log-probability is
       NaN or +inf, a label is not in [0, K) or has log-probability -inf (the
       NLL is then infinite at every T), or bounds or chunk_size make no sense.
+
+  Example:
+    >>> log_probs = np.log([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1]])
+    >>> print(f'{metrics.fit_temperature(log_probs, [0, 0, 0, 1]):.3f}')
+    2.000
   """
   checks.check_rows_and_labels(log_probs, labels)
   lowest, highest = bounds
@@ -103,17 +112,7 @@ def fit_temperature(
 
   def slope(log_temperature: float) -> float:
     inverse = np.float32(np.exp(-log_temperature))
-    total = 0.0
-    for rows, row_labels in chunks:
-      short = chunk_size - len(row_labels)
-      slopes = _slope_per_example(
-        np.pad(rows, ((0, short), (0, 0))),
-        np.pad(row_labels, (0, short)).astype(np.int32),
-        inverse,
-      )
-      slopes = np.asarray(slopes)[: len(row_labels)]
-      total += float(slopes.sum(dtype=np.float64))
-    return total / len(labels)
+    return _slope_sum(chunks, inverse, chunk_size=chunk_size) / len(labels)
 
   # A convex function's slope in 1/T grows from the highest T to the lowest.
   cold, hot = slope(np.log(lowest)), slope(np.log(highest))
@@ -162,6 +161,19 @@ def _check_values(rows, labels, *, num_classes):
       'A label has log-probability -inf: the NLL is infinite at every '
       'temperature.'
     )
+
+
+def _slope_sum(chunks, inverse, *, chunk_size) -> float:
+  total = 0.0
+  for rows, labels in chunks:
+    short = chunk_size - len(labels)
+    slopes = _slope_per_example(
+      np.pad(rows, ((0, short), (0, 0))),
+      np.pad(labels, (0, short)).astype(np.int32),
+      inverse,
+    )
+    total += float(np.asarray(slopes)[: len(labels)].sum(dtype=np.float64))
+  return total
 
 
 @jax.jit
