@@ -100,7 +100,7 @@ def _open_other(own: Outputs, path: str, *, labelled: bool) -> Outputs:
 
 
 def _objective(outputs: Outputs, objective: Objective | None) -> Objective:
-  """That of logits; log-probabilities are those of a softmax whatever it was."""
+  """Softmax, or what was asked for, which is of logits alone."""
   if objective is None:
     return create_objective('softmax')
   if outputs.scores == 'log_probs':
