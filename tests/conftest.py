@@ -19,6 +19,9 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 os.environ['JAX_NUMPY_RANK_PROMOTION'] = 'raise'
+# There may be a test process for every core, and threads of NumPy's products spin
+# while they wait for one another.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Equal programs compile once.
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
   _CACHE_DIR = tempfile.mkdtemp(prefix='lossbench-xla-')

@@ -220,6 +220,7 @@ class Evaluator:
     suite: of measurements; see `measurements`.
     collect: what to keep of examples.
     image_fn: encoded bytes -> uint8 [H, W, C]; None takes the run's own.
+    preprocessing: what tells this `image_fn` from others of the run.
     batch_size: global; None takes the configuration's.
     own_labels: labels are the run's classes and are checked; False for data
       sets whose labels mean something else.
@@ -238,6 +239,7 @@ class Evaluator:
     suite: str = 'predictions',
     collect: Collect = NOTHING,
     image_fn: Callable | None = None,
+    preprocessing: Hashable = None,
     batch_size: int | None = None,
     own_labels: bool = True,
     sharded: bool = True,
@@ -274,7 +276,7 @@ class Evaluator:
 
     self._read = read
     self._batches: Sequence[dict] | None = None
-    if config.data_on_device and image_fn is None:
+    if config.data_on_device and (image_fn is None or preprocessing):
       self._batches = _decoded.get(
         (
           str(examples.builder.data_path),
@@ -283,6 +285,7 @@ class Evaluator:
           examples.bad_ids,
           share,
           build.pack_fields(config, _IMAGE_FIELDS),
+          preprocessing,
         ),
         read,
       )

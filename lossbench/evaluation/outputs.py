@@ -377,6 +377,7 @@ class RunOutputs:
         examples,
         collect=Collect(features=True),
         image_fn=image_fn,
+        preprocessing=json.dumps(preprocessing, sort_keys=True),
         own_labels=False,
       ).collected.sorted_by_id(),
     )
@@ -467,6 +468,7 @@ class RunOutputs:
     suite='nothing',
     collect=NOTHING,
     image_fn=None,
+    preprocessing=None,
     batch_size=None,
     own_labels=True,
     quiet=False,
@@ -478,6 +480,7 @@ class RunOutputs:
       suite=suite,
       collect=collect,
       image_fn=image_fn,
+      preprocessing=preprocessing,
       batch_size=batch_size or self._batch_size,
       own_labels=own_labels,
       sharded=sharded,

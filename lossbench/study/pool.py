@@ -204,9 +204,10 @@ class _Worker:
       storage.appended(study.workdir / f'worker{number}.log')
     )
     self._process = context.Process(
-      target=_work, args=(theirs, study, number, num_workers, log), daemon=True
+      target=_work, args=(theirs, study, number, log), daemon=True
     )
-    self._process.start()
+    with _cores_shared(num_workers):
+      self._process.start()
     theirs.close()
 
   @property
@@ -273,9 +274,7 @@ def _ready(workers) -> list[_Worker]:
   return [worker for worker in busy if worker.connection in ready]
 
 
-def _work(
-  connection, study: Study, number: int, num_workers: int, log: pathlib.Path
-):
+def _work(connection, study: Study, number: int, log: pathlib.Path):
   """The main function of a worker."""
   # What libraries print would tear the table to pieces.
   file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -284,7 +283,6 @@ def _work(
     os.dup2(file, stream.fileno())
   # A terminal's Ctrl-C goes to the study too, which then tells the workers.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  _share_cores(num_workers)
   with stop_on_signals(signal.SIGTERM):
     _do_tasks(connection, study, number)
 
@@ -309,11 +307,26 @@ def _do_tasks(connection, study: Study, number: int):
     send('', error)
 
 
-def _share_cores(num_workers: int):
-  """Keeps workers on CPUs from fighting for all cores; before any computation."""
-  cores = len(os.sched_getaffinity(0))
-  if num_workers > 1 and cores // num_workers <= 1:
-    # One core each: threads of one program would only wait for one another.
-    os.environ['XLA_FLAGS'] = ' '.join(
-      [os.environ.get('XLA_FLAGS', ''), '--xla_cpu_multi_thread_eigen=false']
-    ).strip()
+@contextlib.contextmanager
+def _cores_shared(num_workers: int) -> Iterator[None]:
+  """Programs that are started within it do not fight for the CPU's cores."""
+  share = len(os.sched_getaffinity(0)) // num_workers
+  changed = {}
+  if num_workers > 1:
+    # Of NumPy's products and eigenvalues, whose threads spin while they wait.
+    for name in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+      changed[name] = os.environ.get(name, str(max(1, share)))
+    if share <= 1:
+      # One core each: threads of one program would only wait for one another.
+      flags = os.environ.get('XLA_FLAGS', '')
+      changed['XLA_FLAGS'] = f'{flags} --xla_cpu_multi_thread_eigen=false'
+  before = {name: os.environ.get(name) for name in changed}
+  os.environ.update(changed)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      if value is None:
+        del os.environ[name]
+      else:
+        os.environ[name] = value

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from lossbench.data import pipeline
 from lossbench.evaluation import files, outputs
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.objectives import create_objective
@@ -55,6 +56,37 @@ def test_nothing_is_computed_twice(run, num_passes):
     np.testing.assert_array_equal(second[name].ids, expected.ids)
     for key, values in expected.arrays.items():
       np.testing.assert_array_equal(second[name].arrays[key], values)
+
+
+def test_images_to_transfer_to_are_decoded_once_for_all_runs(
+  run, monkeypatch, tmp_path
+):
+  num_reads = 0
+  eval_batches = pipeline.eval_batches
+
+  def counting(*args, **kwargs):
+    nonlocal num_reads
+    num_reads += 1
+    return eval_batches(*args, **kwargs)
+
+  monkeypatch.setattr(pipeline, 'eval_batches', counting)
+  other = shutil.copytree(run, tmp_path / 'other')
+
+  def features(path, name):
+    outputs = RunOutputs(path)
+    image_fn, preprocessing = build_image_fn(outputs.config, 'digits_high')
+    return outputs.features(
+      'digits_high',
+      'test',
+      image_fn=image_fn,
+      preprocessing={**preprocessing, 'name': name},
+    ).arrays['features']
+
+  first = features(run, 'a')
+  np.testing.assert_array_equal(features(other, 'a'), first)
+  assert num_reads == 1
+  np.testing.assert_array_equal(features(other, 'b'), first)
+  assert num_reads == 2  # as if it were another preprocessing
 
 
 def test_another_checkpoint_is_another_source(run, num_passes):
