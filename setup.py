@@ -42,6 +42,7 @@ setuptools.setup(
     'optax>=0.2.8',  # optax.tree.norm
     'orbax-checkpoint>=0.12',
     'rich>=13.0',
+    'safetensors>=0.4',
     'scikit-learn>=1.5',  # holds the images of the digits data set
     'scipy>=1.13',
     'tensorboard>=2.20',  # imported by clu, no longer a need of tensorflow
@@ -53,6 +54,7 @@ setuptools.setup(
     'tpu': ['jax[tpu]>=0.10'],
     'cuda': ['jax[cuda13]>=0.10'],
     'report': _REPORT,
+    'torch': ['torch>=2.4'],  # tests compare with it; nothing else needs it
     'tune': _TUNE,
     'test': [
       *_REPORT,

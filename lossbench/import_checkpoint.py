@@ -3,6 +3,10 @@
   python -m lossbench.import_checkpoint --format=loss_functions_transfer \
     --source=gs://gresearch/loss_functions_transfer/checkpoints/sigmoid/seed0/model.ckpt \
     --objective=sigmoid --seed=0 --workdir=runs/released_sigmoid
+  python -m lossbench.import_checkpoint --format=torchvision \
+    --source=resnet50-0676ba61.pth --weights=IMAGENET1K_V1 --workdir=runs/torchvision
+  python -m lossbench.import_checkpoint --format=timm --source=DIRECTORY \
+    --workdir=runs/timm
 
 The run directory can be evaluated, compared, transferred and fine-tuned like any
 other (--step=last). Every array and every name of the checkpoint must be accounted
@@ -15,7 +19,7 @@ from lossbench import cli  # isort: split
 from absl import flags
 
 # Flags of which each format takes some.
-_OPTIONS = ('objective', 'seed')
+_OPTIONS = ('objective', 'seed', 'weights', 'dataset')
 
 
 def define_flags():
@@ -31,6 +35,15 @@ def define_flags():
   )
   flags.DEFINE_integer(
     'seed', None, 'Its seed, of formats that ask.', lower_bound=0
+  )
+  flags.DEFINE_string(
+    'weights',
+    None,
+    "Torchvision's name of the weights, which says how images are prepared: "
+    'IMAGENET1K_V1 or IMAGENET1K_V2.',
+  )
+  flags.DEFINE_string(
+    'dataset', None, "Whose classes the network's are, if not ImageNet's."
   )
   flags.DEFINE_string(
     'data_dir', '', "TFDS directory of the run; default: TFDS's own."

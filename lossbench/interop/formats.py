@@ -65,11 +65,13 @@ class Format:
     module: of lossbench.interop, whose `open_source(path, **options)` returns a
       `Source`; imported when it is asked for.
     options: flags that must be given -> what they mean here.
+    optional: flags that may be given.
   """
 
   name: str
   module: str
-  options: Mapping[str, str]
+  options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  optional: tuple[str, ...] = ()
 
   def open_source(self, path: str, **options: Any) -> Source:
     """Opens a checkpoint.
@@ -95,6 +97,14 @@ _FORMATS = (
       'seed': '0 to 7',
     },
   ),
+  Format(
+    'torchvision',
+    module='torchvision',
+    options={'weights': 'IMAGENET1K_V1 or IMAGENET1K_V2'},
+    optional=('dataset',),
+  ),
+  Format('timm', module='timm', optional=('dataset',)),
+  Format('flax_imagenet', module='flax_imagenet', optional=('dataset',)),
 )
 
 
@@ -130,7 +140,7 @@ def check_options(format_: Format, given: Mapping[str, Any]):
       raise ValueError(
         f'--format={format_.name} needs --{name}: {format_.options[name]}.'
       )
-    if value is not None and name not in format_.options:
+    if value is not None and name not in (*format_.options, *format_.optional):
       raise ValueError(
         f'--{name}={value} is no option of --format={format_.name}. Leave it '
         'out.'

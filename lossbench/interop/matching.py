@@ -72,7 +72,7 @@ def _problems(
     if origin is None or origin.name in missing:
       continue
     shape = source.shapes[origin.name]
-    converted = _converted_shape(origin, shape)
+    converted = converted_shape(origin, shape)
     if converted != wanted[path]:
       gives = '' if converted == shape else f' gives {converted or "nothing"}'
       differing.append(
@@ -91,7 +91,7 @@ def _problems(
   ]
 
 
-def _converted_shape(origin: Origin, shape: Shape) -> Shape | None:
+def converted_shape(origin: Origin, shape: Shape) -> Shape | None:
   """The shape that a conversion gives; None if it cannot take the array."""
   try:
     return np.shape(origin.convert_fn(np.broadcast_to(np.float32(0), shape)))

@@ -75,7 +75,7 @@ def _mixed_7():
 
 
 # Block -> parallel branches, each a chain of layers.
-BLOCKS = {
+_BLOCKS = {
   'stem': (
     (
       _conv_valid(32, stride=2),
@@ -114,11 +114,34 @@ BLOCKS = {
 }
 
 
+def _layer_name(branch: int, number: int, conv: _Conv) -> str:
+  return f'branch{branch}_layer{number}_{conv.height}x{conv.width}'
+
+
+def conv_names(block: str) -> list[list[str]]:
+  """The convolutions of each branch, in order, without '_conv' and '_bn'.
+
+  Args:
+    block: 'stem', or an endpoint but `features`.
+  """
+  names = []
+  for branch, layers in enumerate(_BLOCKS[block], start=1):
+    names.append([])
+    for number, layer in enumerate(layers, start=1):
+      convs = layer.convs if isinstance(layer, _Split) else [layer]
+      names[-1] += [
+        _layer_name(branch, number, conv)
+        for conv in convs
+        if isinstance(conv, _Conv)
+      ]
+  return names
+
+
 class _Block(nn.Module):
   """Concatenates its branches: [B, H, W, C] -> [B, H', W', C'].
 
   Attributes:
-    branches: of `BLOCKS`.
+    branches: of `_BLOCKS`.
     count_include_pad: whether average pools count the zeros of their padding.
     conv: makes a convolution.
     bn: makes a batch normalisation.
@@ -135,18 +158,18 @@ class _Block(nn.Module):
     for branch, layers in enumerate(self.branches, start=1):
       output = x
       for number, layer in enumerate(layers, start=1):
-        output = self._apply(layer, output, f'branch{branch}_layer{number}')
+        output = self._apply(layer, output, branch, number)
       outputs.append(output)
     return jnp.concatenate(outputs, axis=-1)
 
-  def _apply(self, layer, x, name):
+  def _apply(self, layer, x, branch, number):
     match layer:
       case _Split(convs):
         return jnp.concatenate(
-          [self._apply(conv, x, name) for conv in convs], axis=-1
+          [self._apply(conv, x, branch, number) for conv in convs], axis=-1
         )
       case _Conv(channels, height, width, stride, padding):
-        name = f'{name}_{height}x{width}'
+        name = _layer_name(branch, number, layer)
         x = self.conv(
           channels,
           (height, width),
@@ -226,7 +249,7 @@ class InceptionV3(nn.Module):
     )
     x = images
     endpoints = {}
-    for name, branches in BLOCKS.items():
+    for name, branches in _BLOCKS.items():
       x = _Block(branches, self.count_include_pad, conv, bn, name=name)(x)
       endpoints[name] = x
     del endpoints['stem']
