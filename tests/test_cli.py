@@ -16,6 +16,7 @@ BINARIES = {
   'compare': 'lossbench/compare.py',
   'early_stopping': 'lossbench/early_stopping.py',
   'evaluate': 'lossbench/evaluate.py',
+  'export': 'lossbench/export.py',
   'finetune': 'lossbench/finetune.py',
   'import_checkpoint': 'lossbench/import_checkpoint.py',
   'prepare': 'lossbench/prepare.py',
@@ -134,7 +135,8 @@ def test_illegal_values_wait_for_nothing_heavy(root, name, mistake, message):
 
 
 @pytest.mark.parametrize(
-  'name', sorted(BINARIES.keys() - {'compare', 'early_stopping', 'prepare'})
+  'name',
+  sorted(BINARIES.keys() - {'compare', 'early_stopping', 'export', 'prepare'}),
 )
 def test_stray_arguments_and_empty_directories_are_refused(root, name):
   required = []

@@ -103,6 +103,18 @@ class Objective:
     """
     return _stage_fn(self._loss_part.log_probs_fn)(self.seen_logits(logits))
 
+  def log_probs_stages(self) -> list[tuple[str, dict[str, float]]]:
+    """What `log_probs` does, for records: functions of `losses.py` in order.
+
+    Returns:
+      (name of the function, its hyperparameters).
+    """
+    stages = [
+      (logits_fn.__name__, dict(hparams))
+      for logits_fn, hparams, _ in self._filling('logits_fn')
+    ]
+    return [*stages, (_stage_fn(self._loss_part.log_probs_fn).__name__, {})]
+
   def loss_terms(
     self,
     logits: Float[Array, 'b k'],
