@@ -35,8 +35,10 @@ def get_default_config() -> ml_collections.ConfigDict:
   # Seed of initialisation, data order, augmentation and dropout.
   config.seed = 0
 
-  # Data. `data_dir` is a TFDS directory; '' means $TFDS_DATA_DIR or
-  # ~/tensorflow_datasets.
+  # Data: a data set that lossbench knows, or 'folder:PATH' for images in
+  # PATH/train/<class>/ and PATH/val/<class>/ (or test/). `data_dir` is a TFDS
+  # directory; '' means $TFDS_DATA_DIR or ~/tensorflow_datasets. Where it is
+  # given, it is also where a relative PATH begins.
   config.dataset = 'digits'
   config.data_dir = ''
   config.num_classes = 10

@@ -14,6 +14,7 @@ from typing import Any
 import ml_collections
 
 from lossbench.data.catalogue import known_datasets
+from lossbench.data.folder_names import parse_folder
 from lossbench.names import did_you_mean
 from lossbench.objectives import Interval, check_spec, get_part
 
@@ -55,6 +56,15 @@ class OneOf:
 
   def __str__(self):
     return self.described or f'one of {", ".join(map(repr, self.values))}'
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetName(OneOf):
+  """Names of data sets, and of folders of images."""
+
+  def __contains__(self, value: Any) -> bool:
+    folder = parse_folder(value) if isinstance(value, str) else None
+    return super().__contains__(value) or bool(folder and not folder.class_map)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +161,8 @@ FIELDS = (
   Field('seed', Count('[0, 4294967295]'), 'Give 0, 1, 2, ...'),
   Field(
     'dataset',
-    OneOf(known_datasets(), 'a data set of lossbench/data/catalogue.py'),
-    "Give for example 'cifar10'.",
+    DatasetName(known_datasets(), 'a data set of lossbench/data/catalogue.py'),
+    "Give for example 'cifar10', or 'folder:PATH' for PATH/<split>/<class>/*.",
   ),
   Field('data_dir', PATH, "Give a TFDS directory, or '' for TFDS's own."),
   Field('num_classes', Count('[2, 1000000]'), "Give the data set's."),

@@ -33,6 +33,13 @@ def define_flags():
   flags.DEFINE_bool(
     'ood', True, 'Evaluate on out-of-distribution sets after the test split.'
   )
+  flags.DEFINE_multi_string(
+    'ood_set',
+    [],
+    'One more shifted data set; may be given several times. A data set of the '
+    "same classes, 'folder:PATH' or 'folder:PATH#MAP.json' (PATH/<class>/*), "
+    "'objectnet:PATH', or 'imagenet_c:PATH' for the JPEG files of its authors.",
+  )
   flags.DEFINE_bool(
     'strict', False, 'Fail, at the end, if a data set is not available.'
   )
@@ -46,6 +53,11 @@ def main(arguments):
       '--strict is about out-of-distribution sets, which --split and --noood '
       'leave out: give one or the other.'
     )
+  if args.split and args.ood_set:
+    raise ValueError(
+      f'--ood_set={args.ood_set[0]} is evaluated after the test split, without '
+      '--split: give one or the other.'
+    )
   from lossbench.evaluation import printing
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
 
@@ -53,6 +65,7 @@ def main(arguments):
     args.workdir,
     num_train_examples=args.num_train_examples,
     ood=args.ood,
+    ood_sets=args.ood_set,
     **cli.checkpoint_arguments(),
   )
   printing.print_table(

@@ -31,7 +31,7 @@ NOT_PATHS = (None, 3, 'a\nb', 'a\0b')
 # mistake is noticed here, so this is not derived from it.
 ILLEGAL = {
   'seed': (*NOT_COUNTS, 2**32, 10**400),
-  'dataset': ('cifr10', '', None),
+  'dataset': ('cifr10', '', None, 'folder:', 'folder:/x#/map', 'imagenet_c:/x'),
   'data_dir': NOT_PATHS,
   'num_classes': (*NOT_COUNTS, 0, 1, 10**9),
   'image_size': (*NOT_COUNTS, 0, 10**6),
@@ -114,6 +114,7 @@ ILLEGAL_OF_GROUPS = {
   'stop_epoch_from': (None, 3, 'a\nb'),
   'evaluate': NOT_BOOLS,
   'ood': NOT_BOOLS,
+  'ood_sets': ('digits', (3,), (None,), ('',)),
   'num_train_examples': NOT_COUNTS,
   'compare': NOT_BOOLS,
   'cka': NOT_BOOLS,

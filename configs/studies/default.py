@@ -61,6 +61,9 @@ GROUP_FIELDS = (
   legal.Field('evaluate', legal.BOOL, 'Give True or False.'),
   legal.Field('ood', legal.BOOL, 'Give True or False.'),
   legal.Field(
+    'ood_sets', _TEXTS, "Give for example ('folder:/data/x',), or () for none."
+  ),
+  legal.Field(
     'num_train_examples',
     legal.Count('[0, 100000000]'),
     'Give for example 50000, or 0 for none.',
@@ -132,6 +135,8 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   # Evaluate runs on their test split, and on out-of-distribution sets too.
   config.evaluate = True
   config.ood = True
+  # Further data sets, as --ood_set of lossbench.evaluate names them.
+  config.ood_sets = ()
   # And on so many images that they were trained on, as the paper measures class
   # separation, spectra and distances: the same random ones for all. 0 for none.
   config.num_train_examples = 50_000

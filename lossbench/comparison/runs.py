@@ -14,6 +14,7 @@ from lossbench.comparison.groups import group_seeds
 from lossbench.comparison.layers import compare_features, compare_layers
 from lossbench.comparison.results import compare_predictions, write_comparison
 from lossbench.data import catalogue
+from lossbench.data.folder_names import parse_folder
 from lossbench.evaluation.collected import NUM_SAMPLED, Collected
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.runtime import storage
@@ -81,6 +82,8 @@ def check_labels(own: str, dataset: str):
   """Raises ValueError unless a data set's labels are classes of another's."""
   shifted = [s for s in catalogue.ood_suite(own) if s.shifted]
   if dataset == own or any(dataset == s.name for s in shifted):
+    return
+  if parse_folder(dataset):  # its classes are looked up among the runs'
     return
   names = [own, *(s.name for s in shifted if not s.family)]
   families = {s.family for s in shifted if s.family}

@@ -16,6 +16,9 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from lossbench.data.containers import checked
+from lossbench.data.folders import FolderBuilder
+
 _CHUNK = 1024  # encoded images in memory at once
 
 
@@ -35,9 +38,15 @@ def damaged_files_named(builder: tfds.core.DatasetBuilder, split: str):
 
   Raises:
     ValueError: naming data set, split, directory and TensorFlow's reason.
+    FileNotFoundError: if a file has been removed.
   """
   try:
     yield
+  except tf.errors.NotFoundError as error:
+    raise FileNotFoundError(
+      f'A file of split {split!r} of {builder.name!r} is gone: '
+      f'{_first_line(error)}.'
+    ) from error
   except (tf.errors.DataLossError, tf.errors.FailedPreconditionError) as error:
     # A file cut off between two records is whole to TensorFlow; only TFDS,
     # which counts, notices.
@@ -108,6 +117,8 @@ def find_bad_images(
     decoders={'image': tfds.decode.SkipDecoding()},
     read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
   ).as_numpy_iterator()
+  if isinstance(builder, FolderBuilder):
+    image_fn = checked(image_fn)
   bad, done = {}, 0
   with (
     damaged_files_named(builder, split),

@@ -7,6 +7,7 @@ birds); and for runs on a data set the others that they are evaluated on.
 
 import dataclasses
 
+from lossbench.data import folder_names
 from lossbench.data.severities import NUM_SEVERITIES, SEVERITIES
 from lossbench.names import did_you_mean
 
@@ -61,11 +62,13 @@ class OodSet:
     family: the corruptions that are averaged with it, or ''.
     shifted: its labels are the run's own classes; else it only serves to be
       told from the run's data.
+    folder: the name of a folder that is read in its place, or ''.
   """
 
   name: str
   family: str = ''
   shifted: bool = True
+  folder: str = ''
 
 
 _IMAGENET_VAL = 'ILSVRC2012_img_val.tar (image-net.org)'
@@ -219,9 +222,20 @@ def known_datasets() -> tuple[str, ...]:
 
 
 def get_dataset_spec(name: str) -> DatasetSpec:
-  """Looks a data set up; an unknown name raises ValueError with the known."""
+  """Looks a data set up; an unknown name raises ValueError with the known.
+
+  Of images in folders all is as `DatasetSpec` has it by default.
+  """
   if name in DATASETS:
     return DATASETS[name]
+  if folder_names.parse_folder(name):
+    return DatasetSpec(name)
+  if folder_names.parse_family(name):
+    raise ValueError(
+      f'{name!r} is a family of {len(named_ood_sets(name))} data sets, for '
+      '--ood_set of lossbench.evaluate. Name one: '
+      'folder:PATH/<corruption>/<severity>.'
+    )
   hint = did_you_mean(name, DATASETS)
   families = {s.family for suite in OOD_SUITES.values() for s in suite}
   known = [
@@ -232,7 +246,7 @@ def get_dataset_spec(name: str) -> DatasetSpec:
   raise ValueError(
     f'Unknown dataset {name!r}. Known: {", ".join(known)}, and the corruptions '
     f'{", ".join(f"{f}_<corruption>_<severity>" for f in sorted(families - {""}))}'
-    f'. {hint}'.rstrip()
+    f'; and images in folders, folder:PATH. {hint}'.rstrip()
   )
 
 
@@ -265,3 +279,30 @@ def family_of(name: str) -> str:
 def ood_suite(dataset: str) -> tuple[OodSet, ...]:
   """What runs on a data set are evaluated on beside its test split."""
   return OOD_SUITES.get(dataset, ())
+
+
+def named_ood_sets(name: str) -> tuple[OodSet, ...]:
+  """The shifted data sets that a name stands for.
+
+  Args:
+    name: of a data set, or 'imagenet_c:PATH' for the members of ImageNet-C, read
+      from PATH/<corruption>/<severity>.
+
+  Raises:
+    ValueError: if it is not known.
+  """
+  path = folder_names.parse_family(name)
+  if path is None:
+    get_dataset_spec(name)
+    return (OodSet(name, family=family_of(name)),)
+  return tuple(
+    dataclasses.replace(member, folder=f'folder:{path}/{corruption}/{severity}')
+    for corruption in _CORRUPTIONS
+    for severity in range(1, NUM_SEVERITIES + 1)
+    for member in [
+      OodSet(
+        f'{folder_names.FAMILY}_{corruption}_{severity}',
+        family=folder_names.FAMILY,
+      )
+    ]
+  )

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -19,6 +20,8 @@ from lossbench.data import (  # registers TFDS builders
   digits,  # noqa: F401
 )
 from lossbench.data.catalogue import DATASETS, DatasetSpec, get_dataset_spec
+from lossbench.data.folder_names import parse_folder
+from lossbench.data.folders import FolderBuilder, folder_path
 from lossbench.runtime import storage
 
 # TensorFlow reads and decodes on the host; the accelerators are JAX's.
@@ -37,27 +40,50 @@ def resolve_data_dir(data_dir: str | None) -> str:
 
 
 def open_dataset(
-  name: str, *, data_dir: str | None, num_classes: int | None = None
+  name: str,
+  *,
+  data_dir: str | None,
+  num_classes: int | None = None,
+  class_names: Sequence[str] | None = None,
 ) -> tfds.core.DatasetBuilder:
-  """Opens a prepared data set; never starts a download.
+  """Opens a prepared data set, or a folder of images; never downloads.
 
   Args:
-    name: one of `known_datasets()`.
+    name: one of `known_datasets()`, or of a folder.
     data_dir: TFDS directory; None for $TFDS_DATA_DIR or
       ~/tensorflow_datasets.
     num_classes: what the configuration believes, checked if given.
+    class_names: of a run whose classes the labels of a folder are to be; None
+      for its own.
 
   Returns:
     The TFDS builder.
 
   Raises:
-    ValueError: if the name is unknown or the number of classes disagrees.
+    ValueError: if the name is unknown, the number of classes disagrees, or a
+      folder holds what it should not.
     FileNotFoundError: if the data set is not in `data_dir`; the message says
       where it was looked for and how to prepare it.
     OSError: if `data_dir` lies in a bucket that cannot be reached.
   """
+  folder = parse_folder(name)
+  if folder:
+    builder = FolderBuilder(
+      name, folder, data_dir=data_dir, class_names=class_names
+    )
+  else:
+    builder = _open_prepared(name, resolve_data_dir(data_dir))
+  found = count_classes(builder)
+  if num_classes is not None and found != num_classes:
+    raise ValueError(
+      f'Dataset {name!r} has {found} classes, but '
+      f'--config.num_classes={num_classes}.'
+    )
+  return builder
+
+
+def _open_prepared(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
   spec = get_dataset_spec(name)
-  data_dir = resolve_data_dir(data_dir)
   storage.as_path(data_dir)  # raises where a bucket does not answer
   builder = tfds.builder(spec.tfds_name, data_dir=data_dir)
   if not builder.info.splits:
@@ -69,12 +95,6 @@ def open_dataset(
         f'has prepared, or prepare it: {_how_to_prepare(spec, data_dir)}'
       )
     builder = _prepare_offline(builder, spec.tfds_name, data_dir=data_dir)
-  found = count_classes(builder)
-  if num_classes is not None and found != num_classes:
-    raise ValueError(
-      f'Dataset {name!r} has {found} classes, but '
-      f'--config.num_classes={num_classes}.'
-    )
   return builder
 
 
@@ -101,16 +121,22 @@ def not_available(name: str, data_dir: str | None) -> str | None:
   Looks for its directory and opens nothing: there may be a hundred to check.
 
   Args:
-    name: one of `known_datasets()`.
+    name: one of `known_datasets()`, or of a folder.
     data_dir: as of `open_dataset`; may be in a bucket (gs://...).
 
   Returns:
-    None if the data set is prepared or can be made offline, else 'not
-    available: ' and how to prepare it.
+    None if the data set is there or can be made offline, else 'not available: '
+    and how to prepare it.
 
   Raises:
     ValueError: if the name is unknown.
   """
+  folder = parse_folder(name)
+  if folder:
+    path = folder_path(folder, data_dir)
+    return (
+      None if path.is_dir() else f'not available: there is no folder {path}'
+    )
   spec = get_dataset_spec(name)
   data_dir = resolve_data_dir(data_dir)
   # TensorFlow also lists buckets, where data sets for TPUs lie.
@@ -127,6 +153,23 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   without reading them: 'fingerprint', eight hexadecimal digits. And 'name',
   'version', 'num_files', 'num_bytes'.
   """
+  if isinstance(builder, FolderBuilder):
+    about = builder.files()
+  else:
+    about = _prepared_files(builder)
+  full_name = builder.info.full_name
+  text = json.dumps([full_name, about])
+  return {
+    'name': full_name.rpartition('/')[0],
+    'version': str(builder.info.version),
+    'num_files': len(about),
+    'num_bytes': sum(num_bytes for *_, num_bytes in about),
+    'fingerprint': f'{zlib.crc32(text.encode()):08x}',
+  }
+
+
+def _prepared_files(builder) -> list[tuple[str, str, int, int]]:
+  """(split, name, examples, bytes) of every file of a prepared data set."""
   files = [
     (name, path, length)
     for name, split in sorted(builder.info.splits.items())
@@ -139,19 +182,10 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   # One after another they would take minutes in a bucket.
   with concurrent.futures.ThreadPoolExecutor(max_workers=32) as executor:
     sizes = list(executor.map(size, files))
-  about = [
+  return [
     (name, path.name, length, num_bytes)
     for (name, path, length), num_bytes in zip(files, sizes, strict=True)
   ]
-  full_name = builder.info.full_name
-  text = json.dumps([full_name, about])
-  return {
-    'name': full_name.rpartition('/')[0],
-    'version': str(builder.info.version),
-    'num_files': len(files),
-    'num_bytes': sum(sizes),
-    'fingerprint': f'{zlib.crc32(text.encode()):08x}',
-  }
 
 
 def label_feature(builder: tfds.core.DatasetBuilder) -> str:
@@ -165,6 +199,40 @@ def label_feature(builder: tfds.core.DatasetBuilder) -> str:
 def count_classes(builder: tfds.core.DatasetBuilder) -> int:
   """The number of classes that a data set's labels tell apart."""
   return builder.info.features[label_feature(builder)].num_classes
+
+
+def class_names(name: str, data_dir: str | None) -> list[str]:
+  """The names of a data set's classes, in the order of its labels.
+
+  Args:
+    name: one of `known_datasets()`, which need not be prepared, or of a folder.
+    data_dir: as of `open_dataset`.
+  """
+  if parse_folder(name):
+    builder = open_dataset(name, data_dir=data_dir)
+  else:
+    builder = tfds.builder(
+      get_dataset_spec(name).tfds_name, data_dir=resolve_data_dir(data_dir)
+    )
+  return builder.info.features[label_feature(builder)].names
+
+
+def identity(builder: tfds.core.DatasetBuilder) -> str:
+  """What tells a data set, and the labels of its images, from others."""
+  full_name = builder.info.full_name
+  if isinstance(builder, FolderBuilder):
+    return f'{full_name} {builder.fingerprint}'
+  return full_name
+
+
+def shape_of_images(
+  builder: tfds.core.DatasetBuilder,
+) -> tuple[int | None, int | None, int]:
+  """[H, W, C] of all images, None where it varies; in folders, of one image."""
+  shape = builder.info.features['image'].shape
+  if isinstance(builder, FolderBuilder):
+    return builder.first_image_shape() or shape
+  return shape
 
 
 def check_image_shape(
@@ -183,7 +251,9 @@ def check_image_shape(
   Raises:
     ValueError: naming what the data set has and the fields to change.
   """
-  height, width, channels = builder.info.features['image'].shape
+  height, width, channels = shape_of_images(builder)
+  if isinstance(builder, FolderBuilder) and image_shape[2] == 3:
+    channels = 3  # as which all are read; others among them are named then
   if channels != image_shape[2]:
     raise ValueError(
       f'Dataset {builder.name!r} has images of {channels} channel(s), but '

@@ -13,7 +13,8 @@ from lossbench.data.order import epoch_seed
 
 
 @functools.lru_cache(maxsize=2)
-def _permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+def permutation(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+  """The order of an epoch, int32 [num_examples]; a function of its arguments."""
   generator = np.random.Generator(np.random.PCG64(epoch_seed(seed, epoch)))
   return generator.permutation(num_examples).astype(np.int32)
 
@@ -58,6 +59,6 @@ def index_batches(
   local_size = batch_size // process_count
   for step in range(start_step, num_steps):
     epoch, offset = divmod(step, steps_per_epoch)
-    order = _permutation(num_examples, seed, epoch)
+    order = permutation(num_examples, seed, epoch)
     first = offset * batch_size + process_index * local_size
     yield {'index': order[first : first + local_size]}

@@ -17,10 +17,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 
-from lossbench.data import order
+from lossbench.data import containers, order
 from lossbench.data.bad_images import damaged_files_named, first_bad_image
 from lossbench.data.datasets import label_feature
+from lossbench.data.draws import with_seeds
 from lossbench.data.examples import Examples
+from lossbench.data.folder_epochs import FolderEpochs
+from lossbench.data.folders import FolderBuilder
 
 Batch = dict[str, np.ndarray]
 # (encoded image bytes, stateless seed [2]) -> uint8 image [H, W, C]
@@ -122,12 +125,14 @@ def shuffle_window(
 
   Args:
     examples: to train on.
-    shuffle_gib: GiB of encoded records.
+    shuffle_gib: GiB of encoded records; of images in folders none are.
     process_count: of the run; they share the records out.
 
   Raises:
     ValueError: if they would take more than half of the memory of this host.
   """
+  if isinstance(examples.builder, FolderBuilder):
+    return 0  # an epoch is a permutation of all of them
   per_record = _record_bytes(examples.builder)
   window = int(
     min(examples.num_examples, max(1, shuffle_gib * 2**30 / per_record))
@@ -318,15 +323,14 @@ class _Epochs:
       cycle_length=num_streams,
       num_parallel_calls=min(_NUM_READERS, num_streams),
     )
-
-    def with_seed(position, record):
-      # The place within the epoch identifies the draw, not the example, as an
-      # augmentation must differ each time that an example comes round.
-      step, place = position // self.local_size, position % self.local_size
-      place += (offset + step) * self._batch_size + self._first_place
-      return tf.stack([order_seed, place]), *record
-
-    return records.unbatch().enumerate().map(with_seed)
+    return with_seeds(
+      records.unbatch(),
+      order_seed=order_seed,
+      offset=offset,
+      batch_size=self._batch_size,
+      local_size=self.local_size,
+      first_place=self._first_place,
+    )
 
 
 def train_batches(
@@ -372,17 +376,22 @@ def train_batches(
       f'{examples.num_examples} examples, fewer than one batch of {batch_size}. '
       'Lower --config.batch_size.'
     )
-  epochs = _Epochs(
-    _TrainFiles(examples),
+  of_all = dict(
     batch_size=batch_size,
-    window=window,
     seed=seed,
     process_index=process_index,
     process_count=process_count,
   )
+  epochs: _Epochs | FolderEpochs
+  if isinstance(examples.builder, FolderBuilder):
+    epochs = FolderEpochs(examples, **of_all)
+    image_fn = containers.checked(image_fn)
+    check_image_fn = containers.checked(check_image_fn)
+  else:
+    epochs = _Epochs(_TrainFiles(examples), window=window, **of_all)
   start_fn = _create_start_fn(examples.builder, epochs, image_fn)
   # As one epoch's window empties, that of the next one fills.
-  num_ahead = -(-window // batch_size)
+  num_ahead = max(1, -(-window // batch_size))
   with concurrent.futures.ThreadPoolExecutor(max_workers=1) as executor:
     step, upcoming = start_step, None
     while step < num_steps:
@@ -420,7 +429,9 @@ def _encoded(builder, epochs, epoch, offset, num_yielded) -> tf.data.Dataset:
 
 
 def _record_decoder(builder) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
-  """Serialized record -> encoded 'image' and label."""
+  """Serialized record, or place of a file, -> encoded 'image' and label."""
+  if isinstance(builder, FolderBuilder):
+    return builder.read_record
   decoding = _partial_decoding(builder)
   features = decoding.extract_features(builder.info.features)
   return lambda record: features.deserialize_example(
@@ -428,7 +439,7 @@ def _record_decoder(builder) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
   )
 
 
-def _create_start_fn(builder, epochs: _Epochs, image_fn: TrainImageFn):
+def _create_start_fn(builder, epochs, image_fn: TrainImageFn):
   """(epoch, offset) -> an iterator of NumPy batches that already reads."""
   decode_fn, label = _record_decoder(builder), label_feature(builder)
   spec = None
@@ -502,6 +513,8 @@ def eval_batches(
     ValueError: if a record is damaged; names it.
   """
   builder, split = examples.builder, examples.split
+  if isinstance(builder, FolderBuilder):
+    image_fn = containers.checked(image_fn)
   label = label_feature(builder)
   local_size = batch_size // process_count
   shard = tfds.even_splits(split, process_count, drop_remainder=False)[

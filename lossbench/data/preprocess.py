@@ -26,8 +26,16 @@ def build_eval_image_fn(config: ml_collections.ConfigDict):
 
   def decode_fn(image_bytes: tf.Tensor) -> tf.Tensor:
     image = tf.io.decode_image(
-      image_bytes, channels=channels, expand_animations=False
+      image_bytes,
+      channels=0 if channels == 1 else channels,
+      expand_animations=False,
     )
+    if channels == 1:
+      tf.debugging.assert_equal(
+        tf.shape(image)[2],
+        1,
+        message='it is not grey, as the one value of pixel_mean says.',
+      )
     # A record of another size would otherwise fail when it is batched.
     tf.debugging.assert_equal(
       tf.shape(image)[:2],

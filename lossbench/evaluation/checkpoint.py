@@ -1,6 +1,7 @@
 """What is measured of one checkpoint: its own data set, then shifted ones."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 
@@ -10,7 +11,7 @@ from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
 from lossbench.evaluation.results import write_results
-from lossbench.evaluation.shifts import evaluate_ood
+from lossbench.evaluation.shifts import evaluate_ood, find_ood_sets
 from lossbench.runs.directory import TRAINING, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime.console import LOGGER
@@ -110,6 +111,21 @@ def _num_examples(split: str | None, asked: int | None) -> int | None:
   return None
 
 
+def _write_whole(outputs, *, ood, ood_sets, missing):
+  """Writes evaluation.json, which says that everything was evaluated."""
+  write_json(
+    outputs.run.evaluation_path,
+    {
+      'step': outputs.step,
+      'checkpoint': outputs.fingerprint,
+      'compute_dtype': outputs.config.compute_dtype,
+      'ood': ood,
+      'ood_sets': list(ood_sets),
+      'not_available': missing,
+    },
+  )
+
+
 def evaluate_checkpoint(
   workdir: str,
   *,
@@ -117,6 +133,7 @@ def evaluate_checkpoint(
   split: str | None = None,
   num_train_examples: int | None = None,
   ood: bool = True,
+  ood_sets: Sequence[str] = (),
   data_dir: str | None = None,
   batch_size: int | None = None,
   compute_dtype: str | None = None,
@@ -131,12 +148,14 @@ def evaluate_checkpoint(
     num_train_examples: of split 'training' at most so many, the same random ones
       for all runs; None for 50,000.
     ood: whether the latter are evaluated.
+    ood_sets: names of further ones: data sets, folders, families.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
     compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
 
   Raises:
-    FileNotFoundError: if there is no run, checkpoint or data set.
+    FileNotFoundError: if there is no run, checkpoint or data set; nothing has
+      been written where it is one of `ood_sets`.
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
@@ -149,6 +168,7 @@ def evaluate_checkpoint(
     compute_dtype=compute_dtype,
   )
   config = outputs.config
+  named = find_ood_sets(outputs, ood_sets, data_dir=data_dir)
   name = split or catalogue.get_dataset_spec(config.dataset).test_split
   LOGGER.info(
     'Evaluating step %d of %s (%s) on %s %s.',
@@ -165,19 +185,12 @@ def evaluate_checkpoint(
   records = _evaluate_own(outputs, name, num_train_examples)
   results: dict[str, list[Record]] = {}
   missing: dict[str, str] = {}
-  if split is None and ood:
-    results, missing = evaluate_ood(outputs, data_dir=data_dir)
-  if split is None and first:
-    write_json(
-      outputs.run.evaluation_path,
-      {
-        'step': outputs.step,
-        'checkpoint': outputs.fingerprint,
-        'compute_dtype': config.compute_dtype,
-        'ood': ood,
-        'not_available': missing,
-      },
+  if split is None and (ood or named):
+    results, missing = evaluate_ood(
+      outputs, data_dir=data_dir, named=named, whole_suite=ood
     )
+  if split is None and first:
+    _write_whole(outputs, ood=ood, ood_sets=ood_sets, missing=missing)
   LOGGER.info('Wrote %s', outputs.run.path / 'eval')
   return Evaluation(
     objective=config.objective.name,

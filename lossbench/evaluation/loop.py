@@ -244,7 +244,7 @@ class Evaluator:
     own_labels: bool = True,
     sharded: bool = True,
   ):
-    from lossbench.data import pipeline, preprocess
+    from lossbench.data import datasets, pipeline, preprocess
 
     self._objective = devices.broadcast(build.build_objective(config))
     self.num_examples = examples.num_examples
@@ -280,6 +280,7 @@ class Evaluator:
       self._batches = _decoded.get(
         (
           str(examples.builder.data_path),
+          datasets.identity(examples.builder),
           examples.split,
           self._batch_size,
           examples.bad_ids,

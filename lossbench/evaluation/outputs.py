@@ -20,6 +20,7 @@ import numpy as np
 
 from lossbench import build
 from lossbench.data import catalogue
+from lossbench.data.folder_names import parse_folder
 from lossbench.evaluation.collected import (
   NOTHING,
   NUM_SAMPLED,
@@ -153,15 +154,32 @@ class RunOutputs:
     self.__dict__.pop('variables', None)
     self.__dict__.pop('_replicated', None)
 
-  def open_dataset(self, name: str):
-    """The builder of a data set; raises as `datasets.open_dataset` does."""
+  @functools.cached_property
+  def class_names(self) -> list[str]:
+    """The names of the run's classes, in the order of its labels."""
+    from lossbench.data import datasets
+
+    return datasets.class_names(self.config.dataset, self._data_dir)
+
+  def open_dataset(
+    self, name: str, *, own_labels: bool = False, folder: str = ''
+  ):
+    """The builder of a data set; raises as `datasets.open_dataset` does.
+
+    Args:
+      name: of the data set.
+      own_labels: its labels are to be the run's classes, also in a folder.
+      folder: the name of a folder that is read in its place, or ''.
+    """
     from lossbench.data import datasets
 
     own = name == self.config.dataset
+    mapped = own_labels and not own and parse_folder(folder or name)
     return datasets.open_dataset(
-      name,
+      folder or name,
       data_dir=self._data_dir,
       num_classes=self.config.num_classes if own else None,
+      class_names=self.class_names if mapped else None,
     )
 
   def tfds_split(self, builder, split: str) -> str:
@@ -195,6 +213,8 @@ class RunOutputs:
     *,
     resized: bool = False,
     num_examples: int | None = None,
+    own_labels: bool = True,
+    folder: str = '',
   ):
     """What the run can use of a split, which may be 'holdout' or 'training'.
 
@@ -203,6 +223,8 @@ class RunOutputs:
       split: of it.
       resized: its images are of any size, whatever those of the run are.
       num_examples: at most so many, the same random ones for all runs.
+      own_labels: as of `open_dataset`.
+      folder: likewise.
     """
     from lossbench.data import datasets
     from lossbench.data.examples import build_examples
@@ -211,7 +233,7 @@ class RunOutputs:
     if resized:
       config = config.copy_and_resolve_references()
       config.resize_images = True
-    builder = self.open_dataset(dataset)
+    builder = self.open_dataset(dataset, own_labels=own_labels, folder=folder)
     # Before the split is looked up, which one process alone may fail to find.
     if jax.process_count() > 1:
       cluster.check_agreement(
@@ -222,6 +244,8 @@ class RunOutputs:
           'the data set': datasets.describe(builder),
         }
       )
+    if folder:
+      split = catalogue.get_dataset_spec(folder).test_split
     read_split = self.tfds_split(builder, split)
     if num_examples is not None:
       read_split = datasets.random_examples(builder, read_split, num_examples)
@@ -230,7 +254,7 @@ class RunOutputs:
       builder,
       read_split,
       run=self.run,
-      dataset=dataset,
+      dataset=folder or dataset,
     )
 
   def eval_path(self, dataset: str, split: str) -> storage.Path:
@@ -309,6 +333,7 @@ class RunOutputs:
     split: str,
     *,
     own_labels: bool = True,
+    folder: str = '',
     quiet: bool = False,
   ) -> Collected:
     """Every example's 'logits', ordered by id.
@@ -317,9 +342,12 @@ class RunOutputs:
       dataset: one that lossbench knows.
       split: of it, or 'holdout'.
       own_labels: its labels are the run's classes.
+      folder: the name of a folder that is read in its place, or ''.
       quiet: do not report progress.
     """
-    examples = self._examples(dataset, split)
+    examples = self._examples(
+      dataset, split, own_labels=own_labels, folder=folder
+    )
     return self._stored(
       self._cache_path(dataset, split, 'predictions'),
       self._source(dataset, examples),
@@ -366,9 +394,9 @@ class RunOutputs:
       preprocessing: what tells this `image_fn` from others, as JSON.
     """
     resized = dataset != self.config.dataset
-    examples = self._examples(dataset, split, resized=resized)
+    examples = self._examples(dataset, split, resized=resized, own_labels=False)
     name = self.eval_path(dataset, split).name
-    path = self.run.path / 'eval' / f'transfer-{dataset}'
+    path = self.run.transfer_path(dataset, None)
     return self._stored(
       path / f'features-{name}.npz',
       self._source(dataset, examples, **preprocessing),
@@ -392,7 +420,7 @@ class RunOutputs:
     """
     from lossbench.data import datasets
 
-    builder = self.open_dataset(dataset)
+    builder = self.open_dataset(dataset, own_labels=True)
     split = self.tfds_split(builder, split)
     total = datasets.num_examples(builder, split)
     if min(num_examples, total) < minibatch_size:
@@ -495,6 +523,8 @@ class RunOutputs:
     )
 
   def _source(self, dataset, examples, **more) -> str:
+    from lossbench.data import datasets
+
     own = self._image_config(dataset)
     config = ml_collections.ConfigDict(
       {name: own[name] for name in _IMAGE_FIELDS}
@@ -503,7 +533,7 @@ class RunOutputs:
       {
         'step': self.step,
         'checkpoint': self.fingerprint,
-        'dataset': examples.builder.info.full_name,
+        'dataset': datasets.identity(examples.builder),
         'split': examples.split,
         'num_examples': examples.num_examples + len(examples.bad_ids),
         'left_out': f'{zlib.crc32(repr(examples.bad_ids).encode()):08x}',

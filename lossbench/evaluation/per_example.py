@@ -73,6 +73,20 @@ def of_subset(
   return {'subset_top1_accuracy': found == within}
 
 
+def of_mapped(
+  logits: np.ndarray, is_label: np.ndarray, classes: Sequence[int]
+) -> np.ndarray:
+  """Whether the largest logit among some classes is of a right one, bool [N].
+
+  Args:
+    logits: [N, K].
+    is_label: [N, K] bool.
+    classes: ids, ascending.
+  """
+  found = logits[:, classes].argmax(axis=1)
+  return is_label[:, classes][np.arange(len(logits)), found]
+
+
 def of_real_labels(logits: np.ndarray, is_label: np.ndarray) -> Values:
   """Values [N] of ReaL accuracy; an image without a label bears its mean.
 

@@ -59,7 +59,7 @@ def print_ood_table(
     measured = {r.name for records in results.values() for r in records}
     names = [name for name in names if name in measured]
     table = rich_table.Table(title='out of distribution', title_justify='left')
-    table.add_column('dataset')
+    table.add_column('dataset', overflow='fold')
     for name in names:
       table.add_column(name, justify='right')
     for dataset, records in results.items():

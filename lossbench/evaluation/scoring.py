@@ -6,6 +6,7 @@ any label space, and again.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -225,6 +226,27 @@ def subset_records(
     )
     for metric in metrics
   ]
+
+
+def mapped_record(
+  logits: np.ndarray, is_label: np.ndarray, classes: Sequence[int]
+) -> Record:
+  """Accuracy on a data set each of whose classes is one or several of ours.
+
+  As ObjectNet is scored (Barbu et al. 2019): among the classes that are some
+  example's, the one of the largest logit is one of the example's own.
+
+  Args:
+    logits: [N, K].
+    is_label: [N, K] bool.
+    classes: the ids that are right of some class of the data set, ascending.
+  """
+  return create_record(
+    'subset_top1_accuracy',
+    float(per_example.of_mapped(logits, is_label, classes).mean()),
+    n=len(logits),
+    note=f'among the {len(classes)} classes that the class map names',
+  )
 
 
 def real_record(logits: np.ndarray, is_label: np.ndarray) -> Record:

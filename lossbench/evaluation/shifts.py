@@ -1,8 +1,11 @@
 """Evaluation on the out-of-distribution sets of a run's data set."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lossbench.data import catalogue
+from lossbench.data.folder_names import parse_folder
 from lossbench.evaluation import per_example, scoring
 from lossbench.evaluation.files import write_metrics
 from lossbench.evaluation.outputs import RunOutputs
@@ -26,14 +29,62 @@ _FAMILY_DETECTION = (
 )
 
 
+def find_ood_sets(
+  outputs: RunOutputs, names: Sequence[str], *, data_dir: str | None
+) -> list[catalogue.OodSet]:
+  """What names stand for, of data sets that a run is to be evaluated on.
+
+  Args:
+    outputs: of the run.
+    names: of data sets, folders and families.
+    data_dir: TFDS directory; None takes the run's.
+
+  Raises:
+    ValueError: if a name is unknown, or its labels are not the run's classes.
+    FileNotFoundError: if a data set is not there, or nothing of a family.
+  """
+  from lossbench.data import datasets
+
+  config = outputs.config
+  data_dir = config.data_dir if data_dir is None else data_dir
+  known = {ood_set.name for ood_set in catalogue.ood_suite(config.dataset)}
+  found = []
+  for name in names:
+    members = catalogue.named_ood_sets(name)
+    found += members
+    reasons = [
+      datasets.not_available(s.folder or s.name, data_dir) for s in members
+    ]
+    if all(reasons):
+      raise FileNotFoundError(f'--ood_set={name} is {reasons[0]}')
+    if parse_folder(name):
+      builder = outputs.open_dataset(name, own_labels=True)
+      outputs.tfds_split(builder, catalogue.get_dataset_spec(name).test_split)
+    elif len(members) == 1 and name not in known:
+      of_set = datasets.class_names(name, data_dir)
+      if of_set != outputs.class_names:
+        raise ValueError(
+          f'--ood_set={name} has {len(of_set)} classes, such as {of_set[0]!r}, '
+          f'which are not the {len(outputs.class_names)} of '
+          f'{config.dataset!r}, such as {outputs.class_names[0]!r}.'
+        )
+  return found
+
+
 def evaluate_ood(
-  outputs: RunOutputs, *, data_dir: str | None
+  outputs: RunOutputs,
+  *,
+  data_dir: str | None,
+  named: Sequence[catalogue.OodSet] = (),
+  whole_suite: bool = True,
 ) -> tuple[dict[str, list[Record]], dict[str, str]]:
   """Predictions on every out-of-distribution set of the run's data set.
 
   Args:
     outputs: of the run.
     data_dir: TFDS directory; None takes the run's.
+    named: of `find_ood_sets`, more of them or others in their place.
+    whole_suite: whether all of the suite of the run's data set are meant.
 
   Returns:
     Name of the data set or corruption family -> its records; and name -> why
@@ -43,10 +94,11 @@ def evaluate_ood(
 
   config = outputs.config
   data_dir = config.data_dir if data_dir is None else data_dir
-  suite = catalogue.ood_suite(config.dataset)
+  of_suite = catalogue.ood_suite(config.dataset) if whole_suite else ()
+  suite = list({s.name: s for s in (*of_suite, *named)}.values())
   missing = {}
   for ood_set in suite:
-    reason = datasets.not_available(ood_set.name, data_dir)
+    reason = datasets.not_available(ood_set.folder or ood_set.name, data_dir)
     if reason:
       missing[ood_set.name] = reason
   results: dict[str, list[Record]] = {}
@@ -117,11 +169,17 @@ def _ood_records(
 
   spec = catalogue.get_dataset_spec(ood_set.name)
   predictions = outputs.predictions(
-    ood_set.name, spec.test_split, own_labels=ood_set.shifted, quiet=True
+    ood_set.name,
+    spec.test_split,
+    own_labels=ood_set.shifted,
+    folder=ood_set.folder,
+    quiet=True,
   )
   logits, labels = predictions.arrays['logits'], predictions.labels
   records, values = [], {}
-  if ood_set.shifted:
+  if parse_folder(ood_set.name):
+    records, values = _folder_records(outputs, ood_set.name, predictions)
+  elif ood_set.shifted:
     scored = scoring.score_predictions(outputs.objective, logits, labels)
     records, values = scored.records, scored.per_example
   if spec.num_used_classes:
@@ -159,6 +217,28 @@ def _ood_records(
     checkpoint=outputs.fingerprint,
   )
   return records, {'id': predictions.ids, **values}
+
+
+def _folder_records(
+  outputs, name, predictions
+) -> tuple[list[Record], per_example.Values]:
+  """Records and values of a folder, by its names of classes or a class map."""
+  builder = outputs.open_dataset(name, own_labels=True)
+  logits, labels = predictions.arrays['logits'], predictions.labels
+  used = builder.used_classes
+  if any(len(of_folder) > 1 for of_folder in builder.labels.values()):
+    is_label = builder.is_label(predictions.ids)
+    values = per_example.of_mapped(logits, is_label, used)
+    record = scoring.mapped_record(logits, is_label, used)
+    return [record], {record.name: values}
+  scored = scoring.score_predictions(outputs.objective, logits, labels)
+  records, values = scored.records, scored.per_example
+  if len(used) < logits.shape[1]:
+    records += scoring.subset_records(
+      outputs.objective, logits, labels, num_used_classes=len(used)
+    )
+    values |= per_example.of_subset(logits, labels, len(used))
+  return records, values
 
 
 def _family_records(

@@ -29,6 +29,7 @@ from lossbench.probe.transfer import Transferred, describe_source
 from lossbench.runs.directory import (
   RunDirectory,
   read_json,
+  safe_name,
   what_decides_numbers,
   write_json,
 )
@@ -66,7 +67,9 @@ def _build_image_fields(config, builder) -> dict[str, Any]:
   Those of another size are resized, to random crops in training and to the
   centre in evaluation, as in transfer.
   """
-  height, width, _ = builder.info.features['image'].shape
+  from lossbench.data import datasets
+
+  height, width, _ = datasets.shape_of_images(builder)
   if (height, width) == (config.image_size, config.image_size):
     if not config.resize_images:
       return {}
@@ -222,7 +225,7 @@ class _Finetuning:
     total = datasets.num_examples(self._builder, 'train')
     self._num_holdout = max(1, round(HOLDOUT_FRACTION * total))
     self._num_train = total
-    self._directory = self._outputs.run.path / 'finetune' / dataset
+    self._directory = self._outputs.run.path / 'finetune' / safe_name(dataset)
 
   def _config(self, learning_rate, weight_decay, num_holdout):
     config = build_finetuning_config(

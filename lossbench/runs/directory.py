@@ -19,6 +19,7 @@ verifies: a digit that was altered is JSON as good as any.
 import contextlib
 import json
 import os
+import re
 import sys
 import uuid
 import zlib
@@ -71,6 +72,19 @@ TRAINING = 'training'
 
 # Of a record, the checksum of all its other entries.
 _CHECKSUM = 'record_crc32'
+
+
+def safe_name(dataset: str) -> str:
+  """A data set's name as that of a directory.
+
+  'folder:/data/pets' becomes 'folder-pets-' and a checksum of the whole name.
+  """
+  if re.fullmatch(r'[\w.-]+', dataset, flags=re.ASCII):
+    return dataset
+  kind, _, path = dataset.partition(':')
+  last = path.partition('#')[0].rstrip('/').rpartition('/')[2]
+  last = re.sub(r'[^\w.-]', '_', last, flags=re.ASCII)
+  return f'{kind}-{last}-{zlib.crc32(dataset.encode()):08x}'
 
 
 def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,17 +241,16 @@ class RunDirectory:
   def eval_path(self, dataset: str, split: str) -> storage.Path:
     """Where results on a split lie; slices become part of the name."""
     plain = split.translate(str.maketrans({'[': '_', ']': '', ':': '-'}))
-    return self.path / 'eval' / f'{dataset}-{plain}'
+    return self.path / 'eval' / f'{safe_name(dataset)}-{plain}'
 
   def transfer_path(self, dataset: str, split: str | None) -> storage.Path:
     """Where a transfer's results lie; `split` None: the data set's own."""
-    if split is None:
-      return self.path / 'eval' / f'transfer-{dataset}'
-    return self.eval_path(f'transfer-{dataset}', split)
+    name = f'transfer-{safe_name(dataset)}'
+    return self.eval_path(name, split) if split else self.path / 'eval' / name
 
   def finetune_path(self, dataset: str) -> storage.Path:
     """Where the results of a fine-tuning lie."""
-    return self.path / 'eval' / f'finetune-{dataset}'
+    return self.path / 'eval' / f'finetune-{safe_name(dataset)}'
 
   @property
   def committed_steps(self) -> list[int]:

@@ -40,7 +40,7 @@ _MEASURES = {
   'classwise_ece': Measure('fraction', LOWER, 'class-wise ECE'),
   'adaptive_ece': Measure('fraction', LOWER, 'adaptive ECE'),
   'adaptive_classwise_ece': Measure('fraction', LOWER),
-  'subset_top1_accuracy': Measure('fraction', HIGHER, 'top-1 (of 200)'),
+  'subset_top1_accuracy': Measure('fraction', HIGHER, 'top-1 (of its classes)'),
   'subset_nll': Measure('nats', LOWER),
   'subset_ece': Measure('fraction', LOWER),
   'real_accuracy': Measure('fraction', HIGHER, 'ReaL accuracy'),

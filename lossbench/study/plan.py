@@ -13,7 +13,8 @@ from typing import Any
 
 import ml_collections
 
-from lossbench.data.catalogue import DATASETS, get_dataset_spec
+from lossbench.data.catalogue import get_dataset_spec, named_ood_sets
+from lossbench.data.folder_names import split_target
 from lossbench.interop.formats import get_format
 from lossbench.names import did_you_mean
 from lossbench.runtime import storage
@@ -88,6 +89,7 @@ class PlannedRun:
     source: where it is imported from; None for what is trained.
     evaluate: on the test split.
     ood: and on out-of-distribution sets.
+    ood_sets: and on these.
     num_train_examples: and on at most so many that it was trained on; 0: none.
     transfer: data sets to transfer to.
     finetune: data sets to fine-tune on.
@@ -106,6 +108,7 @@ class PlannedRun:
   source: Import | None
   evaluate: bool
   ood: bool
+  ood_sets: tuple[str, ...]
   num_train_examples: int
   transfer: tuple[Transfer, ...]
   finetune: Finetuning
@@ -128,7 +131,7 @@ class PlannedRun:
   @property
   def test_split(self) -> str:
     """The test split of the run's own data set."""
-    return DATASETS[self.config.dataset].test_split
+    return get_dataset_spec(self.config.dataset).test_split
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -218,6 +221,7 @@ class Study:
     rest = [f'--workdir={path}', f'--step={run.step}']
     if run.evaluate:
       more = [] if run.ood else ['--noood']
+      more += [f'--ood_set={name}' for name in run.ood_sets]
       commands['evaluate'] = shlex.join(
         [*verb, 'lossbench.evaluate', *rest, *more]
       )
@@ -333,7 +337,7 @@ def _label(variant: Sequence[str]) -> str:
 
 
 def _parse_transfer(text: str, config) -> Transfer:
-  dataset, _, split = text.partition(':')
+  dataset, split = split_target(text)
   get_dataset_spec(dataset)
   if split == 'holdout' and dataset != config.dataset:
     raise ValueError(
@@ -345,6 +349,12 @@ def _parse_transfer(text: str, config) -> Transfer:
       'there is none. Name another group, or another split.'
     )
   return Transfer(dataset, split or None)
+
+
+def _parse_ood_sets(names: Sequence[str]) -> tuple[str, ...]:
+  for name in names:
+    named_ood_sets(name)  # refuses unknown ones
+  return tuple(names)
 
 
 def _parse_finetuning(name: str, group, config) -> Finetuning:
@@ -445,6 +455,7 @@ def _group_runs(name, group, data_dir) -> list[PlannedRun]:
             source=_parse_import(name, group, objective, seed),
             evaluate=group.evaluate,
             ood=group.ood,
+            ood_sets=_parse_ood_sets(group.ood_sets),
             num_train_examples=group.num_train_examples,
             transfer=tuple(_parse_transfer(t, config) for t in group.transfer),
             finetune=_parse_finetuning(name, group, config),

@@ -163,7 +163,7 @@ def _measure(study: Study, run: PlannedRun, stage: str):
 
   path = str(study.path(run))
   if stage == EVALUATE:
-    evaluate_checkpoint(path, step=run.step, ood=run.ood)
+    evaluate_checkpoint(path, step=run.step, ood=run.ood, ood_sets=run.ood_sets)
   elif stage == EVALUATE_TRAINING:
     evaluate_checkpoint(
       path,

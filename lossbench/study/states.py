@@ -240,6 +240,7 @@ def _is_evaluated(directory, run: PlannedRun, wanted) -> bool:
   return (
     _is_of(evaluation, run, wanted)
     and evaluation.get('ood') in (True, run.ood)
+    and set(run.ood_sets) <= set(evaluation.get('ood_sets', ()))
     # Which `lossbench.evaluate --split` writes alone.
     and _is_of(_read(own / 'metrics.json'), run, wanted)
   )

@@ -189,7 +189,7 @@ def test_other_tables(synthetic_study):
   ) in _rows(transferred)
   ood = shifts.build(study)
   assert [column.label for column in ood.columns] == [
-    'imagenet_a, top-1 (of 200)',
+    'imagenet_a, top-1 (of its classes)',
     'imagenet_c',
   ]
   for build in (
@@ -531,7 +531,7 @@ def test_captions_count_seeds_and_examples(synthetic_study):
   ood = shifts.build(study)
   assert ood.caption.endswith(' 3 seeds each.')
   assert ood.notes == (
-    'imagenet_a, top-1 (of 200): 7,500 examples',
+    'imagenet_a, top-1 (of its classes): 7,500 examples',
     'imagenet_c: 75 examples',
   )
   assert (

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import stat
 import subprocess
 import sys
@@ -14,7 +15,12 @@ import pytest
 import lossbench
 from configs import digits_cnn
 from lossbench.runs import directory as run_directory
-from lossbench.runs.directory import RunDirectory, read_json, write_json
+from lossbench.runs.directory import (
+  RunDirectory,
+  read_json,
+  safe_name,
+  write_json,
+)
 
 
 @pytest.fixture
@@ -508,3 +514,20 @@ def test_runs_of_before_and_damaged_records_go_on(run, config):
     run.about_path.write_text(text)
     run.claim(config, num_steps=26, start=_start(devices=8))
     assert _about(run)['starts'] == [_start(devices=8)]
+
+
+@pytest.mark.parametrize('name', ['cifar10', 'imagenet_c_fog_1', 'a-b.c'])
+def test_plain_names_of_data_sets_are_those_of_directories(name):
+  assert safe_name(name) == name
+
+
+def test_paths_become_names_of_directories_that_tell_them_apart():
+  names = [
+    safe_name(name)
+    for name in ('folder:/a/pets', 'folder:/b/pets', 'folder:/a/pets#/m.json')
+  ]
+  assert len(set(names)) == 3
+  for name in names:
+    assert re.fullmatch(r'folder-pets-[0-9a-f]{8}', name)
+  odd = safe_name('folder:gs://x/ä b?/')
+  assert re.fullmatch(r'folder-__b_-[0-9a-f]{8}', odd)
