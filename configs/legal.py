@@ -189,6 +189,7 @@ FIELDS = (
     'Give one of them.',
   ),
   Field('resize_antialias', BOOL, 'Give True or False.'),
+  Field('eval_pixels', OneOf(('uint8', 'float32')), 'Give one of them.'),
   Field(
     'autoaugment',
     OneOf(('', 'imagenet', 'cifar')),

@@ -111,7 +111,7 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 
 
 def build_normalize_fn(config: ml_collections.ConfigDict):
-  """uint8 images -> what the model sees, for use on the device."""
+  """Grey levels from 0 to 255 -> what the model sees, for use on the device."""
   if len(config.pixel_mean) != len(config.pixel_std):
     raise ValueError(
       '--config.pixel_mean and --config.pixel_std must have one value per '

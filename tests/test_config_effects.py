@@ -154,6 +154,7 @@ ROWS = (
   _row('on_bad_image', 'skip', LEFT_OUT, **COLOUR),
   _row('resize_images', True, BATCH, EVAL_IMAGES, **COLOUR),
   _row('resize_ratio', 1.5, EVAL_IMAGES, **RESIZED),
+  _row('eval_pixels', 'float32', EVAL_IMAGES, **RESIZED),
   _row('eval_crop', 'resize_then_crop', EVAL_IMAGES, **RESIZED),
   _row('resize_method', 'bicubic', BATCH, EVAL_IMAGES, **RESIZED),
   _row('resize_method', 'bicubic_tf1', BATCH, EVAL_IMAGES, **RESIZED),

@@ -42,6 +42,7 @@ ILLEGAL = {
   'on_bad_image': ('ignore', '', None),
   'resize_images': NOT_BOOLS,
   'resize_ratio': (*NOT_NUMBERS, 0.99, 0.0, -1.0, 1e9),
+  'eval_pixels': ('float16', '', None),
   'eval_crop': ('center', '', None),
   'resize_method': ('lanczos', '', None),
   'resize_antialias': NOT_BOOLS,

@@ -16,7 +16,12 @@ from configs.studies import default, paper
 
 CHECKPOINTS = 'gs://gresearch/loss_functions_transfer/checkpoints'
 # What the authors' networks are, as a change of the recipe.
-RELEASED = ('num_holdout=0', 'compute_dtype=float32', 'output_layer=released')
+RELEASED = (
+  'num_holdout=0',
+  'compute_dtype=float32',
+  'eval_pixels=float32',
+  'output_layer=released',
+)
 
 
 def get_config():

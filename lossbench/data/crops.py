@@ -1,4 +1,4 @@
-"""Crops of images on the host, in TensorFlow, from encoded bytes to uint8.
+"""Crops of images on the host, in TensorFlow, from encoded bytes to pixels.
 
 Randomness is stateless: a crop is a function of (image, seed). Nothing is
 normalised here; uint8 is a quarter of the traffic of float32 and the devices
@@ -167,6 +167,7 @@ def center_crop(
   resize_ratio: float = 256 / 224,
   method: str = 'bilinear',
   antialias: bool = False,
+  rounded: bool = True,
 ) -> tf.Tensor:
   """The central square of an encoded image, resized, for evaluation.
 
@@ -183,9 +184,10 @@ def center_crop(
       keeps the whole shorter side.
     method: of `resize`.
     antialias: of `resize`.
+    rounded: to whole grey levels.
 
   Returns:
-    uint8 [size, size, 3].
+    [size, size, 3]: uint8, or of `rounded` False what `resize` returns.
 
   Raises:
     ValueError: if resize_ratio < 1.
@@ -196,9 +198,8 @@ def center_crop(
     return _central_square(height, width, 1 / resize_ratio)
 
   image = _decode_window(image_bytes, window_fn)
-  return _to_uint8(
-    resize(image, (size, size), method=method, antialias=antialias)
-  )
+  resized = resize(image, (size, size), method=method, antialias=antialias)
+  return _to_uint8(resized) if rounded else resized
 
 
 def resize_then_crop(
@@ -208,6 +209,7 @@ def resize_then_crop(
   resize_ratio: float = 256 / 224,
   method: str = 'bilinear',
   antialias: bool = False,
+  rounded: bool = True,
 ) -> tf.Tensor:
   """The centre of an encoded image after its resize, for evaluation.
 
@@ -222,9 +224,10 @@ def resize_then_crop(
     resize_ratio: shorter side of the resized image / `size`, at least 1.
     method: of `resize`.
     antialias: of `resize`.
+    rounded: to whole grey levels.
 
   Returns:
-    uint8 [size, size, 3].
+    [size, size, 3]: uint8, or of `rounded` False what `resize` returns.
 
   Raises:
     ValueError: if resize_ratio < 1.
@@ -240,7 +243,7 @@ def resize_then_crop(
   # Halves to even, as Python and so torchvision rounds them.
   top, left = tf.unstack(tf.cast(tf.round((target - size) / 2), tf.int32))
   crop = resized[top : top + size, left : left + size]
-  return tf.ensure_shape(_to_uint8(crop), (size, size, 3))
+  return tf.ensure_shape(_to_uint8(crop) if rounded else crop, (size, size, 3))
 
 
 def _check_resize_ratio(resize_ratio):

@@ -7,7 +7,7 @@ id, so that it does not depend on how a batch is split over devices.
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, Real, UInt8
 
 
 def pad_crop_flip(
@@ -61,7 +61,7 @@ def pad_crop_flip(
 
 
 def normalize(
-  images: UInt8[Array, '*b h w c'],
+  images: Real[Array, '*b h w c'],
   *,
   mean: tuple[float, ...],
   std: tuple[float, ...],
@@ -71,7 +71,7 @@ def normalize(
   """(images / 255 - mean) / std, and means of squares, computed in float32.
 
   Args:
-    images: [..., H, W, C] uint8.
+    images: [..., H, W, C], grey levels from 0 to 255.
     mean: per channel, of pixels in [0, 1].
     std: per channel, of pixels in [0, 1]; positive.
     downscale: side of the squares of pixels of which means are taken.

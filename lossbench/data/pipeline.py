@@ -500,12 +500,12 @@ def eval_batches(
   Args:
     examples: to evaluate on.
     batch_size: global, divisible by `process_count`.
-    image_fn: encoded bytes -> uint8 [H, W, C].
+    image_fn: encoded bytes -> [H, W, C].
     process_index: of this process.
     process_count: of the run.
 
   Yields:
-    image uint8 [b, H, W, C], label int32 [b], mask float32 [b] (1 = real,
+    image [b, H, W, C] as of `image_fn`, label int32 [b], mask float32 [b] (1 = real,
     0 = padding) and id: TFDS's example ids, bytes [b], empty for padding; with
     b = batch_size / process_count.
 
@@ -541,7 +541,7 @@ def eval_batches(
   remaining = num_eval_steps(
     examples, batch_size=batch_size, process_count=process_count
   )
-  shape, dtype = batches.element_spec['image'].shape[1:], np.uint8
+  image = batches.element_spec['image']
 
   def records_of(num_yielded):
     return records.skip(num_yielded * local_size).take(local_size)
@@ -555,7 +555,7 @@ def eval_batches(
     yield _pad(batch, local_size)
     remaining -= 1
   empty = {
-    'image': np.zeros((0, *shape), dtype),
+    'image': np.zeros((0, *image.shape[1:]), image.dtype.as_numpy_dtype),
     'label': np.zeros((0,), np.int32),
     'mask': np.zeros((0,), np.float32),
     'id': np.zeros((0,), object),

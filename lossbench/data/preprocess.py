@@ -12,7 +12,10 @@ _EVAL_CROPS = {
 
 
 def build_eval_image_fn(config: ml_collections.ConfigDict):
-  """Encoded bytes -> uint8 [image_size, image_size, C], nothing random."""
+  """Encoded bytes -> [image_size, image_size, C], nothing random.
+
+  Of type uint8; of images that are resized it is `eval_pixels`.
+  """
   side, channels = config.image_size, len(config.pixel_mean)
 
   def centre_crop_fn(image_bytes: tf.Tensor) -> tf.Tensor:
@@ -22,6 +25,7 @@ def build_eval_image_fn(config: ml_collections.ConfigDict):
       resize_ratio=config.resize_ratio,
       method=config.resize_method,
       antialias=config.resize_antialias,
+      rounded=config.eval_pixels == 'uint8',
     )
 
   def decode_fn(image_bytes: tf.Tensor) -> tf.Tensor:

@@ -54,6 +54,7 @@ _STEP_FIELDS = (
 # What the run's own way from bytes to pixels depends on.
 _IMAGE_FIELDS = (
   'eval_crop',
+  'eval_pixels',
   'image_size',
   'pixel_mean',
   'resize_antialias',
@@ -219,7 +220,7 @@ class Evaluator:
     examples: of the split, `lossbench.data.examples.Examples`.
     suite: of measurements; see `measurements`.
     collect: what to keep of examples.
-    image_fn: encoded bytes -> uint8 [H, W, C]; None takes the run's own.
+    image_fn: encoded bytes -> [H, W, C]; None takes the run's own.
     preprocessing: what tells this `image_fn` from others of the run.
     batch_size: global; None takes the configuration's.
     own_labels: labels are the run's classes and are checked; False for data

@@ -49,6 +49,7 @@ _IMAGE_FIELDS = (
   'compute_dtype',
   'downscale',
   'eval_crop',
+  'eval_pixels',
   'image_size',
   'pixel_mean',
   'pixel_std',
@@ -390,7 +391,7 @@ class RunOutputs:
     Args:
       dataset: one that lossbench knows.
       split: of it, or 'holdout'.
-      image_fn: encoded bytes -> uint8 [H, W, C].
+      image_fn: encoded bytes -> [H, W, C].
       preprocessing: what tells this `image_fn` from others, as JSON.
     """
     resized = dataset != self.config.dataset
@@ -526,9 +527,10 @@ class RunOutputs:
     from lossbench.data import datasets
 
     own = self._image_config(dataset)
-    config = ml_collections.ConfigDict(
-      {name: own[name] for name in _IMAGE_FIELDS}
-    )
+    fields = {name: own[name] for name in _IMAGE_FIELDS}
+    if fields['eval_pixels'] == 'uint8':  # as before there was the field
+      del fields['eval_pixels']
+    config = ml_collections.ConfigDict(fields)
     return json.dumps(
       {
         'step': self.step,

@@ -145,6 +145,7 @@ def _fields(objective: str) -> dict[str, Any]:
     'eval_crop': 'crop_then_resize',
     'resize_method': 'bicubic_tf1',
     'resize_antialias': False,
+    'eval_pixels': 'float32',
     'pixel_mean': (0.485, 0.456, 0.406),
     'pixel_std': (0.229, 0.224, 0.225),
     'model.name': 'resnet',

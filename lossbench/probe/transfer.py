@@ -51,7 +51,7 @@ def build_image_fn(config: ml_collections.ConfigDict, dataset: str):
   in the paper.
 
   Returns:
-    Encoded bytes -> uint8 [image_size, image_size, C], and a description that
+    Encoded bytes -> [image_size, image_size, C], and a description that
     tells it from others.
   """
   import tensorflow as tf

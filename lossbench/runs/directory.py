@@ -54,6 +54,7 @@ _BEFORE_FIELDS = {
   'downscale': 1,
   'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
+  'eval_pixels': 'uint8',
   'on_bad_image': 'raise',
   'output_layer': 'paper',
   'precision': 'default',

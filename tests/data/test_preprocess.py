@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from configs import cifar10_all_cnn, imagenet_resnet50
+from lossbench import build
 from lossbench.data import autoaugment, crops, preprocess
 
 SIDE, NUM_DRAWS = 32, 24
@@ -103,14 +104,37 @@ def test_the_style_of_the_crop_is_that_of_the_configuration(resizing, image):
 def test_the_recipes_of_imagenet_evaluate_as_the_released_code_does(image):
   """0.875 of the shorter side, by TensorFlow 1's bicubic."""
   config = imagenet_resnet50.get_config()
-  exact = tf.raw_ops.ResizeBicubic(
+  exact = _released(image)
+  expected = np.clip(exact, 0, 255)
+  assert np.abs(_evaluated(config, image) - expected).max() <= 0.5 + 1e-3
+
+
+def test_pixels_of_float32_are_the_released_codes(image):
+  """What the network sees, in standard deviations; overshoot is kept."""
+  config = imagenet_resnet50.get_config()
+  config.eval_pixels = 'float32'
+  config.compute_dtype = 'float32'
+  image = np.where(image > 127, 255, 0).astype(np.uint8)
+  exact = _released(np.float32(image) / 255)
+  assert exact.min() < -0.1
+  mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+  evaluated = _evaluated(config, image)
+  assert evaluated.dtype == np.float32
+  np.testing.assert_allclose(
+    build.build_normalize_fn(config)(evaluated), (exact - mean) / std, atol=1e-4
+  )
+  config.eval_crop = 'resize_then_crop'
+  assert _evaluated(config, image).dtype == np.float32
+
+
+def _released(image):
+  """The central 28 of 32 pixels, as the released code resizes them."""
+  return tf.raw_ops.ResizeBicubic(
     images=image[np.newaxis, 2:30, 2:30].astype(np.float32),
     size=(224, 224),
     align_corners=False,
     half_pixel_centers=False,
-  )[0]
-  expected = np.clip(exact, 0, 255)
-  assert np.abs(_evaluated(config, image) - expected).max() <= 0.5 + 1e-3
+  )[0].numpy()
 
 
 def _evaluated(config, image):
