@@ -117,6 +117,11 @@ def get_default_config() -> ml_collections.ConfigDict:
   config.init_from = ''
   config.init_step = 'best'
 
+  # What the loss of an example of each class counts for: '' the same; 'balanced'
+  # n / (K n_k), counted over the training images without the holdout; or a file,
+  # a JSON list or an .npy array of num_classes numbers from 0, taken as they are.
+  config.class_weights = ''
+
   # Optimisation. Batch sizes are global, over all devices and processes.
   config.batch_size = 128
   config.num_epochs = 10.0

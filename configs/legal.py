@@ -228,6 +228,14 @@ FIELDS = (
     Text('best|last|[0-9]+', "'best', 'last' or a step"),
     'Give one of them.',
   ),
+  Field(
+    'class_weights',
+    Text(
+      r'|balanced|[^\0\n]+\.(json|npy)',
+      "'', 'balanced', or a .json or .npy file",
+    ),
+    'Give one of them.',
+  ),
   Field('batch_size', Count('[1, inf)'), 'Give for example 128.'),
   Field('num_epochs', Number(f'(0, {_EPOCHS}]'), 'Give for example 200.'),
   Field(

@@ -73,6 +73,7 @@ def main(arguments):
     f'{found.records[0].n} examples',
     found.records,
   )
+  printing.print_class_table(found.by_class, found.class_names)
   printing.print_ood_table(found.ood, found.not_available)
   if args.strict and found.not_available:
     raise FileNotFoundError(

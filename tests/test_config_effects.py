@@ -30,6 +30,7 @@ from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
 from lossbench.train import program
 from lossbench.train.checks import check_config
+from lossbench.train.class_weights import build_class_weights
 from lossbench.train.dispatch import Batches
 from lossbench.train.initialization import (
   initial_state,
@@ -178,6 +179,7 @@ ROWS = (
   _row('output_kernel_stddev', 0.2, START),
   _row('init_from', FROM, START),
   _row('init_step', '1', START, init_from=FROM),
+  _row('class_weights', 'balanced', STEP_FN),
   _row('batch_size', 64, LENGTH, EVALUATIONS, BATCH, STEP_FN),
   _row('num_epochs', 3.0, LENGTH, STEP_FN),
   _row('stop_epoch', 1.0, LENGTH),
@@ -275,9 +277,12 @@ class Observed:
     plan = build_plan(
       config, num_examples=datasets.num_examples(builder, train)
     )
-    inputs = build_train_inputs(config, Examples(builder, train))
+    examples = Examples(builder, train)
+    inputs = build_train_inputs(config, examples)
     (batch,) = inputs.batches_fn(0, 1)
-    self.hparams = program.build_step_hparams(config)
+    self.hparams = program.build_step_hparams(
+      config, class_weights=build_class_weights(config, examples)
+    )
     state = initial_state(config, self.hparams)
     if source := load_source(config, run):
       state = start_from(state, source)

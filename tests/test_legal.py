@@ -60,6 +60,7 @@ ILLEGAL = {
   'output_kernel_stddev': (*NOT_NUMBERS, -0.01),
   'init_from': NOT_PATHS,
   'init_step': ('', 'first', '-1', '1.5', 100, None),
+  'class_weights': ('Balanced', 'weights', '.txt', 3, None, True, 'a\n.npy'),
   'batch_size': (*NOT_COUNTS, 0),
   'num_epochs': (*NOT_EPOCHS, 0.0),
   'stop_epoch': NOT_EPOCHS,

@@ -170,6 +170,10 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
     """The ids of examples, their paths from the folder, str [n]."""
     return self._ids[positions]
 
+  def read_labels(self, split) -> np.ndarray:
+    """The labels of a split's examples, int64 [n]; no image is read."""
+    return self._labels[self.positions(split)]
+
   def read_record(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
     """Encoded 'image', 'label' and 'tfds_id' of the example at a place."""
     ids, labels = self._tensors

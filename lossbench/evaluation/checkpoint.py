@@ -12,6 +12,7 @@ from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
 from lossbench.evaluation.results import write_results
 from lossbench.evaluation.shifts import evaluate_ood, find_ood_sets
+from lossbench.metrics.by_class import ClassAccuracies
 from lossbench.runs.directory import TRAINING, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime.console import LOGGER
@@ -30,6 +31,8 @@ class Evaluation:
     split: of it.
     step: of the checkpoint.
     records: on that split.
+    by_class: on that split, accuracy of each class.
+    class_names: of these.
     ood: data set or corruption family -> its records; {} if none was asked for.
     not_available: data set -> why it was not read.
   """
@@ -39,6 +42,8 @@ class Evaluation:
   split: str
   step: int
   records: list[Record]
+  by_class: ClassAccuracies
+  class_names: list[str]
   ood: dict[str, list[Record]]
   not_available: dict[str, str]
 
@@ -57,7 +62,7 @@ def _holdout(outputs: RunOutputs, split: str) -> Collected | None:
 
 def _evaluate_own(
   outputs: RunOutputs, split: str, num_examples: int | None = None
-) -> list[Record]:
+) -> tuple[list[Record], ClassAccuracies]:
   """Predictions and representations on a split of the run's own data set.
 
   Args:
@@ -83,7 +88,7 @@ def _evaluate_own(
   more, curves = representation_records(
     result.accumulators, result.sample, outputs.kernel, n=len(whole)
   )
-  return write_results(
+  records = write_results(
     outputs.eval_path(config.dataset, split),
     scored,
     more,
@@ -95,8 +100,10 @@ def _evaluate_own(
     split=split,
     compute_dtype=outputs.config.compute_dtype,
     objective=config.objective.name,
+    class_names=outputs.class_names,
     **({} if num_examples is None else {'num_wanted': num_examples}),
   )
+  return records, scored.by_class
 
 
 def _num_examples(split: str | None, asked: int | None) -> int | None:
@@ -182,7 +189,7 @@ def evaluate_checkpoint(
   if split is None and first:
     # Until it is written again, last, the records are of several checkpoints.
     outputs.run.evaluation_path.unlink(missing_ok=True)
-  records = _evaluate_own(outputs, name, num_train_examples)
+  records, by_class = _evaluate_own(outputs, name, num_train_examples)
   results: dict[str, list[Record]] = {}
   missing: dict[str, str] = {}
   if split is None and (ood or named):
@@ -198,6 +205,8 @@ def evaluate_checkpoint(
     split=name,
     step=outputs.step,
     records=records,
+    by_class=by_class,
+    class_names=outputs.class_names,
     ood=results,
     not_available=missing,
   )

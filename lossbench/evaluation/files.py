@@ -1,5 +1,7 @@
 """Files of an evaluation: arrays with the source they are of, and metrics."""
 
+import csv
+import io
 import zipfile
 from collections.abc import Collection, Sequence
 
@@ -8,6 +10,7 @@ import numpy as np
 
 import lossbench
 from lossbench.evaluation.collected import Collected
+from lossbench.metrics.by_class import ClassAccuracies
 from lossbench.runs.directory import write_json
 from lossbench.runs.records import Record
 from lossbench.runtime import storage
@@ -45,6 +48,28 @@ def read_collected(
   arrays.pop('source', None)
   return Collected(
     ids=arrays.pop('id'), labels=arrays.pop('label'), arrays=arrays
+  )
+
+
+def write_class_table(
+  directory: storage.Path,
+  by_class: ClassAccuracies,
+  class_names: Sequence[str],
+):
+  """Writes classes.csv: a row a class, in the order of labels."""
+  if jax.process_index() > 0:
+    return
+  text = io.StringIO()
+  rows = csv.writer(text, lineterminator='\n')
+  rows.writerow(['label', 'class', 'n', 'accuracy', 'num_predicted'])
+  columns = (by_class.count, by_class.accuracy, by_class.num_predicted)
+  for label, (name, n, accuracy, predicted) in enumerate(
+    zip(class_names, *columns, strict=True)
+  ):
+    rows.writerow([label, name, n, f'{accuracy:.6g}' if n else '', predicted])
+  content = text.getvalue().encode()
+  storage.write_whole(
+    directory / 'classes.csv', lambda file: file.write(content)
   )
 
 

@@ -18,6 +18,7 @@ from lossbench.metrics.accuracy import top_k_correct
 from lossbench.metrics.influence import (
   calibration_error_values,
   class_separation_values,
+  mean_class_accuracy_values,
 )
 from lossbench.runs.records import Record
 from lossbench.runtime import storage
@@ -46,6 +47,7 @@ def of_predictions(
   probs = np.exp(log_probs.astype(np.float64))
   values = {
     'top1_accuracy': correct,
+    'mean_class_accuracy': mean_class_accuracy_values(correct, labels),
     'brier_score': np.sum(probs**2, 1) - 2 * probs[rows, labels] + 1,
   }
   if logits.shape[1] > 5:

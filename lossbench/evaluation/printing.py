@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from rich import table as rich_table
 
 from lossbench.data import catalogue
+from lossbench.metrics.by_class import ClassAccuracies
 from lossbench.runs.records import Record
 from lossbench.runtime import console
+
+_NUM_CLASSES_SHOWN = 10
 
 
 def print_table(title: str, records: Sequence[Record]):
@@ -39,6 +42,33 @@ def print_table(title: str, records: Sequence[Record]):
     output.print(layers)
   for note in dict.fromkeys(r.note for r in records if r.note):
     output.print(f'Note: {note}', style='dim', highlight=False)
+
+
+def print_class_table(by_class: ClassAccuracies, class_names: Sequence[str]):
+  """Prints accuracies of the classes, of many of them only the lowest.
+
+  Args:
+    by_class: to be shown.
+    class_names: in the order of labels.
+  """
+  known = [k for k, n in enumerate(by_class.count) if n]
+  title = 'by class'
+  if len(known) > _NUM_CLASSES_SHOWN:
+    known.sort(key=lambda k: by_class.accuracy[k])
+    title = f'the {_NUM_CLASSES_SHOWN} worst of {len(known)} classes'
+    known = known[:_NUM_CLASSES_SHOWN]
+  table = rich_table.Table(title=title, title_justify='left')
+  table.add_column('class', overflow='fold')
+  for column in ('accuracy', 'n', 'predicted'):
+    table.add_column(column, justify='right')
+  for k in known:
+    table.add_row(
+      class_names[k],
+      f'{by_class.accuracy[k]:.4f}',
+      str(by_class.count[k]),
+      str(by_class.num_predicted[k]),
+    )
+  console.output().print(table)
 
 
 def print_ood_table(

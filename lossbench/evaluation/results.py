@@ -8,7 +8,11 @@ import numpy as np
 
 from lossbench.evaluation import per_example
 from lossbench.evaluation.collected import Collected
-from lossbench.evaluation.files import write_arrays, write_metrics
+from lossbench.evaluation.files import (
+  write_arrays,
+  write_class_table,
+  write_metrics,
+)
 from lossbench.evaluation.scoring import Scored
 from lossbench.runs.records import Record
 from lossbench.runtime import storage
@@ -23,9 +27,10 @@ def write_results(
   ids: np.ndarray,
   sample: Collected | None,
   about: Mapping[str, Any],
+  class_names: Sequence[str] | None = None,
   **more,
 ) -> list[Record]:
-  """Writes metrics.json, per_example.npz and curves.npz.
+  """Writes metrics.json, classes.csv, per_example.npz and curves.npz.
 
   Args:
     directory: of these files.
@@ -35,6 +40,7 @@ def write_results(
     ids: [N] of the examples.
     sample: 'features' of all or some of them; None without features.
     about: of the checkpoint, for both records.
+    class_names: in the order of labels; None for their numbers.
     **more: of metrics.json.
 
   Returns:
@@ -46,6 +52,8 @@ def write_results(
     reliability = vars(scored.reliability)
     curves |= {f'reliability_{k}': v for k, v in reliability.items()}
   write_metrics(directory, records, **more, **about)
+  names = class_names or [str(k) for k in range(len(scored.by_class.count))]
+  write_class_table(directory, scored.by_class, names)
   values = scored.per_example
   for record in records if sample is not None else ():
     if (record.name, record.endpoint) == ('class_separation', 'features'):

@@ -17,6 +17,7 @@ from lossbench.evaluation import chunks, per_example, predictions, temperatures
 from lossbench.evaluation.collected import Collected
 from lossbench.metrics import ood
 from lossbench.metrics.brier import BrierScore
+from lossbench.metrics.by_class import ClassAccuracies, class_accuracies
 from lossbench.metrics.calibration import Reliability
 from lossbench.metrics.calibration_errors import (
   ClasswiseCalibrationError,
@@ -105,11 +106,13 @@ class Scored(NamedTuple):
     records: of accuracy and calibration.
     reliability: the diagram, None if it cannot be computed.
     per_example: metric -> [N] values whose mean is the metric's record.
+    by_class: accuracy of each class.
   """
 
   records: list[Record]
   reliability: Reliability | None
   per_example: dict[str, np.ndarray]
+  by_class: ClassAccuracies
 
 
 def score_predictions(
@@ -140,7 +143,10 @@ def score_predictions(
   log_probs = log_probs_of(objective, logits)
   accumulators = _fill(logits, log_probs, labels)
   records = accumulator_records(accumulators, n=n)
-  correct = logits.argmax(axis=1) == labels
+  predicted = logits.argmax(axis=1)
+  by_class = class_accuracies(predicted, labels, num_classes=logits.shape[1])
+  records += _class_records(by_class, n=n)
+  correct = predicted == labels
   records += _adaptive_records(log_probs, correct)
   fits = [temperatures.fitted_here(log_probs, labels)]
   if held_out:
@@ -158,7 +164,28 @@ def score_predictions(
     reliability = accumulators['ece'].reliability()
   except ValueError:
     reliability = None
-  return Scored(records, reliability, per_example.finite(values))
+  return Scored(records, reliability, per_example.finite(values), by_class)
+
+
+def _class_records(found: ClassAccuracies, *, n: int) -> list[Record]:
+  """The mean over classes and the worst one, of those that occur."""
+  worst = found.worst
+  missing = int((found.count == 0).sum())
+  lack = f'{missing} classes have no example' if missing else ''
+  if worst is None:
+    return [
+      create_record(name, None, n=n, note='not available: no examples')
+      for name in ('mean_class_accuracy', 'worst_class_accuracy')
+    ]
+  return [
+    create_record('mean_class_accuracy', found.mean, n=n, note=lack),
+    create_record(
+      'worst_class_accuracy',
+      float(found.accuracy[worst]),
+      n=int(found.count[worst]),
+      note=f'worst is class {worst}, of {found.count[worst]} examples',
+    ),
+  ]
 
 
 def _adaptive_records(log_probs, correct) -> list[Record]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lossbench.objectives import losses, registry
@@ -120,6 +121,7 @@ class Objective:
     logits: Float[Array, 'b k'],
     targets: Float[Array, 'b k'],
     kernel: Float[Array, 'm k'] | None = None,
+    class_weights: Float[Array, ' k'] | None = None,
   ) -> dict[str, jax.Array]:
     """The addends of the training loss by name.
 
@@ -127,6 +129,9 @@ class Objective:
       logits: [B, K] raw outputs of the output layer.
       targets: [B, K]; rows are distributions, one-hot or soft.
       kernel: [M, K] of the output layer; None leaves its penalty out.
+      class_weights: [K], by which the loss of an example is multiplied, the one
+        of its class or, of soft targets, their mean under them; penalties are
+        not. None weighs all alike.
 
     Returns:
       Name -> [B] per-example terms, and [] for a penalty on the kernel. The
@@ -149,6 +154,8 @@ class Objective:
     loss_hparams = self.hparams.get(loss_part.name, {})
     loss_fn = _stage_fn(loss_part.loss_fn)
     loss = loss_fn(loss_logits, loss_targets, **loss_hparams)
+    if class_weights is not None:
+      loss = jnp.sum(targets * class_weights[None], axis=-1) * loss
     terms = {loss_part.name: loss_factor * loss}
     for penalty_fn, hparams, name in self._filling('penalty_fn'):
       terms[name] = factor * penalty_fn(seen, **hparams)

@@ -135,6 +135,7 @@ def build_finetuning_config(
       'accumulation_steps': 1,
       'autoaugment': '',
       'mixup_alpha': 0.0,
+      'class_weights': '',
       'ema_decay': 0.0,
       'ema_ramp': True,
       # One evaluation and one checkpoint, at the end.

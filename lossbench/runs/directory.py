@@ -51,6 +51,7 @@ OPERATIONAL_FIELDS = frozenset(
 # What runs did before there were these fields, which their config.json lacks.
 _BEFORE_FIELDS = {
   'batch_norm_group': 0,
+  'class_weights': '',
   'downscale': 1,
   'ema_ramp': False,
   'eval_crop': 'crop_then_resize',
@@ -210,7 +211,10 @@ def differing_fields(
 
 # What a run may only find changed where it is allowed to -> why.
 CHANGES = {
-  'data': 'prepared anew, its examples come in another order, or are others',
+  'data': (
+    'prepared anew, its examples come in another order, or are others; or class '
+    'weights in a file are'
+  ),
   'device_kind': 'other devices round differently',
   'devices': (
     'batch normalisation and dropout go by the images of each device'
@@ -221,8 +225,10 @@ CHANGES = {
 def _changes(start: Mapping[str, Any]) -> dict[str, Any]:
   """What `CHANGES` are of, at a start."""
   dataset = start['dataset']
+  about = ('name', 'version', 'fingerprint', 'class_weights')
   return {
-    'data': f'{dataset["name"]} {dataset["version"]} {dataset["fingerprint"]}',
+    # Weights only where a file has them.
+    'data': ' '.join(dataset[name] for name in about if name in dataset),
     'device_kind': start['device_kind'],
     'devices': start['devices'],
   }

@@ -45,6 +45,7 @@ _MEASURES = {
   'subset_ece': Measure('fraction', LOWER),
   'real_accuracy': Measure('fraction', HIGHER, 'ReaL accuracy'),
   'mean_class_accuracy': Measure('fraction', HIGHER),
+  'worst_class_accuracy': Measure('fraction', HIGHER),
   'holdout_accuracy': Measure('fraction', HIGHER),
   'train_accuracy': Measure('fraction', NEUTRAL),
   'knn_top1_accuracy': Measure('fraction', HIGHER, 'top-1, kNN'),

@@ -20,6 +20,7 @@ from lossbench.runs.directory import RunDirectory, fields_of, write_json
 from lossbench.runtime import cluster, devices
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import Progress
+from lossbench.train import class_weights
 from lossbench.train.checks import check_config
 from lossbench.train.dispatch import Batches, Pace
 from lossbench.train.initialization import (
@@ -154,11 +155,13 @@ def build_run(
   """Opens and builds all that a run needs; writes and compiles nothing."""
   from lossbench.data.examples import build_examples
 
-  hparams = build_step_hparams(config)
   builder = datasets.open_dataset(
     config.dataset, data_dir=config.data_dir, num_classes=config.num_classes
   )
   dataset = datasets.describe(builder)
+  dataset |= class_weights.describe_file(
+    config.class_weights, num_classes=config.num_classes
+  )
   _check_agreement(config, directory, dataset)
   datasets.check_image_shape(
     builder, build.image_shape(config), resized=config.resize_images
@@ -169,9 +172,11 @@ def build_run(
   # A run that has begun no longer needs what it started from.
   begun = directory.has_checkpoints()
   source = None if begun else load_source(config, directory)
-  inputs = build_train_inputs(
-    config, build_examples(config, builder, train_split, run=directory)
+  examples = build_examples(config, builder, train_split, run=directory)
+  hparams = build_step_hparams(
+    config, class_weights=class_weights.build_class_weights(config, examples)
   )
+  inputs = build_train_inputs(config, examples)
   plan = build_plan(config, num_examples=inputs.num_examples)
   evaluator = None
   if holdout:

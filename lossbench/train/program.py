@@ -36,8 +36,15 @@ STEP_FIELDS = (
 )
 
 
-def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
-  """The numbers that the compiled step takes as arguments."""
+def build_step_hparams(
+  config: ml_collections.ConfigDict, *, class_weights: np.ndarray | None = None
+) -> StepHparams:
+  """The numbers that the compiled step takes as arguments.
+
+  Args:
+    config: of the run.
+    class_weights: of `lossbench.train.class_weights.build_class_weights`.
+  """
   learning_rate = config.learning_rate
   if config.learning_rate_batch_size:
     learning_rate *= config.batch_size / config.learning_rate_batch_size
@@ -53,6 +60,7 @@ def build_step_hparams(config: ml_collections.ConfigDict) -> StepHparams:
     ema_ramp=config.ema_ramp,
     seed=np.uint32(config.seed),
     mixup_alpha=config.mixup_alpha or None,
+    class_weights=class_weights,
   )
 
 

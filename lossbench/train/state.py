@@ -51,6 +51,8 @@ class StepHparams:
     ema_ramp: see `averaging_decay`.
     seed: uint32 [], of all randomness on the devices.
     mixup_alpha: both parameters of mixup's Beta distribution; None for none.
+    class_weights: [K], what the loss of each class counts for; None for the
+      same.
   """
 
   objective: Objective
@@ -61,6 +63,7 @@ class StepHparams:
   seed: jax.Array
   mixup_alpha: float | None = None
   ema_ramp: bool = True
+  class_weights: jax.Array | None = None
 
 
 def decayed(params: PyTree, *, batch_norm: bool) -> PyTree:

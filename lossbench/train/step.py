@@ -83,7 +83,9 @@ def create_step_fn(
         images, targets, mixup_key, alpha=hparams.mixup_alpha
       )
     gradients, batch_stats, metrics = _accumulate(
-      _create_gradient_fn(backbone, hparams.objective, num_classes),
+      _create_gradient_fn(
+        backbone, hparams.objective, num_classes, hparams.class_weights
+      ),
       state,
       images,
       targets,
@@ -167,7 +169,7 @@ def create_train_step(
   )
 
 
-def _create_gradient_fn(backbone, objective, num_classes):
+def _create_gradient_fn(backbone, objective, num_classes, class_weights):
   """(params, batch_stats, images, targets, key) ->
   (gradients, batch_stats, metrics) of one device's batch, or a part of it."""
   model = Classifier(backbone, objective.output_layer(num_classes=num_classes))
@@ -182,7 +184,7 @@ def _create_gradient_fn(backbone, objective, num_classes):
     )
     logits = endpoints['logits']
     terms = objective.loss_terms(
-      logits, targets, params['output_layer']['kernel']
+      logits, targets, params['output_layer']['kernel'], class_weights
     )
     terms = {name: jnp.mean(term) for name, term in terms.items()}
     loss = sum(terms.values())

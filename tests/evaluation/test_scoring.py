@@ -53,12 +53,17 @@ def test_chunks_change_nothing(objective, logits, labels, monkeypatch):
 
 
 def test_predictions_against_naive_formulas(objective, logits, labels):
-  records, reliability, _ = scoring.score_predictions(objective, logits, labels)
-  found = _values(records)
+  scored = scoring.score_predictions(objective, logits, labels)
+  found, reliability = _values(scored.records), scored.reliability
   probs = _naive_probs(objective.name, logits)
   one_hot = np.eye(K)[labels]
   confidence, correct = probs.max(1), probs.argmax(1) == labels
   assert found['top1_accuracy'] == pytest.approx(correct.mean())
+  recalls = sklearn_metrics.recall_score(
+    labels, probs.argmax(1), average=None, labels=np.unique(labels)
+  )
+  assert found['mean_class_accuracy'] == pytest.approx(recalls.mean())
+  assert found['worst_class_accuracy'] == pytest.approx(recalls.min())
   ranks = (logits > logits[np.arange(N), labels][:, None]).sum(1)
   assert found['top5_accuracy'] == pytest.approx(np.mean(ranks < 5))
   assert found['nll'] == pytest.approx(
@@ -110,6 +115,7 @@ def test_values_of_examples_average_to_the_metrics(objective, logits, labels):
     'held_out_temperature',
     'adaptive_ece',
     'classwise_ece',
+    'worst_class_accuracy',
   }
   for name, values in scored.per_example.items():
     assert values.shape == (N,)

@@ -8,6 +8,7 @@ from lossbench.report.tables import (
   accuracy,
   augmentation,
   calibration,
+  classes,
   collapse,
   combinations,
   corruptions,
@@ -76,6 +77,9 @@ TABLES = (
     'table_more_calibration',
     'More calibration (beyond the paper)',
     more_calibration.build,
+  ),
+  TableSpec(
+    'table_classes', 'Accuracy by class (beyond the paper)', classes.build
   ),
   TableSpec(
     'table_neural_collapse',
