@@ -107,7 +107,7 @@ install() {
 tar -xzf lossbench.tar.gz -C lossbench && cd lossbench &&
 python3 -m pip install -q --user uv &&
 ~/.local/bin/uv venv -q --python=3.12 .venv &&
-~/.local/bin/uv pip install -q --python=.venv/bin/python -e ".[tpu]"'
+~/.local/bin/uv pip install -q --python=.venv/bin/python -e ".[train,tpu]"'
 }
 
 start() {

@@ -26,6 +26,16 @@ from lossbench.runtime import (  # noqa: E402
 
 # Of setup.py: extra -> the modules that come with it alone.
 EXTRAS = {
+  'train': (
+    'clu',
+    'google',
+    'importlib_resources',
+    'orbax',
+    'sklearn',
+    'tensorboard',
+    'tensorflow',
+    'tensorflow_datasets',
+  ),
   'report': ('jinja2', 'matplotlib'),
   'tune': ('matplotlib', 'optuna', 'psycopg', 'sqlalchemy'),
 }
@@ -128,7 +138,8 @@ def run(
     arguments: what the arguments are, e.g. 'run directories'; '' for none.
     on_cluster: whether several processes may share the work; they find one
       another, and the log is set up, before `command_fn` is called.
-    extra: of `EXTRAS`, which the binary needs and whose modules may be missing.
+    extra: of `EXTRAS`, the binary's own, named first where a module is missing
+      that several bring.
   """
 
   def main(argv):
@@ -154,10 +165,12 @@ def run(
       raise
     except ModuleNotFoundError as error:
       module = (error.name or '').partition('.')[0]
-      if not extra or module not in EXTRAS[extra]:
+      own = [extra] if extra else []
+      missing = [e for e in (*own, *EXTRAS) if module in EXTRAS[e]]
+      if not missing:
         raise
       sys.exit(
-        f'Error: this needs {module}: pip install -e .[{extra}] (in the '
+        f'Error: this needs {module}: pip install -e .[{missing[0]}] (in the '
         'checkout).'
       )
     except cluster.Disagreement as error:

@@ -158,16 +158,27 @@ def test_stray_arguments_and_empty_directories_are_refused(root, name):
   assert 'It is empty: name a directory' in line
 
 
+# Distribution -> its module, where that is called otherwise.
+MODULES = {
+  'google-cloud-storage': 'google',
+  'orbax-checkpoint': 'orbax',
+  'scikit-learn': 'sklearn',
+  'tensorflow-cpu': 'tensorflow',
+  'tensorflow-datasets': 'tensorflow_datasets',
+}
+
+
 def test_extras_are_those_of_setup(root):
-  """By the lists in setup.py; modules are called as their distributions."""
+  """By the lists in setup.py."""
   lists = {
     node.targets[0].id: ast.literal_eval(node.value)
     for node in ast.parse((root / 'setup.py').read_text()).body
     if isinstance(node, ast.Assign) and isinstance(node.value, ast.List)
   }
   for extra, modules in cli.EXTRAS.items():
-    named = [re.match(r'\w+', need)[0] for need in lists[f'_{extra.upper()}']]
-    assert sorted(named) == sorted(modules)
+    needs = lists[f'_{extra.upper()}']
+    named = {re.match(r'[\w-]+', need)[0] for need in needs}
+    assert {MODULES.get(name, name) for name in named} == set(modules)
 
 
 MISSING = """

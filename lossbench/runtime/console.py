@@ -77,8 +77,8 @@ def _no_device(why: str) -> ValueError:
   return ValueError(
     f'With JAX_PLATFORMS={asked} JAX finds no device'
     f'{f" ({reason})" if reason else ""}. Set JAX_PLATFORMS=cpu to compute on '
-    "the CPU; with an accelerator, install its extra: pip install -e '.[tpu]' "
-    "or '.[cuda]' (in the checkout)."
+    "the CPU; with an accelerator, install its extra: pip install -e '.[train,tpu]' "
+    "or '.[train,cuda]' (in the checkout)."
   )
 
 
