@@ -17,6 +17,7 @@ file and the array.
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -43,7 +44,14 @@ class ArrayFile:
   """
 
   def __init__(self, path: str):
+    if not path:
+      raise ValueError(
+        "The path of a file is '' (a shell variable that is not set?). Name an "
+        '.npz.'
+      )
     self.path = storage.as_path(path)
+    if self.path.is_dir():
+      raise ValueError(f'{path} is a directory. Name an .npz file.')
     if not self.path.is_file():
       raise FileNotFoundError(
         f'{path}: there is no such file. Write one with numpy.savez.'
@@ -202,6 +210,26 @@ class ArrayFile:
         name,
         f'must be [{num_examples}], as many as {of} has rows; got '
         f'{values.shape}.',
+      )
+
+
+def check_other_content(paths: Mapping[str, str], *, why: str):
+  """Refuses files that hold the same arrays.
+
+  Args:
+    paths: flag -> file.
+    why: they must not.
+
+  Raises:
+    ValueError: naming two files that do.
+  """
+  seen: dict[str, str] = {}
+  for flag, path in paths.items():
+    twin = seen.setdefault(ArrayFile(path).fingerprint, flag)
+    if twin != flag:
+      raise ValueError(
+        f'--{flag}={path} holds the same as --{twin}={paths[twin]}: {why}. Name '
+        'another file.'
       )
 
 

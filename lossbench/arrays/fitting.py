@@ -7,7 +7,11 @@ from typing import Any
 import numpy as np
 
 import lossbench
-from lossbench.arrays.files import ArrayFile, read_features
+from lossbench.arrays.files import (
+  ArrayFile,
+  check_other_content,
+  read_features,
+)
 from lossbench.evaluation.collected import Collected
 from lossbench.probe import logistic_regression as regression
 from lossbench.probe.protocol import fit_and_test
@@ -103,16 +107,21 @@ def fit_arrays(
     ValueError: if a file or an argument is refused.
     OSError: if the results cannot be written.
   """
+  files = {'train': train_path, 'test': test_path}
+  if holdout_path is not None:
+    files['holdout'] = holdout_path
+  check_other_content(
+    files, why='what was trained or chosen on is no test of a classifier'
+  )
   train, test = read_features(train_path), read_features(test_path)
   num_classes = _check_train(train, train_path)
   _check_alike(train, train_path, test, test_path)
-  held, files = None, {'train': train_path, 'test': test_path}
+  held = None
   if holdout_path is not None:
     holdout = read_features(holdout_path)
     _check_alike(train, train_path, holdout, holdout_path)
     held = np.arange(len(train) + len(holdout)) >= len(train)
     train = _joined(train, holdout)
-    files['holdout'] = holdout_path
   target = storage.as_path(output)
   target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
   records, path, fit = fit_and_test(

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import lossbench
 from lossbench.arrays.compared import compare_models
+from lossbench.arrays.files import check_other_content
 from lossbench.arrays.outputs import Outputs, check_alike
 from lossbench.arrays.scored import SPLIT, Model, score_model
 from lossbench.objectives import Objective, create_objective
@@ -153,6 +154,11 @@ def open_models(
           f'{path} holds the same as {earlier.outputs.path}: it is a copy, not '
           'another model. Leave one out.'
         )
+    if calibration:
+      check_other_content(
+        {'predictions': path, 'calibration': calibration[index]},
+        why='the temperature of its own examples is measured anyway',
+      )
     found = {
       kind: {
         other: _open_other(outputs, of_model, labelled=kind == 'shifted')

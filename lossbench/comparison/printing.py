@@ -29,9 +29,10 @@ def print_tables(result: dict[str, Any]):
     names = [f'{run["objective"]} {run["seed"]}' for run in runs]
     same = result['agreement']['same_top1']
     _print_matrix(output, 'same top-1 prediction', names, same)
-    if 'cka' in result:
-      features = result['cka']['features']['linear_cka']
-      _print_matrix(output, 'linear CKA of features', names, features)
+    features = result.get('cka', {}).get('features')
+    if features:
+      title = 'linear CKA of features'
+      _print_matrix(output, title, names, features['linear_cka'])
   ensembles = result['ensembles']
   _print_matrix(
     output,

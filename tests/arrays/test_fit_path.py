@@ -164,6 +164,13 @@ def test_files_that_are_none(paths, tmp_path):
   np.save(tmp_path / 'single.npy', np.ones(3))
   with pytest.raises(ValueError, match=r'is no \.npz file'):
     _fit({**paths, 'test': str(tmp_path / 'single.npy')}, tmp_path)
+  for path, text in (('', "path of a file is ''"), (tmp_path, 'a directory')):
+    with pytest.raises(ValueError, match=text):
+      _fit({**paths, 'test': str(path) if path else ''}, tmp_path)
+  with pytest.raises(
+    ValueError, match=r'holds the same as --train=.*is no test'
+  ):
+    _fit({**paths, 'test': paths['train']}, tmp_path)
   content = (tmp_path / 'test.npz').read_bytes()
   middle = len(content) // 3
   damaged = content[:middle] + b'\0\1\2' + content[middle + 3 :]

@@ -446,6 +446,7 @@ def test_flags_that_do_not_fit_together(single, tmp_path):
   for arguments, text in (
     ({'calibration': [other, other]}, 'is given 2 times for 1 --predictions'),
     ({'ood': [Named('x', other)] * 2}, "--ood: 'x' is given 2 times for 1"),
+    ({'calibration': [model.path]}, 'holds the same as --predictions='),
   ):
     with pytest.raises(ValueError, match=text):
       open_models([model], **arguments)

@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 
 from lossbench.arrays.scores import Named, open_models, score_models
+from lossbench.comparison import printing
 from lossbench.report import figures
 from lossbench.report.__main__ import write_report
 from lossbench.report.reading import load_study
 from lossbench.report.tables import accuracy, detection, rendering
 from tests.damage import change_a_digit
 
-NAMES = ('softmax', 'softmax', 'theirs')
+NAMES = ('softmax', 'softmax', 'theirs', 'theirs')
 COMMAND = 'python -m lossbench.score --predictions=...'
 
 
 @pytest.fixture(scope='module')
 def scores(tmp_path_factory):
-  """Two seeds of one model, and one file of another: 50 examples, 6 classes."""
+  """Two seeds of either of two models, logits alone: 50 examples, 6 classes."""
   path = tmp_path_factory.mktemp('scores')
   rng = np.random.default_rng(0)
   labels = rng.integers(6, size=50)
@@ -59,9 +60,16 @@ def test_models_are_rows_and_files_of_one_name_seeds(scores):
     ]
     cells = dict(zip(table.rows, table.cells, strict=True))
     assert cells['Softmax'][column].mean == pytest.approx(np.mean(values[:2]))
-    assert cells['theirs'][column].mean == pytest.approx(values[2])
+    assert cells['theirs'][column].mean == pytest.approx(np.mean(values[2:]))
     assert cells['Softmax'][column].num_seeds == 2
-  assert study.comparison('predictions').seeds == (0, 1, 0)
+  assert study.comparison('predictions').seeds == (0, 1, 0, 1)
+
+
+def test_a_comparison_without_features_is_printed(scores, capsys):
+  printing.print_tables(scores[1].comparison)
+  printed = capsys.readouterr().out
+  assert 'same top-1 prediction' in printed
+  assert 'linear CKA of features' not in printed
 
 
 def test_beside_a_study(scores, synthetic_study, monkeypatch):
@@ -69,8 +77,8 @@ def test_beside_a_study(scores, synthetic_study, monkeypatch):
   path, _ = scores
   output = synthetic_study / 'both'
   text = write_report(synthetic_study, path, output=output).read_text()
-  assert 'A &lt;synthetic&gt; study · Predictions in 3 files' in text
-  assert '3 of 3 runs have results;\nfiles of predictions, lossbench' in text
+  assert 'A &lt;synthetic&gt; study · Predictions in 4 files' in text
+  assert '4 of 4 runs have results;\nfiles of predictions, lossbench' in text
   assert (output / 'tables' / 'scores-table_1.csv').exists()
   assert (output / 'tables' / 'synthetic-table_1.csv').exists()
   assert (output / 'figures' / 'scores-figure_1-predictions.png').exists()

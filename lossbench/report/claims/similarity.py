@@ -181,6 +181,8 @@ def late_layers_differ(study: StudyRecords, group: str) -> Evidence:
   labels, places, names = _labels(comparison.keys, together=False)
   _require_seeds(study, labels)
   endpoints = [e for e in found['endpoints'] if e != 'logits']
+  if len(endpoints) < 2:
+    raise NotRun(evidence.missing(study, planned=False))
   matrices = np.array(found['linear_cka'], float)[: len(endpoints)]
   matrices = matrices[:, places][:, :, places]
   seeds = np.array(comparison.seeds)[places]
@@ -251,6 +253,9 @@ def late_layers_sparser(study: StudyRecords, group: str) -> Evidence:
     planned = any('evaluate' in run.commands for run in study.runs_of(group))
     raise NotRun(evidence.missing(study, planned=planned))
   endpoints = runs[0].endpoints('nonzero_fraction')
+  alike = all(run.endpoints('nonzero_fraction') == endpoints for run in runs)
+  if len(endpoints) < 2 or not alike:
+    raise NotRun(evidence.missing(study, planned=False))
   values = np.array(
     [
       [run.value('nonzero_fraction', endpoint=e) for e in endpoints]
