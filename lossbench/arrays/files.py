@@ -10,8 +10,8 @@
 | `layer/NAME` | [N, C] or [N, ..., C] | another layer, channels last; several in forward order |
 
 Written by `numpy.savez(path, logits=..., labels=...)`. Numbers of any real dtype
-that NumPy has; whatever else a file holds is left alone. Every error names the
-file and the array.
+that NumPy has; outputs are measured in float32, as those of runs. Whatever else a
+file holds is left alone. Every error names the file and the array.
 """
 
 import pathlib
@@ -116,15 +116,21 @@ class ArrayFile:
     return found[0] if found else None
 
   def numbers(
-    self, name: str, shape: str, *, allow_negative_infinity: bool = False
+    self,
+    name: str,
+    shape: str,
+    *,
+    allow_negative_infinity: bool = False,
+    keep_double: bool = False,
   ) -> np.ndarray:
-    """A finite real array, float32 or, if it was that, float64.
+    """A finite real array in float32; what is too large for it is infinite.
 
     Args:
       name: of the array.
       shape: how many axes it has, in words: '[examples, classes]'; one that
         has '...' two or more.
       allow_negative_infinity: as a logarithm of 0.
+      keep_double: leave float64 as it is.
     """
     values = self.read(name)
     num_axes = shape.count(',') + 1
@@ -137,8 +143,11 @@ class ArrayFile:
       raise self.error(
         name, f'must be of real numbers; got dtype {values.dtype}.'
       )
-    dtype = np.float64 if values.dtype == np.float64 else np.float32
-    values = values.astype(dtype, copy=False)
+    dtype = np.float32
+    if keep_double and values.dtype == np.float64:
+      dtype = np.float64
+    with np.errstate(over='ignore'):
+      values = values.astype(dtype, copy=False)
     good = np.isfinite(values)
     if allow_negative_infinity:
       good |= np.isneginf(values)
@@ -249,7 +258,7 @@ def read_features(path: str) -> Collected:
     ValueError: if it is not of the schema.
   """
   file = ArrayFile(path)
-  features = file.numbers('features', '[examples, features]')
+  features = file.numbers('features', '[examples, features]', keep_double=True)
   where = dict(num_examples=len(features), of='features')
   ids = file.ids(**where)
   return Collected(

@@ -372,6 +372,7 @@ _UNIFORM = np.log(np.full((N, K), 1 / K))
     ({'logits': np.zeros(N)}, r'logits must be \[examples, classes\]; got'),
     ({'logits': np.zeros((N, 1))}, r'of two classes or more; got \(400, 1\)'),
     ({'logits': np.full((N, K), np.nan)}, 'NaN or infinity in 400 of 400 rows'),
+    ({'logits': np.full((N, K), 1e39)}, 'NaN or infinity in 400 of 400 rows'),
     ({'logits': np.zeros((N, K), complex)}, 'real numbers; got dtype complex'),
     ({'labels': None}, "has no array 'labels'"),
     ({'labels': np.full(N, K)}, r'labels has 7 in row 0, which is no .*\[0, 7'),
