@@ -15,7 +15,7 @@ import ml_collections
 
 from lossbench.data.catalogue import get_dataset_spec, named_ood_sets
 from lossbench.data.folder_names import split_target
-from lossbench.interop.formats import get_format
+from lossbench.interop.formats import check_options, get_format
 from lossbench.names import did_you_mean
 from lossbench.runtime import storage
 
@@ -394,7 +394,9 @@ def _parse_import(name: str, group, objective: str, seed: int) -> Import | None:
       'of them, or neither.'
     )
   names = {'objective': objective, 'seed': seed}
-  options = get_format(group.import_format).options
+  format_ = get_format(group.import_format)
+  options = {f: value for f, value in names.items() if f in format_.options}
+  check_options(format_, {**dict.fromkeys(format_.options), **options})
   try:
     path = group.import_from.format(**names)
   except (IndexError, KeyError, ValueError) as error:
@@ -405,7 +407,7 @@ def _parse_import(name: str, group, objective: str, seed: int) -> Import | None:
   return Import(
     format=group.import_format,
     path=path,
-    options={flag: value for flag, value in names.items() if flag in options},
+    options=options,
   )
 
 

@@ -182,7 +182,8 @@ def print_states(study: Study, runs, output: rich.console.Console):
     table.add_column(column, overflow='fold')
   for run in runs:
     state = read_state(study, run)
-    steps = f'{state.step}/{state.num_steps or "?"}'
+    num_steps = '?' if state.num_steps is None else state.num_steps
+    steps = f'{state.step}/{num_steps}'
     table.add_row(run.name, steps, state.describe())
   for comparison in study.comparisons:
     done = is_compared(study, comparison)

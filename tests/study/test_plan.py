@@ -251,6 +251,10 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     ),
     (dict(import_format='loss_functions_transfer'), 'go together'),
     (dict(import_from='x/{seed}'), 'go together'),
+    (
+      dict(import_format='torchvision', import_from='x/{seed}'),
+      '--format=torchvision needs --weights',
+    ),
     (dict(import_format='nonsense', import_from='x'), 'Known: loss_func'),
     (
       dict(import_format='loss_functions_transfer', import_from='x/{sed}'),
