@@ -133,12 +133,13 @@ def test_overrides_variants_and_commands():
         ('objective.dropout.keep_prob=0.5',),
         ('objective.dropout.keep_prob=0.9', 'model.width=8'),
       ),
-      transfer=('digits_high', 'digits:holdout'),
+      transfer=('digits_high', 'digits:holdout', 'folder:/data/x:train'),
       finetune=('digits_low',),
       finetune_learning_rates=(0.01, 1e-05),
       finetune_weight_decays=(0.0,),
       finetune_epochs=20.0,
       ood=False,
+      ood_sets=('folder:/data/noisy',),
     )
   )
   first, second = study.runs
@@ -156,7 +157,7 @@ def test_overrides_variants_and_commands():
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0',
     'evaluate': 'python -m lossbench.evaluate '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
-    '--step=best --noood',
+    '--step=best --noood --ood_set=folder:/data/noisy',
     'evaluate training': 'python -m lossbench.evaluate '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --split=training --num_train_examples=50000',
@@ -166,6 +167,9 @@ def test_overrides_variants_and_commands():
     'transfer digits:holdout': 'python -m lossbench.transfer '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --dataset=digits --split=holdout',
+    'transfer folder:/data/x:train': 'python -m lossbench.transfer '
+    '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
+    '--step=best --dataset=folder:/data/x --split=train',
     'finetune digits_low': 'python -m lossbench.finetune '
     '--workdir=studies/x/runs/a/sigmoid+dropout,keep_prob=0.9,width=8/seed0 '
     '--step=best --dataset=digits_low --learning_rates=0.01,1e-05 '
@@ -243,6 +247,7 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
       dict(transfer=('digits:holdout',), overrides=('num_holdout=0',)),
       'num_holdout=0, so there is none',
     ),
+    (dict(ood_sets=('foldr:/x',)), "Unknown dataset 'foldr:/x'"),
     (dict(finetune=('digits_hihg',)), "Did you mean 'digits_high'"),
     (dict(finetune=('digits',)), "fine-tunes on 'digits', which its runs"),
     (
