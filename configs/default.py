@@ -55,7 +55,7 @@ def get_default_config() -> ml_collections.ConfigDict:
   # GiB of encoded records that are held back to shuffle streamed data, over all
   # processes; twice as much where one epoch gives way to the next. The order of
   # the examples depends on it. On ImageNet, 4 lets batch-mates meet again about
-  # as often as chance would.
+  # as often as chance would. Images in folders are shuffled whole, without it.
   config.shuffle_gib = 4.0
   # What an image that cannot be decoded does: 'raise' stops the run and names
   # it; 'skip' decodes everything once beforehand and leaves such images out.

@@ -116,7 +116,7 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
     with tf.init_scope():  # constants of no graph that is traced just now
       return tf.constant(self._ids), tf.constant(self._labels)
 
-  @property
+  @functools.cached_property
   def fingerprint(self) -> str:
     """Eight hexadecimal digits, of the names and labels of all images."""
     text = '\n'.join([*self._ids, self._labels.tobytes().hex()])
