@@ -44,6 +44,7 @@ setuptools.setup(
   install_requires=[
     'absl-py>=2.1',
     'filelock>=4.2',  # leaves the file of a lock that is held as it is
+    'flatbuffers>=24.3',  # imported by jax.export but not declared
     'flax>=0.12',
     'jax>=0.10',
     'jaxtyping>=0.3',
