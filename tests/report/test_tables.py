@@ -19,6 +19,7 @@ from lossbench.report.tables import (
   augmentation,
   building,
   calibration,
+  classes,
   collapse,
   combinations,
   corruptions,
@@ -410,6 +411,24 @@ def test_held_out_temperatures_have_columns_where_they_were_measured(
   assert '0.800' in texts['Sigmoid']['NLL, tempered (held-out)']
   assert texts['Softmax']['NLL, tempered (held-out)'] == 'not run'
   assert '; and (held-out) for the lowest on other examples.' in table.caption
+
+
+def test_accuracies_by_class_have_a_table_where_they_were_measured(
+  synthetic_study,
+):
+  with pytest.raises(NotRun, match=r'delete their eval/evaluation\.json'):
+    classes.build(load_study(synthetic_study))
+  for run in synthetic_study.glob('runs/*/sigmoid/*'):
+    path = run / 'eval' / 'imagenet2012-validation' / 'metrics.json'
+    metrics = json.loads(path.read_text())
+    for name, value in (('mean', 0.7), ('worst', 0.25)):
+      added = create_record(f'{name}_class_accuracy', value, n=1000)
+      metrics['metrics'].append(added.to_json())
+    path.write_text(json.dumps(metrics))
+  texts = _texts(classes.build(load_study(synthetic_study)))
+  assert '70.0' in texts['Sigmoid']['mean class accuracy']
+  assert '25.0' in texts['Sigmoid']['worst class accuracy']
+  assert texts['Softmax']['worst class accuracy'] == 'not run'
 
 
 def test_captions_tell_what_intervals_are_over(synthetic_study):
