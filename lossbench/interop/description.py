@@ -115,6 +115,7 @@ def _build_preprocessing(config) -> dict[str, Any]:
   ]
   if config.resize_images:
     names += ['resize_ratio', 'eval_crop', 'resize_method', 'resize_antialias']
+    names.append('eval_pixels')
   fields = fields_of(config)
   return {name: fields[name] for name in names}
 

@@ -24,6 +24,7 @@ _IMAGE_FIELDS = {
   'eval_crop': 'crop_then_resize',
   'resize_method': 'bicubic',
   'resize_antialias': False,
+  'eval_pixels': 'float32',
   'pixel_mean': imagenet.MEAN,
   'pixel_std': imagenet.STD,
 }
@@ -75,7 +76,8 @@ def _read(path: str) -> dict[str, np.ndarray]:
     state = serialization.msgpack_restore(file.read_bytes())
   except Exception as error:
     # Of msgpack, of NumPy, or of Flax, which have no base in common.
-    reason = ' '.join(str(error).split())[:200] or type(error).__name__
+    reason = ' '.join(str(error).split())[:200].rstrip('.')
+    reason = reason or type(error).__name__
     raise ValueError(
       f'{path} is no msgpack of Flax, or a damaged one: {reason}. Copy it again.'
     ) from error

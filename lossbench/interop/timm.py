@@ -119,6 +119,7 @@ def _image_fields(config: Mapping[str, Any], where: str) -> dict[str, Any]:
     'eval_crop': 'resize_then_crop',
     'resize_method': interpolation,
     'resize_antialias': True,
+    'eval_pixels': 'uint8',
     'pixel_mean': tuple(_numbers(get('mean', None), 3, where, 'mean')),
     'pixel_std': tuple(_numbers(get('std', None), 3, where, 'std')),
   }

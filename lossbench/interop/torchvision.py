@@ -58,6 +58,7 @@ def _image_fields(architecture: str, resized: int, side: int) -> dict[str, Any]:
     'eval_crop': 'resize_then_crop',
     'resize_method': 'bilinear',
     'resize_antialias': True,
+    'eval_pixels': 'uint8',
     'pixel_mean': (0.5,) * 3 if transforms_input else imagenet.MEAN,
     'pixel_std': (0.5,) * 3 if transforms_input else imagenet.STD,
   }

@@ -86,6 +86,7 @@ def test_logits_are_those_of_the_example(variables, tmp_path):
   outputs = RunOutputs(tmp_path / 'run', step='last')
   assert outputs.config.resize_method == 'bicubic'
   assert outputs.config.resize_antialias is False
+  assert outputs.config.eval_pixels == 'float32'
   classifier = build.build_classifier(outputs.config, outputs.objective)
   images = np.random.default_rng(1).normal(size=(2, 64, 64, 3))
   images = images.astype(np.float32)
