@@ -170,12 +170,15 @@ class _Export:
 
   def write(self, path: pathlib.Path):
     """Writes all files into a directory."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(self._arrays, path / OWN, {'format': 'lossbench'})
+    # Not its `save_file`, which makes files that only their owner may read.
+    own = save(self._arrays, {'format': 'lossbench'})
+    (path / OWN).write_bytes(own)
     if not self.not_torch:
       # What transformers and timm ask for.
-      save_file(self._torch_arrays(), path / TORCH, {'format': 'pt'})
+      theirs = save(self._torch_arrays(), {'format': 'pt'})
+      (path / TORCH).write_bytes(theirs)
     (path / PROGRAM).write_bytes(
       stablehlo.serialize_program(self._log_probs_fn, self._image_shape)
     )

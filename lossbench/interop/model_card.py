@@ -48,8 +48,8 @@ def write_card(
   sections = [
     _front_matter(outputs.config.dataset, description, measured, not_torch),
     f'# Model card for {title}\n\n'
-    f'A {description["architecture"]} that {_origin(outputs)}, and classifies '
-    f'images into {description["num_classes"]} classes.',
+    f'An image classifier of {description["num_classes"]} classes, '
+    f'`{description["architecture"]}`, {_origin(outputs)}.',
     _details(description, outputs),
     _usage(description, not_torch),
     _results(outputs, measured),
@@ -64,10 +64,9 @@ def _origin(outputs: RunOutputs) -> str:
   found = outputs.run.imported_from
   dataset = outputs.config.dataset
   if found:
-    return (
-      f'came from a checkpoint of {found["format"]}, for classes of {dataset}'
-    )
-  return f'lossbench trained with {outputs.config.objective.name} on {dataset}'
+    return f'imported from a checkpoint of {found["format"]}, for classes of {dataset}'
+  name = outputs.config.objective.name
+  return f'trained by lossbench with {name} on {dataset}'
 
 
 def _read_metrics(outputs: RunOutputs) -> dict[str, float]:
