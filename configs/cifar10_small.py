@@ -7,8 +7,8 @@ and crops, so that softmax gets nearly all of them right, as the paper's network
 in minutes of one core; on all images, augmented, it is far from that. The other
 40,000 are the holdout. Hyperparameters are those of `cifar10_all_cnn.py` (Table A.2),
 but for two learning rates, which suit a hundred times as many steps: with them logit
-normalization got 47 % and cosine softmax 45 % of the holdout right after 10 epochs,
-and 59 and 57 % at the best of the coarse grid of `lossbench.tune` (powers of ten in
+normalization had an accuracy of 47 % and cosine softmax of 45 % on the holdout after
+10 epochs, and of 59 and 57 % at the best of the coarse grid of `lossbench.tune` (powers of ten in
 steps of a half, one seed).
 """
 

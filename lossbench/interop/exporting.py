@@ -199,13 +199,13 @@ class _Export:
         ours: name.to_ours(theirs[name.name]) for ours, name in names.items()
       }
       _check_equal(back, self._arrays, path / TORCH)
-    config = json.loads((path / CONFIG).read_text())
-    if config != json.loads(json.dumps(self._description)):
+    written = json.loads((path / CONFIG).read_text())
+    if written != json.loads(json.dumps(self._description)):
       raise ValueError(f'{path / CONFIG} is not what was written.')
     if (path / CARD).read_text() != self._card:
       raise ValueError(f'{path / CARD} is not what was written.')
     # The network as config.json and the arrays say, and as the program does.
-    described = ml_collections.ConfigDict(config['lossbench']['config'])
+    described = ml_collections.ConfigDict(written['lossbench']['config'])
     rebuilt_fn = jax.jit(
       build_log_probs_fn(
         described,
