@@ -9,9 +9,9 @@
     --workdir=runs/timm
 
 The run directory can be evaluated, compared, transferred and fine-tuned like any
-other (--step=last). Every array and every name of the checkpoint must be accounted
-for; what is missing, left over or of another shape is listed, and then nothing is
-written. Run the same command again to repair a damaged import.
+other. Every array and every name of the checkpoint must be accounted for; what is
+missing, left over or of another shape is listed, and then nothing is written. Run the
+same command again to repair a damaged import.
 """
 
 from lossbench import cli  # isort: split

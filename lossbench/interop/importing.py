@@ -124,7 +124,7 @@ def import_checkpoint(
   num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
   LOGGER.info(
     'Imported %d numbers into %s. Evaluate with: python -m lossbench.evaluate '
-    '--workdir=%s --step=last',
+    '--workdir=%s',
     num_parameters,
     directory.path,
     directory.path,

@@ -83,6 +83,8 @@ def best_step(
 ) -> int | None:
   """The step of highest holdout accuracy, of equals the latest; or None.
 
+  Of a network that was imported, which took no step here, its only one.
+
   Args:
     steps: to choose from.
     history: one record per evaluation.
@@ -92,7 +94,8 @@ def best_step(
     for record in history
     if record['step'] in steps and math.isfinite(record[BEST_METRIC])
   }
-  return max(scores, key=lambda step: (scores[step], step), default=None)
+  only = 0 if list(steps) == [0] else None
+  return max(scores, key=lambda step: (scores[step], step), default=only)
 
 
 def _whole_record(run: RunDirectory, step: int) -> dict[str, Any] | None:

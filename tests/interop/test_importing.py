@@ -57,7 +57,7 @@ def test_records_say_where_it_came_from(imported, source):
 
 
 def test_it_is_evaluated_like_any_other(imported):
-  found = evaluate_checkpoint(str(imported.path), step='last', ood=False)
+  found = evaluate_checkpoint(str(imported.path), step='best', ood=False)
   assert found.step == 0
   [accuracy] = [r for r in found.records if r.name == 'top1_accuracy']
   assert 0 <= accuracy.value <= 1

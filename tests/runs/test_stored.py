@@ -6,7 +6,7 @@ import pytest
 
 from lossbench.runs.checkpoints import open_checkpoints
 from lossbench.runs.directory import RunDirectory, read_json, write_json
-from lossbench.runs.stored import find_checkpoint
+from lossbench.runs.stored import best_step, find_checkpoint
 
 
 @pytest.fixture
@@ -53,3 +53,10 @@ def test_a_damaged_checkpoint_is_none(run, text):
   assert find_checkpoint(run, '30') is None
   shutil.rmtree(run.checkpoints_path)
   assert find_checkpoint(run, 'best') is None
+
+
+def test_an_import_has_one_checkpoint_which_is_the_best():
+  assert best_step([0], []) == 0
+  # Of what was trained without a holdout nobody can tell.
+  assert best_step([20], []) is None
+  assert best_step([0, 20], []) is None
