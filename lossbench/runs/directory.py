@@ -352,7 +352,10 @@ class RunDirectory:
 
     Its optimiser's state stayed there, and so it cannot be continued.
     """
-    source = self.imported_from
+    try:
+      source = self.imported_from
+    except ValueError:
+      return  # Damaged, and written anew by training, which imports do without.
     if source and self.has_checkpoints():
       raise ValueError(
         f'{self.path} was imported from {source["path"]} and cannot be trained '

@@ -10,7 +10,7 @@ from collections.abc import MutableMapping
 # process, so it is given to these versions only, which know it.
 _CONVOLUTION_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CONVOLUTION_VALUE = '-individual_convolution'
-_FIRST_VERSION, _END_VERSION = (0, 10, 1), (0, 12)
+_FIRST_VERSION, _END_VERSION = (0, 10, 1), (0, 12, 1)
 # Compilers of accelerators read XLA_FLAGS too and may know fewer flags.
 _CUDA_PLUGINS = ('jax_cuda12_plugin', 'jax_cuda13_plugin')
 _ACCELERATOR_PLUGINS = ('libtpu', *_CUDA_PLUGINS, 'jax_rocm7_plugin')

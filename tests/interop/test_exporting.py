@@ -153,7 +153,7 @@ def test_the_card_is_one_that_the_hub_reads(exported):
   assert fields['library_name'] == 'lossbench'
   assert 'image-classification' in fields['tags']
   assert body.startswith('\n# Model card for digits_cnn, sigmoid\n')
-  assert 'lossbench trained with sigmoid on digits' in body
+  assert 'trained by lossbench with sigmoid on digits' in body
   assert 'has not been evaluated' in body
   assert 'torchvision has no digits_cnn' in body
   # Its code works as printed.

@@ -70,7 +70,9 @@ def test_a_resnet_of_torchvision_there_and_back(resnet18, tmp_path):
   assert exported.not_torch == ()
   card = (exported.path / 'README.md').read_text()
   assert 'library_name: "timm"' in card
-  assert 'came from a checkpoint of torchvision, for classes of imag' in card
+  assert (
+    'imported from a checkpoint of torchvision, for classes of imag' in card
+  )
   assert 'the nearest that timm computes' not in card
   from safetensors.torch import load_file
 

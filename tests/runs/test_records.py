@@ -44,12 +44,19 @@ def test_everything_that_is_scored_is_known():
     'ece',
     'brier_score',
     'classwise_ece',
+    'mean_class_accuracy',
+    'worst_class_accuracy',
     'adaptive_ece',
     'temperature',
     'tempered_nll',
     'tempered_ece',
   ]
-  assert {record.n for record in records} == {60}
+  counts = {record.name: record.n for record in records}
+  is_right = logits.argmax(axis=1) == labels
+  recalls = [is_right[labels == k].mean() for k in range(6)]
+  worst = np.sum(labels == np.argmin(recalls))
+  assert counts.pop('worst_class_accuracy') == worst
+  assert set(counts.values()) == {60}
   # Labels are noise, so the flattest distribution is the best: log 6 nats.
   values = {record.name: record.value for record in records}
   assert values['temperature'] > 2

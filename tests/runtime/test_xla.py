@@ -19,6 +19,7 @@ EIGEN = f'{FLAG}=-individual_convolution'
   ('environ', 'version', 'flags'),
   [
     ({'JAX_PLATFORMS': 'cpu'}, '0.10.2', EIGEN),
+    ({'JAX_PLATFORMS': 'cpu'}, '0.12.0.1', EIGEN),
     (
       {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '--a=1'},
       '0.11.3',
@@ -26,7 +27,7 @@ EIGEN = f'{FLAG}=-individual_convolution'
     ),
     # Known to no other version, and unknown flags end the process.
     ({'JAX_PLATFORMS': 'cpu'}, '0.10.0', None),
-    ({'JAX_PLATFORMS': 'cpu'}, '0.12.0.1', None),
+    ({'JAX_PLATFORMS': 'cpu'}, '0.12.1', None),
     # Accelerators' compilers read the same variable.
     ({'JAX_PLATFORMS': 'tpu'}, '0.10.2', None),
     ({'JAX_PLATFORMS': 'cuda,cpu'}, '0.10.2', None),
