@@ -83,9 +83,24 @@ def stop_on_signals(
     except Stopped:
       LOGGER.warning(STOPPED)
       raise
+    except SystemError as error:
+      # What C code makes of an exception that came while it called Python.
+      if not _follows_stop(error):
+        raise
+      LOGGER.warning(STOPPED)
+      raise Stopped from error
     finally:
       for number, handler in old.items():
         signal.signal(number, handler)
+
+
+def _follows_stop(error: BaseException | None) -> bool:
+  """Whether `Stopped` is what led to an error."""
+  while error is not None:
+    if isinstance(error, Stopped):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def _is_importing(frame) -> bool:

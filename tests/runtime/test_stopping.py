@@ -41,6 +41,20 @@ def test_cleaning_up_is_not_interrupted():
   assert cleaned
 
 
+def _call_from_c():
+  try:
+    signal.raise_signal(signal.SIGTERM)
+  except Stopped as stopped:
+    raise SystemError('returned a result with an exception set') from stopped
+
+
+def test_an_error_that_c_code_makes_of_it_is_no_error():
+  with pytest.raises(Stopped), stop_on_signals():
+    _call_from_c()
+  with pytest.raises(SystemError, match='another'), stop_on_signals():
+    raise SystemError('another')
+
+
 def test_a_main_thread_that_sees_no_signal_is_ended(root):
   """It waits in C for ever; a thread ends the program all the same."""
   program = """
