@@ -13,7 +13,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -179,12 +179,19 @@ def _read_pickles(path: pathlib.Path):
     keys = _Unpickler(file).load()
     contents = {}
     for key in keys:
-      size = int.from_bytes(file.read(8), 'little')
+      size = int.from_bytes(_read_whole(file, 8), 'little')
       expected = unpickler.sizes[key]
       if size != expected.size:
         raise ValueError(f'storage {key} has {size} numbers, not as was said')
-      contents[key] = file.read(size * expected.dtype.itemsize)
+      contents[key] = _read_whole(file, size * expected.dtype.itemsize)
   return found, contents.__getitem__
+
+
+def _read_whole(file: BinaryIO, size: int) -> bytes:
+  content = file.read(size)
+  if len(content) < size:
+    raise ValueError('it ends too early')
+  return content
 
 
 class _SizingUnpickler(_Unpickler):
