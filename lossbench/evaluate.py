@@ -48,7 +48,7 @@ def define_flags():
 def main(arguments):
   del arguments
   args = flags.FLAGS
-  if args.strict and (args.split or not args.ood):
+  if args.strict and (args.split or not (args.ood or args.ood_set)):
     raise ValueError(
       '--strict is about out-of-distribution sets, which --split and --noood '
       'leave out: give one or the other.'

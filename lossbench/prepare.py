@@ -12,19 +12,22 @@ from absl import flags
 
 from lossbench.data import catalogue
 
-_DATASET = flags.DEFINE_list(
-  'dataset', None, 'Data sets, or families of corruptions, with commas.'
-)
-_DATA_DIR = flags.DEFINE_string(
-  'data_dir', None, 'TFDS directory. Default: TFDS_DATA_DIR, or its own.'
-)
+
+def define_flags():
+  """Defines flags; not at import: a process can import several binaries."""
+  flags.DEFINE_list(
+    'dataset', None, 'Data sets, or families of corruptions, with commas.'
+  )
+  flags.DEFINE_string(
+    'data_dir', None, 'TFDS directory. Default: TFDS_DATA_DIR, or its own.'
+  )
 
 
-def _prepare(args):
-  """Makes the data sets that the flags name, with progress."""
-  del args
+def main(arguments):
+  del arguments
+  args = flags.FLAGS
   names = [
-    member for name in _DATASET.value for member in catalogue.members_of(name)
+    member for name in args.dataset for member in catalogue.members_of(name)
   ]
   from lossbench.data import datasets
   from lossbench.runtime import console
@@ -33,9 +36,10 @@ def _prepare(args):
   console.configure()
   on_progress = create_printer('data set', len(names))
   for done, name in enumerate(names, start=1):
-    datasets.prepare(name, data_dir=_DATA_DIR.value)
+    datasets.prepare(name, data_dir=args.data_dir)
     on_progress(done)
 
 
 if __name__ == '__main__':
-  cli.run(_prepare, required=('dataset',))
+  define_flags()
+  cli.run(main, required=['dataset'])

@@ -26,7 +26,8 @@ from lossbench.runs.directory import RunDirectory, write_json
 from lossbench.runs.records import Record
 from lossbench.runtime import storage
 
-_NAME = re.compile(r'[\w.+-]+')
+# Not '.' and '..', which are other directories.
+_NAME = re.compile(r'(?!\.+$)[\w.+-]+')
 
 
 class Named(NamedTuple):
@@ -242,12 +243,15 @@ def score_models(
         'directory.'
       )
   target.mkdir(parents=True, exist_ok=True)
+  # Written last, for it says that all is whole.
+  (target / 'score.json').unlink(missing_ok=True)
   names = [f'{dataset}/{model.name}/seed{model.seed}' for model in models]
   records, others = [], []
   for name, model in zip(names, models, strict=True):
-    own, of_others = score_model(
-      model, RunDirectory(target / 'runs' / name), dataset=dataset
-    )
+    run = RunDirectory(target / 'runs' / name)
+    # Other sets, or another objective, that the same file was scored with.
+    storage.remove_tree(run.path / 'eval')
+    own, of_others = score_model(model, run, dataset=dataset)
     records.append(own)
     others.append(of_others)
   comparison = None

@@ -285,16 +285,16 @@ def named_ood_sets(name: str) -> tuple[OodSet, ...]:
   """The shifted data sets that a name stands for.
 
   Args:
-    name: of a data set, or 'imagenet_c:PATH' for the members of ImageNet-C, read
-      from PATH/<corruption>/<severity>.
+    name: of a data set or a family, or 'imagenet_c:PATH' for the members of
+      ImageNet-C, read from PATH/<corruption>/<severity>.
 
   Raises:
     ValueError: if it is not known.
   """
   path = folder_names.parse_family(name)
   if path is None:
-    get_dataset_spec(name)
-    return (OodSet(name, family=family_of(name)),)
+    members = members_of(name)
+    return tuple(OodSet(member, family_of(member)) for member in members)
   return tuple(
     dataclasses.replace(member, folder=f'folder:{path}/{corruption}/{severity}')
     for corruption in _CORRUPTIONS

@@ -1,5 +1,6 @@
 """Evaluation on the out-of-distribution sets of a run's data set."""
 
+import collections
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,10 +48,19 @@ def find_ood_sets(
 
   config = outputs.config
   data_dir = config.data_dir if data_dir is None else data_dir
-  known = {ood_set.name for ood_set in catalogue.ood_suite(config.dataset)}
+  # What the suite says of its sets holds, that some are only told apart too.
+  of_suite = {s.name: s for s in catalogue.ood_suite(config.dataset)}
   found = []
   for name in names:
-    members = catalogue.named_ood_sets(name)
+    if name == config.dataset:
+      raise ValueError(
+        f'--ood_set={name} is the data set of the run itself, which is evaluated '
+        'anyway. Leave it out.'
+      )
+    members = [
+      member if member.folder else of_suite.get(member.name, member)
+      for member in catalogue.named_ood_sets(name)
+    ]
     found += members
     reasons = [
       datasets.not_available(s.folder or s.name, data_dir) for s in members
@@ -60,8 +70,9 @@ def find_ood_sets(
     if parse_folder(name):
       builder = outputs.open_dataset(name, own_labels=True)
       outputs.tfds_split(builder, catalogue.get_dataset_spec(name).test_split)
-    elif len(members) == 1 and name not in known:
-      of_set = datasets.class_names(name, data_dir)
+    elif not members[0].folder and members[0].name not in of_suite:
+      there = members[reasons.index(None)].name
+      of_set = datasets.class_names(there, data_dir)
       if of_set != outputs.class_names:
         raise ValueError(
           f'--ood_set={name} has {len(of_set)} classes, such as {of_set[0]!r}, '
@@ -96,6 +107,9 @@ def evaluate_ood(
   data_dir = config.data_dir if data_dir is None else data_dir
   of_suite = catalogue.ood_suite(config.dataset) if whole_suite else ()
   suite = list({s.name: s for s in (*of_suite, *named)}.values())
+  meant = collections.Counter(s.family for s in suite if s.family)
+  # Of a few corruptions there is no mean, and that of all is left as it is.
+  whole = {f for f, n in meant.items() if n == len(catalogue.members_of(f))}
   missing = {}
   for ood_set in suite:
     reason = datasets.not_available(ood_set.folder or ood_set.name, data_dir)
@@ -115,7 +129,7 @@ def evaluate_ood(
     except FileNotFoundError as error:
       missing[ood_set.name] = f'not available: {error}'
       continue
-    if ood_set.family:
+    if ood_set.family in whole:
       families.setdefault(ood_set.family, []).append((records, values))
     else:
       results[ood_set.name] = records

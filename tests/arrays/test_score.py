@@ -9,7 +9,12 @@ import pytest
 from scipy import optimize, special
 from sklearn.metrics import roc_auc_score
 
-from lossbench.arrays.scores import Named, open_models, score_models
+from lossbench.arrays.scores import (
+  Named,
+  open_models,
+  parse_named,
+  score_models,
+)
 from lossbench.comparison.runs import compare_runs
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
 from lossbench.evaluation.collected import random_order
@@ -254,6 +259,23 @@ def test_log_probabilities_are_those_of_a_softmax(single, tmp_path):
   by_name = {r.name: r for r in again.others[0]['noise']}
   assert by_name['max_probability_auroc'].value is not None
   assert 'all have the energy 0' in by_name['energy_auroc'].note
+
+
+def test_sets_that_are_given_no_more_are_gone(tmp_path):
+  arrays = _draw(0)
+  np.savez(tmp_path / 'noise.npz', logits=np.zeros((5, K)))
+  noise = Named('', str(tmp_path / 'noise.npz'))
+  _score(tmp_path, ('model', arrays), ood=[noise])
+  [stale] = (tmp_path / 'out').rglob('noise-test')
+  _score(tmp_path, ('model', arrays))
+  assert not stale.exists()
+  assert list((tmp_path / 'out').rglob('predictions-test'))
+
+
+@pytest.mark.parametrize('name', ['.', '..', 'a/b', ''])
+def test_names_are_those_of_directories(name, tmp_path):
+  with pytest.raises(ValueError, match='is no name'):
+    parse_named(f'{name}=a.npz', flag='predictions')
 
 
 @pytest.fixture(scope='module')

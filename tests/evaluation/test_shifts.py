@@ -9,8 +9,9 @@ import pytest
 import tensorflow_datasets as tfds
 
 from lossbench.data import datasets
-from lossbench.evaluation import printing
+from lossbench.evaluation import printing, shifts
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
+from lossbench.evaluation.outputs import RunOutputs
 from lossbench.runs.directory import safe_name
 
 # Digits by their shapes: one class of the data set is several of the run's.
@@ -129,6 +130,8 @@ def test_corruptions_in_folders_are_the_members_of_their_family(run, names):
     ('folder:{root}/digits#{root}/map.json', "no entry of folder '0'"),
     ('digits_low', "which are not the 10 of 'digits'"),
     ('nothing', "Unknown dataset 'nothing'"),
+    ('digits', 'the data set of the run itself'),
+    ('digit_pairs', "which are not the 10 of 'digits'"),
   ],
 )
 def test_what_cannot_be_evaluated_is_refused_before_anything(
@@ -141,6 +144,27 @@ def test_what_cannot_be_evaluated_is_refused_before_anything(
     evaluate_checkpoint(str(run), ood_sets=[name])
   assert '\n' not in str(error.value)
   assert {p: p.stat().st_mtime_ns for p in run.rglob('*')} == before
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'name', 'shifted'),
+  [('cifar10', 'svhn_cropped', [False]), ('digits', 'digits_c', [True] * 40)],
+)
+def test_what_the_suite_says_of_a_set_holds_where_it_is_named(
+  run, monkeypatch, dataset, name, shifted
+):
+  monkeypatch.setattr(datasets, 'not_available', lambda *_: None)
+  outputs = RunOutputs(run)
+  outputs.config.dataset = dataset
+  found = shifts.find_ood_sets(outputs, [name], data_dir=None)
+  assert [ood_set.shifted for ood_set in found] == shifted
+
+
+def test_one_corruption_is_no_mean_of_its_family(run):
+  name = 'digits_c_contrast_1'
+  evaluate_checkpoint(str(run), ood=False, ood_sets=[name])
+  assert _values(run, f'{name}-test')['top1_accuracy'] > 0
+  assert not (run / 'eval' / 'digits_c-test').exists()
 
 
 def test_long_names_are_printed_whole(names, capsys):
