@@ -107,7 +107,8 @@ class RunOutputs:
       yield
     except DamagedCheckpointError as error:
       remedies = [f'--step={step}' for step in steps if step != self.step]
-      remedies.append('train again with the same command, which repairs it')
+      verb = 'import' if list(steps) == [0] else 'train'
+      remedies.append(f'{verb} again with the same command, which repairs it')
       raise DamagedCheckpointError(
         f'{error}. Remedy: {", or ".join(remedies)}.'
       ) from error

@@ -13,7 +13,7 @@ from lossbench import build
 from lossbench.interop.recognising import find_architecture
 from lossbench.interop.torch_names import PADDINGS
 from lossbench.objectives import Objective
-from lossbench.runs.directory import fields_of
+from lossbench.runs.directory import fields_of, safe_name
 
 # Function of objectives/losses.py -> what it makes of logits l.
 FORMULAS = {
@@ -34,6 +34,7 @@ _TRAINING_FIELDS = (
   'parent',
 )
 _PATHS = ('data_dir', 'init_from')
+_NO_PATHS = ('', 'balanced')  # of class_weights
 _INTERPOLATIONS = {
   'bilinear': 'bilinear',
   'bicubic': 'bicubic',
@@ -90,7 +91,7 @@ def build_description(
       'objective': objective.name,
       'hyperparameters': {k: dict(v) for k, v in objective.hparams.items()},
       'log_probs': [
-        {'function': name, 'formula': FORMULAS[name], **hparams}
+        {'function': name, 'formula': FORMULAS.get(name, name), **hparams}
         for name, hparams in stages
       ],
       'preprocessing': _build_preprocessing(config),
@@ -101,8 +102,11 @@ def build_description(
 
 def _build_public(config) -> dict[str, Any]:
   """The run's configuration without the paths of a machine."""
-  fields = json.loads(config.to_json())
-  return fields | dict.fromkeys(_PATHS, '')
+  fields = json.loads(config.to_json()) | dict.fromkeys(_PATHS, '')
+  fields['dataset'] = safe_name(config.dataset)
+  if config.class_weights not in _NO_PATHS:
+    fields['class_weights'] = ''
+  return fields
 
 
 def _build_preprocessing(config) -> dict[str, Any]:
@@ -150,7 +154,11 @@ _FIRST_CONV = {'resnet': 'conv1', 'inception_v3': 'Conv2d_1a_3x3.conv'}
 
 
 def reasons_against_torch(
-  model: dict[str, Any], output_layer: dict[str, Any], *, downscale: int
+  model: dict[str, Any],
+  output_layer: dict[str, Any],
+  *,
+  downscale: int,
+  num_channels: int,
 ) -> list[str]:
   """Why a network with torchvision's names would compute something else.
 
@@ -158,6 +166,7 @@ def reasons_against_torch(
     model: its name and fields, as `build_description` has them.
     output_layer: its fields, likewise.
     downscale: of the images.
+    num_channels: of the images.
 
   Returns:
     Reasons, in words; none if it would not.
@@ -175,6 +184,8 @@ def reasons_against_torch(
   switches = [name for name, value in output_layer.items() if value is True]
   if switches != ['use_bias']:
     reasons.append('its output layer is not linear with a bias')
+  if num_channels != 3:
+    reasons.append(f'its images have {num_channels} channel(s) instead of 3')
   if downscale > 1:
     reasons.append(f'its images are downscaled by {downscale} before it')
   return reasons

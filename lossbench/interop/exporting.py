@@ -151,7 +151,10 @@ class _Export:
     )
     about = self._description['lossbench']
     self.not_torch = reasons_against_torch(
-      about['model'], about['output_layer'], downscale=config.downscale
+      about['model'],
+      about['output_layer'],
+      downscale=config.downscale,
+      num_channels=len(config.pixel_mean),
     )
     self._card = write_card(outputs, self._description, self.not_torch)
 

@@ -139,7 +139,14 @@ def _is_imported(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
   """
   if not directory.has_checkpoints():
     return False
-  found = directory.imported_from
+  lost = not directory.about_path.exists()
+  try:
+    found = directory.imported_from
+  except ValueError:
+    found, lost = None, True
+  if lost and directory.committed_steps == [0]:  # as imports alone have it
+    LOGGER.warning('%s is lost. Importing again.', directory.about_path)
+    return False
   names = 'format', 'path'
   if not found or any(found[name] != about[name] for name in names):
     came = f'imported from {found["path"]}' if found else 'trained'

@@ -6,7 +6,7 @@ from typing import Any
 
 from lossbench.data import catalogue
 from lossbench.evaluation.outputs import RunOutputs
-from lossbench.runs.directory import read_json
+from lossbench.runs.directory import read_json, safe_name
 
 # Ours -> the Hub's, of data sets that it has.
 _HUB_DATASETS = {
@@ -46,7 +46,9 @@ def write_card(
   about = description['lossbench']
   title = f'{description["architecture"]}, {about["objective"]}'
   sections = [
-    _front_matter(outputs.config.dataset, description, measured, not_torch),
+    _front_matter(
+      safe_name(outputs.config.dataset), description, measured, not_torch
+    ),
     f'# Model card for {title}\n\n'
     f'An image classifier of {description["num_classes"]} classes, '
     f'`{description["architecture"]}`, {_origin(outputs)}.',
@@ -62,7 +64,7 @@ def write_card(
 
 def _origin(outputs: RunOutputs) -> str:
   found = outputs.run.imported_from
-  dataset = outputs.config.dataset
+  dataset = safe_name(outputs.config.dataset)
   if found:
     return f'imported from a checkpoint of {found["format"]}, for classes of {dataset}'
   name = outputs.config.objective.name
@@ -76,7 +78,11 @@ def _read_metrics(outputs: RunOutputs) -> dict[str, float]:
   if not path.exists():
     return {}
   content = read_json(path)
-  if content.get('checkpoint') != outputs.fingerprint:
+  # In another precision other numbers were measured.
+  if (content.get('checkpoint'), content.get('compute_dtype')) != (
+    outputs.fingerprint,
+    outputs.config.compute_dtype,
+  ):
     return {}
   values = {
     record['name']: record['value']
@@ -200,13 +206,20 @@ model = timm.create_model(
 def _usage(description, not_torch) -> str:
   channels, height, width = description['pretrained_cfg']['input_size']
   parts = [_PROGRAM_USE.format(shape=f'{height}, {width}, {channels}')]
+  images = description['lossbench']['preprocessing']
+  if images.get('eval_pixels') == 'float32':
+    parts.append(
+      'It was evaluated on resized images whose pixels were not rounded, as '
+      '`eval_pixels` says; the program takes rounded ones, of which its numbers '
+      'are slightly others.'
+    )
   if not_torch:
     parts.append(
       'There is no `model.safetensors` in names of torchvision, which would '
       f'compute something else: {"; ".join(not_torch)}.'
     )
   else:
-    if _is_nearest(description['lossbench']['preprocessing']):
+    if _is_nearest(images):
       parts.append(
         'What `pretrained_cfg` says of crop and interpolation is the nearest that '
         'timm computes; the line "Images" is exact.'
@@ -233,7 +246,9 @@ def _usage(description, not_torch) -> str:
 def _is_nearest(images: Mapping[str, Any]) -> bool:
   """Whether images are prepared otherwise than timm can."""
   return images['resize_images'] and not (
-    images['resize_antialias'] and images['eval_crop'] == 'resize_then_crop'
+    images['resize_antialias']
+    and images['eval_crop'] == 'resize_then_crop'
+    and images['eval_pixels'] == 'uint8'
   )
 
 
@@ -249,7 +264,7 @@ def _results(outputs, measured) -> str:
     [
       '## Results',
       '',
-      f'On {outputs.config.dataset} {split}:',
+      f'On {safe_name(outputs.config.dataset)} {split}:',
       '',
       '| | |',
       '|---|---:|',

@@ -10,6 +10,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lossbench.interop.formats import Source
 from lossbench.interop.recognising import ARCHITECTURES
 from lossbench.interop.tensor_files import find_file
@@ -43,9 +45,35 @@ def open_source(path: str, *, dataset: str | None = None) -> Source:
   fields = {}
   if called in ARCHITECTURES:
     fields = _image_fields(config, str(file.with_name(_CONFIG)))
+    _check_export(config.get('lossbench'), fields, str(file.with_name(_CONFIG)))
   return open_torch_source(
     file, {called: fields}, dataset=dataset, called=called
   )
+
+
+def _check_export(own: Any, fields: Mapping[str, Any], where: str):
+  """Refuses what we exported, if timm's fields cannot say what it computes."""
+  if not isinstance(own, dict):
+    return
+  images = own.get('preprocessing', {})
+  differing = [
+    name
+    for name, value in fields.items()
+    if name in images and not _is_close(value, images[name])
+  ]
+  if own.get('objective') != 'softmax' or differing:
+    what = f'{differing[0]} is another' if differing else 'its objective is'
+    raise ValueError(
+      f'{where}: an export of lossbench of which timm does not know that {what} '
+      f'({own.get("objective")}, {images}). Evaluate the run that it is of.'
+    )
+
+
+def _is_close(value: Any, other: Any) -> bool:
+  """Equal, numbers but for their rounding."""
+  if isinstance(value, str):
+    return value == other
+  return np.allclose(value, other, rtol=1e-9)
 
 
 def _check_plain(config: Mapping[str, Any], where: str):

@@ -63,29 +63,37 @@ class _Refused(ValueError):
   """A pickle asks for what is no array."""
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *unused):
-  del unused  # requires_grad, hooks, metadata
-  view = _View(storage, offset, tuple(shape), tuple(strides))
-  counts = (offset, *view.shape, *view.strides)
-  if (
-    not isinstance(storage, _Storage)
-    or not all(isinstance(n, int) and n >= 0 for n in counts)
-    or len(view.shape) != len(view.strides)
-    or len(view.shape) > _MAX_AXES
-  ):
-    raise _Refused('an array has no proper storage, shape or strides')
-  return view
+class _TensorRebuilder:
+  """No function, whose defaults a pickle could set."""
+
+  __slots__ = ()
+
+  def __call__(self, storage, offset, shape, strides, *unused) -> _View:
+    del unused  # requires_grad, hooks, metadata
+    view = _View(storage, offset, tuple(shape), tuple(strides))
+    counts = (offset, *view.shape, *view.strides)
+    if (
+      not isinstance(storage, _Storage)
+      or not all(isinstance(n, int) and n >= 0 for n in counts)
+      or len(view.shape) != len(view.strides)
+      or len(view.shape) > _MAX_AXES
+    ):
+      raise _Refused('an array has no proper storage, shape or strides')
+    return view
 
 
-def _rebuild_parameter(data, *unused):
-  del unused  # requires_grad, hooks
-  return data
+class _ParameterRebuilder:
+  __slots__ = ()
+
+  def __call__(self, data, *unused) -> Any:
+    del unused  # requires_grad, hooks
+    return data
 
 
 _ALLOWED = {
   ('collections', 'OrderedDict'): collections.OrderedDict,
-  ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor,
-  ('torch._utils', '_rebuild_parameter'): _rebuild_parameter,
+  ('torch._utils', '_rebuild_tensor_v2'): _TensorRebuilder(),
+  ('torch._utils', '_rebuild_parameter'): _ParameterRebuilder(),
 }
 
 

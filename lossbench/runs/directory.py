@@ -355,7 +355,11 @@ class RunDirectory:
     try:
       source = self.imported_from
     except ValueError:
-      return  # Damaged, and written anew by training, which imports do without.
+      # Damaged. Training writes it anew, but not where an import is, which alone
+      # has a checkpoint of step 0.
+      if self.committed_steps == [0]:
+        raise
+      return
     if source and self.has_checkpoints():
       raise ValueError(
         f'{self.path} was imported from {source["path"]} and cannot be trained '

@@ -14,10 +14,15 @@ import yaml
 from flax import traverse_util
 from safetensors.numpy import load_file
 
+from configs import digits_cnn
 from lossbench import build, objectives
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.interop import exporting, stablehlo
-from lossbench.interop.description import FORMULAS, reasons_against_torch
+from lossbench.interop.description import (
+  FORMULAS,
+  build_description,
+  reasons_against_torch,
+)
 from lossbench.runs.directory import read_json, write_json
 
 FILES = ['README.md', 'config.json', 'lossbench.safetensors', 'model.stablehlo']
@@ -175,17 +180,24 @@ def test_the_card_shows_what_was_measured_of_this_checkpoint(
     {'name': 'class_separation', 'value': 0.5, 'endpoint': 'features'},
   ]
   path = outputs.eval_path('digits', 'test') / 'metrics.json'
-  write_json(path, {'checkpoint': outputs.fingerprint, 'metrics': records})
+  content = {
+    'checkpoint': outputs.fingerprint,
+    'compute_dtype': 'float32',
+    'metrics': records,
+  }
+  write_json(path, content)
   text = (exporting.export_run(str(run)).path / 'README.md').read_text()
   assert '| top1_accuracy | 0.7500 |' in text
   assert 'nll' not in text
   [model] = yaml.safe_load(text.split('---\n')[1])['model-index']
   [result] = model['results']
   assert result['metrics'] == [{'type': 'accuracy', 'value': 0.75}]
-  # Of another checkpoint they are not shown.
-  write_json(path, {**read_json(path), 'checkpoint': '00000000'})
-  again = exporting.export_run(str(run), output=str(tmp_path / 'again'))
-  assert 'has not been evaluated' in (again.path / 'README.md').read_text()
+  # Of another checkpoint, or in another precision, they are not shown.
+  for other in ({'checkpoint': '00000000'}, {'compute_dtype': 'bfloat16'}):
+    write_json(path, content | other)
+    output = tmp_path / next(iter(other))
+    again = exporting.export_run(str(run), output=str(output))
+    assert 'has not been evaluated' in (again.path / 'README.md').read_text()
 
 
 @pytest.mark.parametrize(
@@ -219,8 +231,33 @@ def test_torchvisions_names_are_for_what_torchvision_computes(
     {**fields, **model},
     {'cosine': False, 'use_bias': True, **layer},
     downscale=1,
+    num_channels=3,
   )
   assert found == reasons
+
+
+def test_networks_of_grey_images_have_no_names_of_torchvision():
+  fields = {'depth': 18, 'width': 64, 'max_pool_padding': 'symmetric'}
+  found = reasons_against_torch(
+    {'name': 'resnet', 'conv_padding': 'symmetric', **fields},
+    {'cosine': False, 'use_bias': True},
+    downscale=1,
+    num_channels=1,
+  )
+  assert found == ['its images have 1 channel(s) instead of 3']
+
+
+def test_paths_of_a_machine_stay_there():
+  config = digits_cnn.get_config()
+  config.dataset = 'folder:/home/me/pets'
+  config.class_weights = '/home/me/weights.json'
+  config.data_dir = '/home/me'
+  objective = objectives.create_objective('softmax')
+  found = build_description(
+    config, objective=objective, num_features=2, source={}
+  )
+  assert '/home' not in json.dumps(found)
+  assert found['lossbench']['config']['dataset'].startswith('folder-pets-')
 
 
 @pytest.mark.parametrize('damaged', ['program', 'arrays'])

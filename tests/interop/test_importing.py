@@ -91,6 +91,18 @@ def test_the_same_import_again_changes_nothing_and_repairs(imported, source):
   assert load_checkpoint(imported, 'last').step == 0
 
 
+@pytest.mark.parametrize('content', [b'{', None], ids=['damaged', 'gone'])
+def test_a_lost_run_json_is_written_again(imported, source, content):
+  before = imported.imported_from
+  imported.about_path.unlink()
+  if content:
+    imported.about_path.write_bytes(content)
+    with pytest.raises(ValueError, match='is damaged'):
+      loop.train(imported.read_config(), workdir=str(imported.path))
+  _import(source, imported.path, data_dir=imported.read_config().data_dir)
+  assert imported.imported_from == before
+
+
 def _refused(path, workdir, **options):
   existed = workdir.exists()
   with pytest.raises((ValueError, OSError)) as error:

@@ -30,6 +30,20 @@ def write_config(path, *, architecture='resnet18', more=None, **cfg):
   (path / 'config.json').write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize(
+  ('objective', 'images'),
+  [('sigmoid', {}), ('softmax', {'eval_crop': 'crop_then_resize'})],
+)
+def test_exports_that_timm_cannot_describe_are_refused(
+  objective, images, directory
+):
+  own = {'objective': objective, 'preprocessing': images}
+  write_config(directory, more={'lossbench': own})
+  with pytest.raises(ValueError, match='an export of lossbench') as error:
+    open_source(str(directory))
+  assert '\n' not in str(error.value)
+
+
 @pytest.fixture
 def directory(tmp_path):
   """Of a file of arrays that nobody gets to read."""
