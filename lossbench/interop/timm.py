@@ -61,11 +61,14 @@ def _check_export(own: Any, fields: Mapping[str, Any], where: str):
     for name, value in fields.items()
     if name in images and not _is_close(value, images[name])
   ]
-  if own.get('objective') != 'softmax' or differing:
-    what = f'{differing[0]} is another' if differing else 'its objective is'
+  maps = [step.get('function') for step in own.get('log_probs', [])]
+  if maps != ['log_softmax']:
+    differing.append('log_probs')
+  if differing:
     raise ValueError(
-      f'{where}: an export of lossbench of which timm does not know that {what} '
-      f'({own.get("objective")}, {images}). Evaluate the run that it is of.'
+      f'{where}: an export of lossbench whose {", ".join(differing)} timm has no '
+      'words for, so that it would come back as another network. Evaluate the '
+      'run that it is of.'
     )
 
 

@@ -23,7 +23,7 @@ from lossbench.interop.description import (
   build_description,
   reasons_against_torch,
 )
-from lossbench.runs.directory import read_json, write_json
+from lossbench.runs.directory import write_json
 
 FILES = ['README.md', 'config.json', 'lossbench.safetensors', 'model.stablehlo']
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)

@@ -31,15 +31,18 @@ def write_config(path, *, architecture='resnet18', more=None, **cfg):
 
 
 @pytest.mark.parametrize(
-  ('objective', 'images'),
-  [('sigmoid', {}), ('softmax', {'eval_crop': 'crop_then_resize'})],
+  ('function', 'images', 'field'),
+  [
+    ('normalized_sigmoid_log_probs', {}, 'log_probs'),
+    ('log_softmax', {'eval_crop': 'crop_then_resize'}, 'eval_crop'),
+  ],
 )
 def test_exports_that_timm_cannot_describe_are_refused(
-  objective, images, directory
+  function, images, field, directory
 ):
-  own = {'objective': objective, 'preprocessing': images}
+  own = {'log_probs': [{'function': function}], 'preprocessing': images}
   write_config(directory, more={'lossbench': own})
-  with pytest.raises(ValueError, match='an export of lossbench') as error:
+  with pytest.raises(ValueError, match=f'whose {field} timm') as error:
     open_source(str(directory))
   assert '\n' not in str(error.value)
 
