@@ -16,8 +16,8 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench.data.containers import checked
-from lossbench.data.folders import FolderBuilder
+from lossbench.data.containers import HEAD, check_container
+from lossbench.data.folders import FolderBuilder, checked
 
 _CHUNK = 1024  # encoded images in memory at once
 
@@ -75,6 +75,41 @@ def decoding_error(image_bytes: bytes, image_fn: Callable) -> str | None:
   return None
 
 
+def check_pngs(builder: tfds.core.DatasetBuilder, split: str):
+  """Refuses PNGs in a folder that decoding would harm, by their first bytes.
+
+  What other files lack is found when they are decoded.
+
+  Args:
+    builder: of any data set; TFDS's own are left alone.
+    split: of it.
+
+  Raises:
+    ValueError: naming the first and their number.
+  """
+  if not isinstance(builder, FolderBuilder):
+    return
+  ids = builder.ids(builder.positions(split))
+  pngs = [name for name in ids if name.lower().endswith('.png')]
+
+  def find_reason(name):
+    try:
+      check_container(builder.read_head(name, HEAD))
+    except tf.errors.InvalidArgumentError as error:
+      return _first_line(error)
+    return None
+
+  with concurrent.futures.ThreadPoolExecutor(max_workers=32) as executor:
+    reasons = list(executor.map(find_reason, pngs))
+  bad = [(n, r) for n, r in zip(pngs, reasons, strict=True) if r]
+  if bad:
+    raise ValueError(
+      f'{len(bad)} image(s) of {builder.name!r} cannot be used, such as '
+      f'{bad[0][0]!r}: {bad[0][1]} Mend them, or train with '
+      '--config.on_bad_image=skip, which leaves them out.'
+    )
+
+
 def first_bad_image(
   records: tf.data.Dataset, image_fn: Callable
 ) -> tuple[str, str] | None:
@@ -117,8 +152,7 @@ def find_bad_images(
     decoders={'image': tfds.decode.SkipDecoding()},
     read_config=tfds.ReadConfig(add_tfds_id=True, try_autocache=False),
   ).as_numpy_iterator()
-  if isinstance(builder, FolderBuilder):
-    image_fn = checked(image_fn)
+  image_fn = checked(builder, image_fn)
   bad, done = {}, 0
   with (
     damaged_files_named(builder, split),

@@ -1,10 +1,8 @@
 """Image files that decoding would not do justice to."""
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
-_HEAD = 65536  # bytes in which what precedes the pixels of a PNG ends
+HEAD = 65536  # bytes in which what precedes the pixels of a PNG ends
 _WITH_ALPHA = (b'\x04', b'\x06')  # colour types of PNG
 
 
@@ -19,9 +17,9 @@ def check_container(image_bytes: tf.Tensor) -> tf.Tensor:
 
   Raises:
     tf.errors.InvalidArgumentError: if it is neither JPEG nor PNG, or a PNG with
-      transparent pixels or with frames; says which.
+      an alpha channel or with frames; says which.
   """
-  head = tf.strings.substr(image_bytes, 0, _HEAD)
+  head = tf.strings.substr(image_bytes, 0, HEAD)
   head = tf.strings.join([head, b'\0' * 32])  # of files shorter than a header
   is_png = tf.strings.substr(head, 0, 4) == b'\x89PNG'
   colour_type = tf.strings.substr(head, 25, 1)
@@ -35,7 +33,7 @@ def check_container(image_bytes: tf.Tensor) -> tf.Tensor:
     (~(is_png | tf.io.is_jpeg(image_bytes)), 'it is neither JPEG nor PNG.'),
     (
       is_png & has_alpha,
-      'it has transparent pixels, which would be lost: flatten it.',
+      'it has an alpha channel or transparent colours, which would be lost.',
     ),
     (
       is_png & is_animated,
@@ -49,10 +47,3 @@ def check_container(image_bytes: tf.Tensor) -> tf.Tensor:
     ]
   ):
     return tf.identity(image_bytes)
-
-
-def checked(image_fn: Callable) -> Callable:
-  """A function of encoded images that refuses what `check_container` does."""
-  return lambda image_bytes, *more: image_fn(
-    check_container(image_bytes), *more
-  )

@@ -154,7 +154,7 @@ def describe(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
   'version', 'num_files', 'num_bytes'.
   """
   if isinstance(builder, FolderBuilder):
-    about = builder.files()
+    about = builder.files
   else:
     about = _prepared_files(builder)
   full_name = builder.info.full_name

@@ -7,6 +7,7 @@ import ml_collections
 import tensorflow_datasets as tfds
 
 from lossbench.data import bad_images, datasets, preprocess
+from lossbench.data.folder_names import parse_folder
 from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runtime.console import LOGGER
 from lossbench.runtime.progress import create_printer
@@ -70,7 +71,10 @@ def build_examples(
   known = {}
   if path.exists():
     known = read_json(path, remedy='Delete it: the images are looked at again.')
-  key = f'{dataset or config.dataset} {split}'
+  name = dataset or config.dataset
+  # Images of folders are mended and removed, those of TFDS are not.
+  identity = f' ({datasets.identity(builder)})' if parse_folder(name) else ''
+  key = f'{name}{identity} {split}'
   if not config.resize_images:
     key += f' of {config.image_size} x {config.image_size} pixels'
   if key not in known:

@@ -6,15 +6,17 @@ splits, ids of examples, labels of other data sets, and errors that name a file.
 
 import concurrent.futures
 import functools
+import json
 import random
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from lossbench.data import class_maps
+from lossbench.data.containers import check_container
 from lossbench.data.folder_listing import list_images
 from lossbench.data.folder_names import FolderName
 from lossbench.runtime import storage
@@ -45,6 +47,7 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
   Attributes:
     labels: class folder -> the labels any of which is right; () if it is left
       out.
+    frame: pixels to be cut off each side of its images.
 
   Raises:
     FileNotFoundError: if the folder or its class map is not there.
@@ -71,7 +74,7 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
     path = folder_path(folder, data_dir)
     is_objectnet = folder.kind == 'objectnet'
     self._root = path / 'images' if is_objectnet else path
-    self._frame = _OBJECTNET_FRAME if is_objectnet else 0
+    self.frame = _OBJECTNET_FRAME if is_objectnet else 0
     listing = list_images(self._root)
     folders, own = listing.classes, class_names is None
     class_names = folders if own else class_names
@@ -118,8 +121,8 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
 
   @functools.cached_property
   def fingerprint(self) -> str:
-    """Eight hexadecimal digits, of the names and labels of all images."""
-    text = '\n'.join([*self._ids, self._labels.tobytes().hex()])
+    """Eight hexadecimal digits, of the names, sizes and labels of all images."""
+    text = json.dumps([self.files, self._labels.tolist()])
     return f'{zlib.crc32(text.encode()):08x}'
 
   @property
@@ -139,6 +142,7 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
       row[list(self.labels[folder])] = True
     return found
 
+  @functools.cached_property
   def files(self) -> list[tuple[str, str, int, int]]:
     """(split, id, 1, bytes) of every image, of the split in its order."""
 
@@ -180,10 +184,15 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
     example = tf.gather(ids, position)
     image = tf.io.read_file(tf.strings.join([f'{self._root}/', example]))
     return {
-      'image': _cut_frame(image, self._frame) if self._frame else image,
+      'image': image,
       'label': tf.gather(labels, position),
       'tfds_id': example,
     }
+
+  def read_head(self, example: str, size: int) -> bytes:
+    """The first bytes of an image, by its id."""
+    with (self._root / example).open('rb') as file:
+      return file.read(size)
 
   def first_image_shape(self) -> tuple[int, int, int] | None:
     """[H, W, C] of one image; None of one that cannot be decoded."""
@@ -202,6 +211,27 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
       self.read_record, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return records.with_options(read_config.options)
+
+
+def checked(builder: tfds.core.DatasetBuilder, image_fn: Callable) -> Callable:
+  """A function of a data set's encoded images that takes those of folders.
+
+  Refuses what `check_container` does, and cuts the frame off where there is one.
+
+  Args:
+    builder: of any data set.
+    image_fn: of encoded images, and of more.
+  """
+  if not isinstance(builder, FolderBuilder):
+    return image_fn
+
+  def checked_fn(image_bytes, *more):
+    image_bytes = check_container(image_bytes)
+    if builder.frame:
+      image_bytes = _cut_frame(image_bytes, builder.frame)
+    return image_fn(image_bytes, *more)
+
+  return checked_fn
 
 
 def _cut_frame(image_bytes: tf.Tensor, width: int) -> tf.Tensor:

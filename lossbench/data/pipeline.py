@@ -17,13 +17,13 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import file_adapters
 
-from lossbench.data import containers, order
+from lossbench.data import order
 from lossbench.data.bad_images import damaged_files_named, first_bad_image
 from lossbench.data.datasets import label_feature
 from lossbench.data.draws import with_seeds
 from lossbench.data.examples import Examples
 from lossbench.data.folder_epochs import FolderEpochs
-from lossbench.data.folders import FolderBuilder
+from lossbench.data.folders import FolderBuilder, checked
 
 Batch = dict[str, np.ndarray]
 # (encoded image bytes, stateless seed [2]) -> uint8 image [H, W, C]
@@ -382,11 +382,12 @@ def train_batches(
     process_index=process_index,
     process_count=process_count,
   )
+  image_fn, check_image_fn = (
+    checked(examples.builder, fn) for fn in (image_fn, check_image_fn)
+  )
   epochs: _Epochs | FolderEpochs
   if isinstance(examples.builder, FolderBuilder):
     epochs = FolderEpochs(examples, **of_all)
-    image_fn = containers.checked(image_fn)
-    check_image_fn = containers.checked(check_image_fn)
   else:
     epochs = _Epochs(_TrainFiles(examples), window=window, **of_all)
   start_fn = _create_start_fn(examples.builder, epochs, image_fn)
@@ -513,8 +514,7 @@ def eval_batches(
     ValueError: if a record is damaged; names it.
   """
   builder, split = examples.builder, examples.split
-  if isinstance(builder, FolderBuilder):
-    image_fn = containers.checked(image_fn)
+  image_fn = checked(builder, image_fn)
   label = label_feature(builder)
   local_size = batch_size // process_count
   shard = tfds.even_splits(split, process_count, drop_remainder=False)[

@@ -12,7 +12,7 @@ import numpy as np
 from clu import metric_writers, parameter_overview, periodic_actions
 
 from lossbench import build
-from lossbench.data import datasets
+from lossbench.data import bad_images, datasets
 from lossbench.evaluation.loop import Evaluator
 from lossbench.runs import provenance
 from lossbench.runs.checkpoints import Checkpoint, Checkpointer
@@ -171,6 +171,8 @@ def build_run(
   )
   # A run that has begun no longer needs what it started from.
   begun = directory.has_checkpoints()
+  if not begun and config.on_bad_image == 'raise':
+    bad_images.check_pngs(builder, 'train')
   source = None if begun else load_source(config, directory)
   examples = build_examples(config, builder, train_split, run=directory)
   hparams = build_step_hparams(

@@ -46,11 +46,17 @@ def _animated(kind):
 @pytest.mark.parametrize(
   ('content', 'text'),
   [
-    (_encoded(picture(0, mode='RGBA'), 'PNG'), 'transparent pixels'),
-    (_encoded(picture(0, mode='LA'), 'PNG'), 'transparent pixels'),
+    (
+      _encoded(picture(0, mode='RGBA'), 'PNG'),
+      'an alpha channel or transparent colours',
+    ),
+    (
+      _encoded(picture(0, mode='LA'), 'PNG'),
+      'an alpha channel or transparent colours',
+    ),
     (
       _encoded(picture(0, mode='P'), 'PNG', transparency=0),
-      'transparent pixels',
+      'an alpha channel or transparent colours',
     ),
     (_animated('PNG'), 'animated'),
     (_animated('GIF'), 'neither JPEG nor PNG'),

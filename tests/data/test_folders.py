@@ -9,7 +9,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from lossbench.data import bad_images, datasets, pipeline
+from lossbench.data import bad_images, datasets, folders, pipeline
 from lossbench.data.device_data import index_batches
 from lossbench.data.examples import Examples
 from tests.data.pictures import picture, write_folders
@@ -150,7 +150,7 @@ def test_transparent_images_are_bad_ones(root):
   picture(0, mode='RGBA').save(root / 'val' / 'cat' / '000.png')
   examples = Examples(_open(root), 'test')
   with pytest.raises(
-    ValueError, match=r"'val/cat/000.png'.*transparent pixels"
+    ValueError, match=r"'val/cat/000.png'.*transparent colours"
   ):
     list(pipeline.eval_batches(examples, batch_size=4, image_fn=decode_fn))
 
@@ -192,12 +192,36 @@ def test_labels_can_be_a_runs_classes(root, tmp_path):
 def test_objectnet_is_read_without_its_frame(tmp_path):
   root = write_folders(tmp_path, {'images/chair': 2}, mode='RGB')
   builder = datasets.open_dataset(f'objectnet:{root}', data_dir='')
+  decode = folders.checked(builder, tf.io.decode_image)
   for record in builder.as_dataset(split='test'):
     path = root / 'images' / record['tfds_id'].numpy().decode()
     np.testing.assert_array_equal(
-      tf.io.decode_image(record['image']),
-      np.asarray(Image.open(path))[2:-2, 2:-2],
+      decode(record['image']), np.asarray(Image.open(path))[2:-2, 2:-2]
     )
+  # What cannot be decoded is named, and left out where that is asked for.
+  path.write_bytes(b'GIF89a')
+  found = bad_images.find_bad_images(
+    builder, split='test', image_fn=tf.io.decode_image
+  )
+  assert list(found) == [f'chair/{path.name}']
+
+
+def test_pngs_that_decoding_would_harm_are_refused_by_their_first_bytes(root):
+  bad_images.check_pngs(_open(root), 'train')
+  picture(0, mode='RGBA').save(root / 'train' / 'cat' / '000.png')
+  with pytest.raises(ValueError) as error:
+    bad_images.check_pngs(_open(root), 'train')
+  assert str(error.value).startswith("1 image(s) of 'folder:")
+  assert "such as 'train/cat/000.png': it has an alpha" in str(error.value)
+  bad_images.check_pngs(_open(root), 'test')
+
+
+def test_an_image_that_was_replaced_makes_another_data_set(root):
+  before = datasets.identity(_open(root))
+  assert datasets.identity(_open(root)) == before
+  [path, *_] = (root / 'train' / 'cat').iterdir()
+  path.write_bytes(path.read_bytes() + b'x')
+  assert datasets.identity(_open(root)) != before
 
 
 def test_number_of_classes_size_and_channels_are_checked(root):
