@@ -49,7 +49,7 @@ setuptools.setup(
     'jax>=0.10',
     'jaxtyping>=0.3',
     'ml_collections>=1.1',
-    'numpy>=2.0',
+    'numpy>=2.1',  # from_dlpack(device=)
     'optax>=0.2.8',  # optax.tree.norm
     'rich>=13.0',
     'safetensors>=0.4',

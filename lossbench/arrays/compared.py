@@ -79,7 +79,12 @@ def _compare_cka(
 ) -> dict[str, Any]:
   """CKA of layers that all have, features and logits among them."""
   # Minibatches are of consecutive examples, which ids may have sorted by class.
-  rows = random_order(models[0].outputs.ids)[:num_examples]
+  rows = random_order(models[0].outputs.ids)
+  if (
+    minibatch_size <= num_examples < len(rows)
+  ):  # whole minibatches, as of runs
+    num_examples -= num_examples % minibatch_size
+  rows = rows[:num_examples]
 
   def read(index, names) -> Collected:
     return _read_layers(

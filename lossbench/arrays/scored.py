@@ -1,6 +1,7 @@
 """What one model's outputs are worth: as evaluation measures those of runs."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,16 +55,17 @@ def _logits(outputs: Outputs) -> Collected:
   return dataclasses.replace(found, arrays={'logits': found.arrays['scores']})
 
 
-def _fill(outputs: Outputs, whole: Collected, log_probs: np.ndarray):
-  """The accumulators of representations, of all layers that there are."""
+@functools.lru_cache(maxsize=16)
+def _compiled(
+  endpoints: tuple[tuple[str, int], ...], num_classes: int, with_kernel: bool
+):
+  """Empty accumulators and their update, once for models of one shape."""
   measurements = create_measurements(
     'representations',
-    outputs.endpoints,
-    num_classes=outputs.num_classes,
-    with_kernel=outputs.kernel is not None,
+    dict(endpoints),
+    num_classes=num_classes,
+    with_kernel=with_kernel,
   )
-  accumulators = measurements.empty_fn()
-  names = list(accumulators)  # jit sorts them
 
   @jax.jit
   def update(accumulators, arrays, log_probs, labels, mask, kernel):
@@ -71,6 +73,19 @@ def _fill(outputs: Outputs, whole: Collected, log_probs: np.ndarray):
       accumulators, ModelOutputs(arrays, log_probs, labels, mask, kernel)
     )
 
+  return measurements.empty_fn, update
+
+
+def _fill(outputs: Outputs, whole: Collected, log_probs: np.ndarray):
+  """The accumulators of representations, of all layers that there are."""
+  empty_fn, update = _compiled(
+    tuple(outputs.endpoints.items()),
+    outputs.num_classes,
+    outputs.kernel is not None,
+  )
+  accumulators = empty_fn()
+  names = list(accumulators)  # jit sorts them
+  kernel = jax.device_put(outputs.kernel)
   endpoints = list(outputs.endpoints)
   arrays = outputs.read(endpoints).arrays
   for *rows, probs, labels, mask in chunks.split(
@@ -82,7 +97,7 @@ def _fill(outputs: Outputs, whole: Collected, log_probs: np.ndarray):
       probs,
       labels,
       mask,
-      outputs.kernel,
+      kernel,
     )
   accumulators = jax.device_get(accumulators)
   return {name: accumulators[name] for name in names}
