@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special, stats
 
-from lossbench.report.bootstrap import vary_by_rounding
+from lossbench.report.bootstrap import LEVEL, POWER, vary_by_rounding
 
 
 def mean_and_standard_error(
@@ -87,3 +87,60 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     largest = max(largest, min(1.0, (len(known) - rank) * p))
     corrected[index] = largest
   return corrected
+
+
+@dataclasses.dataclass(frozen=True)
+class SpreadRatio:
+  """How much more a quantity spreads over objects than another of the same.
+
+  Attributes:
+    ratio: of standard deviations.
+    interval: of 95 %.
+    p_above: one-sided p-value for the ratio being above 1.
+    p_below: for its being below.
+    detectable: the smallest ratio above 1 that a test at 5 % finds with 80 % power,
+      nearly.
+  """
+
+  ratio: float
+  interval: tuple[float, float]
+  p_above: float
+  p_below: float
+  detectable: float
+
+
+def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
+  """Compares spreads of two quantities of the same objects (Pitman, Morgan 1939).
+
+  Both spread alike if and only if their sum and difference are uncorrelated;
+  the interval inverts that test. Objects are a sample, normally distributed.
+
+  Returns:
+    None of fewer than 4 objects, or where either does not vary.
+  """
+  n = len(a)
+  if n < 4 or vary_by_rounding(a) or vary_by_rounding(b):
+    return None
+  variance = np.var(a, ddof=1) / np.var(b, ddof=1)
+  unexplained = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-12)
+  t = (variance - 1) * np.sqrt((n - 2) / (4 * variance * unexplained))
+
+  def factor(odds):
+    """Of variances, where sum and difference explain odds / (1 + odds)."""
+    middle = 1 + 2 * unexplained * odds
+    return middle + np.sqrt(middle**2 - 1)
+
+  width = factor(stats.t.ppf(1 - LEVEL / 2, n - 2) ** 2 / (n - 2))
+  # Of a correlation by Fisher's transformation: tanh's square has sinh's as odds.
+  normal = stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)
+  detectable = factor(np.sinh(normal / np.sqrt(n - 3)) ** 2)
+  return SpreadRatio(
+    ratio=float(np.sqrt(variance)),
+    interval=(
+      float(np.sqrt(variance / width)),
+      float(np.sqrt(variance * width)),
+    ),
+    p_above=float(stats.t.sf(t, n - 2)),
+    p_below=float(stats.t.cdf(t, n - 2)),
+    detectable=float(np.sqrt(detectable)),
+  )

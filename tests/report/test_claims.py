@@ -26,6 +26,7 @@ from lossbench.report.claims import (
 )
 from lossbench.report.looks import PAPER_OBJECTIVES, Key
 from lossbench.report.records import (
+  NEIGHBOURS,
   Comparison,
   Measured,
   RunRecords,
@@ -169,6 +170,47 @@ def _both(verdict):
   return _measure(study, 'food101', transfer, 0.0001, dataset='transfer')
 
 
+def _accurate(verdict):
+  """Top-1, and transfer that falls or rises with it: `_both`'s numbers."""
+  study = _both(verdict)
+  accuracy = {key: 0.7 + place / 100 for place, key in enumerate(ALL)}
+  return _measure(study, 'top1_accuracy', accuracy, 0.0001)
+
+
+def _neighbours(verdict):
+  """What `softmax_transfers_best` is of, measured by nearest neighbours alone."""
+  study = SCENARIOS['softmax_transfers_best'](verdict)
+  for run in study.runs:
+    found = run.transfers['food101']
+    run.transfers['food101'] = TransferRecord(
+      Measured(0.5, 100), 10, 0, others={NEIGHBOURS: found.main}
+    )
+  return study
+
+
+def _finetuned(verdict):
+  """Spreads over losses of linear transfer and of fine-tuning."""
+  linear, tuned = {HOLDS: (20, 1), FAILS: (1, 20), UNDECIDED: (5, 5)}[verdict]
+  rng = np.random.default_rng(3)
+  means = 0.5 + 0.001 * rng.normal(size=(2, len(ALL))) * [[linear], [tuned]]
+  study = _measure(
+    _study(),
+    'food101',
+    dict(zip(ALL, means[0], strict=True)),
+    0.0001,
+    dataset='transfer',
+  )
+  runs = tuple(
+    dataclasses.replace(
+      run,
+      finetune=('food101',),
+      finetuned={'food101': Measured(float(means[1][ALL.index(run.key)]), 100)},
+    )
+    for run in study.runs
+  )
+  return dataclasses.replace(study, runs=runs)
+
+
 def _temperatures(metric, dataset, sign):
   def scenario(verdict):
     direction = -sign if verdict == FAILS else sign
@@ -295,6 +337,9 @@ SCENARIOS = {
     'food101', {'softmax': 0.8}, {'dropout': 0.8}, dataset='transfer'
   ),
   'transfer_inverse_to_separation': _both,
+  'accuracy_inverse_to_transfer': _accurate,
+  'softmax_nearest_best': _neighbours,
+  'finetuning_evens_out': _finetuned,
   'lowest_temperature_least_accurate': _temperatures('top1_accuracy', OWN, 1),
   'lowest_temperature_transfers_best': _temperatures('food101', 'transfer', -1),
   'label_smoothing_calibrates': _of(

@@ -57,6 +57,44 @@ def test_welch_without_spread():
   assert p == pytest.approx(2 * stats.t.sf(2.0, df=1))
 
 
+@pytest.mark.parametrize('scale', [0.3, 1.0, 4.0])
+def test_spread_ratio_is_a_test_of_sum_and_difference(scale):
+  """Against SciPy's correlation of both; the interval's ends are just refused."""
+  rng = np.random.default_rng(7)
+  common = rng.normal(size=9)
+  a, b = scale * (common + rng.normal(size=9)), common + rng.normal(size=9)
+  found = statistics.spread_ratio(a, b)
+  assert found.ratio == pytest.approx(np.std(a) / np.std(b))
+  for alternative, p in (('greater', found.p_above), ('less', found.p_below)):
+    tested = stats.pearsonr(a + b, a - b, alternative=alternative)
+    assert p == pytest.approx(tested.pvalue)
+  for ratio in found.interval:
+    moved = a / ratio
+    assert stats.pearsonr(moved + b, moved - b).pvalue == pytest.approx(0.05)
+
+
+def test_spread_ratio_finds_what_it_says_it_can():
+  """In 80 % of simulated studies of nine losses."""
+  rng = np.random.default_rng(0)
+  drawn = rng.normal(size=(2000, 2, 9))
+  detectable = np.median(
+    [statistics.spread_ratio(*pair).detectable for pair in drawn[:200]]
+  )
+  found = [statistics.spread_ratio(detectable * a, b) for a, b in drawn]
+  assert np.mean([2 * f.p_above <= 0.05 for f in found]) == pytest.approx(
+    0.8, abs=0.03
+  )
+
+
+def test_spread_ratio_without_spread():
+  values = [0.1, 0.2, 0.4, 0.3]
+  assert statistics.spread_ratio([0.5] * 4, values) is None
+  assert statistics.spread_ratio(values[:3], values[1:]) is None
+  # Alike to the last digit: neither spreads more.
+  same = statistics.spread_ratio(values, values)
+  assert (same.ratio, same.p_above) == (1, 0.5)
+
+
 def test_holm_by_hand():
   # Sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2, 0.04 x 1, never decreasing.
   p = [0.03, 0.01, None, 0.04, 0.02]

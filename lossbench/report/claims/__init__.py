@@ -8,6 +8,7 @@ from lossbench.report.bootstrap import LEVEL
 from lossbench.report.claims import (
   accuracies,
   calibrations,
+  later_edition,
   representations,
   similarity,
   temperature,
@@ -27,6 +28,7 @@ CLAIMS: tuple[Claim, ...] = (
   *accuracies.CLAIMS,
   *similarity.CLAIMS,
   *representations.CLAIMS,
+  *later_edition.CLAIMS,
   *temperature.CLAIMS,
   *calibrations.CLAIMS,
 )

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -50,7 +51,7 @@ def softmax_separates_least(study: StudyRecords, group: str) -> Evidence:
 
 
 def _target_samples(
-  study: StudyRecords, group: str, *, own: bool, keys=None
+  study: StudyRecords, group: str, *, own: bool, keys=None, protocol: str = ''
 ) -> tuple[dict[Key, Sample], list[str]]:
   """Mean accuracy over transfers, or of the source task relearned; names."""
   runs = study.runs_of(group)
@@ -61,7 +62,10 @@ def _target_samples(
   ]
   parts = [
     evidence.read_samples(
-      study, group, lambda run, name=t.name: run.transferred(name), keys
+      study,
+      group,
+      lambda run, name=t.name: run.transferred(name, protocol),
+      keys,
     )
     for t in targets
   ]
@@ -69,10 +73,18 @@ def _target_samples(
 
 
 def transfer_samples(
-  study: StudyRecords, group: str, names=(), *, keys=None, at_least: int = 2
+  study: StudyRecords,
+  group: str,
+  names=(),
+  *,
+  keys=None,
+  at_least: int = 2,
+  protocol: str = '',
 ) -> tuple[dict[Key, Sample], list[str]]:
   """Mean accuracy over the data sets transferred to; raises NotRun."""
-  samples, targets = _target_samples(study, group, own=False, keys=keys)
+  samples, targets = _target_samples(
+    study, group, own=False, keys=keys, protocol=protocol
+  )
   evidence.require(
     samples, names, study, planned=bool(targets), at_least=at_least
   )
@@ -148,39 +160,66 @@ def _orders(size: int) -> np.ndarray:
   )
 
 
-def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
-  """Spearman's rank correlation over objectives, by permutation."""
-  transferred, targets = transfer_samples(study, group)
-  separation = _separation_samples(study, group)
-  keys = [key for key in separation if key in transferred]
+def inversely_ranked(
+  study: StudyRecords,
+  group: str,
+  x: dict[Key, Sample],
+  y: dict[Key, Sample],
+  *,
+  what: str,
+  of: Sequence[str],
+) -> Evidence:
+  """Spearman's rank correlation over objectives, claimed below 0, by permutation.
+
+  Args:
+    study: the records.
+    group: of runs.
+    x: a quantity of each objective.
+    y: another.
+    what: both, in words.
+    of: data sets that y is a mean over.
+  """
+  keys = [key for key in x if key in y]
   evidence.require(
-    {key: separation[key] for key in keys},
+    {key: x[key] for key in keys},
     (),
     study,
     planned=True,
     at_least=MIN_OBJECTIVES,
   )
-  x = np.array([[separation[key].mean for key in keys]])
-  y = np.array([[transferred[key].mean for key in keys]])
   rho, interval = rank_correlation(
-    *([of[key] for key in keys] for of in (separation, transferred))
+    *([samples[key] for key in keys] for samples in (x, y))
   )
-  permuted = rank_correlations(x[:, _orders(len(keys))][0], y)
+  x_means, y_means = (
+    np.array([[samples[key].mean for key in keys]]) for samples in (x, y)
+  )
+  permuted = rank_correlations(x_means[:, _orders(len(keys))][0], y_means)
   p_high, p_low = evidence.permutation_p_values(rho, permuted)
   smallest = 1 / math.factorial(len(keys)) if len(keys) <= _MAX_EXACT else 5e-4
   needed = math.ceil((1.96 + 0.84) ** 2 / math.atanh(min(abs(rho), 0.99)) ** 2)
   return Evidence(
-    what='rank correlation of R² and mean transfer accuracy over objectives; '
-    'claimed below 0',
+    what=f'rank correlation of {what} over objectives; claimed below 0',
     estimate=rho,
     interval=interval,
     p_for=p_low,
     p_against=p_high,
     is_percent=False,
-    data=f'{evidence.describe({k: transferred[k] for k in keys})} of '
-    f'{", ".join(targets)}',
+    data=f'{evidence.describe({k: y[k] for k in keys})} of {", ".join(of)}',
     power=f'p is never below {smallest:.2g}; this correlation takes about '
     f'{needed + 3} objectives for 80 %',
+  )
+
+
+def transfer_inverse_to_separation(study: StudyRecords, group: str) -> Evidence:
+  """R² of training images against mean transfer accuracy."""
+  transferred, targets = transfer_samples(study, group)
+  return inversely_ranked(
+    study,
+    group,
+    _separation_samples(study, group),
+    transferred,
+    what='R² and mean transfer accuracy',
+    of=targets,
   )
 
 

@@ -1,0 +1,140 @@
+"""Claims of the paper's later edition: what transfers, and how."""
+
+import numpy as np
+
+from lossbench.report import statistics
+from lossbench.report.bootstrap import Sample
+from lossbench.report.claims import evidence
+from lossbench.report.claims.claim import Claim, Evidence
+from lossbench.report.claims.representations import (
+  inversely_ranked,
+  transfer_samples,
+)
+from lossbench.report.correlation import MIN_OBJECTIVES
+from lossbench.report.looks import Key
+from lossbench.report.records import NEIGHBOURS, NotRun, StudyRecords
+from lossbench.report.samples import mean_samples
+
+_FINETUNING = 'configs/studies/finetuning.py'
+
+
+def accuracy_inverse_to_transfer(study: StudyRecords, group: str) -> Evidence:
+  """Top-1 on the own test split against mean transfer accuracy."""
+  transferred, targets = transfer_samples(study, group)
+  accuracies = evidence.read_samples(
+    study, group, lambda run: run.measured('top1_accuracy')
+  )
+  return inversely_ranked(
+    study,
+    group,
+    accuracies,
+    transferred,
+    what='top-1 accuracy and mean transfer accuracy',
+    of=targets,
+  )
+
+
+def softmax_nearest_best(study: StudyRecords, group: str) -> Evidence:
+  """Softmax against every other, on average over data sets."""
+  samples, targets = transfer_samples(
+    study, group, ('softmax',), protocol=NEIGHBOURS
+  )
+  return evidence.all_against(
+    study,
+    group,
+    samples,
+    'softmax',
+    sign=-1,
+    what='mean accuracy by nearest neighbours of softmax minus that of {}',
+    is_percent=True,
+    of=targets,
+  )
+
+
+def _transferred_and_finetuned(
+  study: StudyRecords, group: str
+) -> tuple[dict[Key, Sample], dict[Key, Sample], list[str]]:
+  """Means over the data sets that both were done on; these; raises NotRun."""
+  runs = study.runs_of(group)
+  finetuned = {dataset for run in runs for dataset in run.finetune}
+  targets = dict.fromkeys(
+    target
+    for run in runs
+    for target in run.transfer
+    if target.dataset in finetuned and target.split is None
+  )
+  linear, tuned = (
+    mean_samples(
+      [evidence.read_samples(study, group, read(target)) for target in targets]
+    )
+    for read in (
+      lambda target: lambda run: run.transferred(target.name),
+      lambda target: lambda run: run.finetuned.get(target.dataset),
+    )
+  )
+  keys = [key for key in linear if key in tuned]
+  linear, tuned = ({k: of[k] for k in keys} for of in (linear, tuned))
+  evidence.require(
+    tuned,
+    (),
+    study,
+    planned=bool(targets),
+    config=_FINETUNING,
+    at_least=MIN_OBJECTIVES,
+  )
+  return linear, tuned, [target.name for target in targets]
+
+
+def finetuning_evens_out(study: StudyRecords, group: str) -> Evidence:
+  """Spread over objectives of linear transfer against that of fine-tuning.
+
+  Objectives are taken as a sample of losses. Seeds' and examples' noise is in both
+  spreads, and makes them more alike than those of the losses are.
+  """
+  linear, tuned, targets = _transferred_and_finetuned(study, group)
+  found = statistics.spread_ratio(
+    *([sample.mean for sample in of.values()] for of in (linear, tuned))
+  )
+  if found is None:
+    raise NotRun('no loss differs from another, so there is no spread')
+  spreads = [
+    100 * np.std([sample.mean for sample in of.values()], ddof=1)
+    for of in (linear, tuned)
+  ]
+  return Evidence(
+    what='standard deviation over objectives of linear transfer, '
+    f'{spreads[0]:.2g} points, over that of fine-tuning, {spreads[1]:.2g} '
+    'points; claimed above 1',
+    estimate=found.ratio,
+    interval=found.interval,
+    p_for=found.p_above,
+    p_against=found.p_below,
+    is_percent=False,
+    data=f'{evidence.describe(tuned)} of {", ".join(targets)}',
+    power=f'80 % to find a ratio of {found.detectable:.2g}',
+  )
+
+
+CLAIMS = (
+  Claim(
+    'accuracy_inverse_to_transfer',
+    'Losses that are more accurate on their own task transfer worse.',
+    'later edition, abstract',
+    'More accurate losses that transfer better: a positive rank correlation.',
+    accuracy_inverse_to_transfer,
+  ),
+  Claim(
+    'softmax_nearest_best',
+    'Fixed features of softmax transfer best by nearest neighbours, too.',
+    'later edition',
+    'A loss whose features transfer better by nearest neighbours on average.',
+    softmax_nearest_best,
+  ),
+  Claim(
+    'finetuning_evens_out',
+    'With full fine-tuning the loss makes little difference.',
+    'later edition, abstract',
+    'Losses that differ more after fine-tuning than by linear transfer.',
+    finetuning_evens_out,
+  ),
+)
