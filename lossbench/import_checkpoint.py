@@ -9,7 +9,9 @@
     --workdir=runs/timm
 
 The run directory can be evaluated, compared, transferred and fine-tuned like any
-other. Every array and every name of the checkpoint must be accounted for; what is
+other. Its configuration is the format's recipe with what the checkpoint says; another
+is given by --config=RECIPE:OBJECTIVE and --config.FIELD=VALUE, as to main.py, and is
+refused where it would give the arrays another meaning. Every array and every name of the checkpoint must be accounted for; what is
 missing, left over or of another shape is listed, and then nothing is written. Run the
 same command again to repair a damaged import.
 """
@@ -17,6 +19,7 @@ same command again to repair a damaged import.
 from lossbench import cli  # isort: split
 
 from absl import flags
+from ml_collections import config_flags
 
 # Flags of which each format takes some.
 _OPTIONS = ('objective', 'seed', 'weights', 'dataset')
@@ -45,8 +48,15 @@ def define_flags():
   flags.DEFINE_string(
     'dataset', None, "Whose classes the network's are, if not ImageNet's."
   )
+  config_flags.DEFINE_config_file(
+    'config',
+    None,
+    "Recipe and objective of the run, as of main.py; default: the format's own. "
+    'What the checkpoint says of it must be there.',
+    lock_config=True,
+  )
   flags.DEFINE_string(
-    'data_dir', '', "TFDS directory of the run; default: TFDS's own."
+    'data_dir', '', "TFDS directory of the run; default: the recipe's."
   )
   cli.define_workdir('Run directory to make.')
 
@@ -75,6 +85,7 @@ def main(arguments):
     workdir=args.workdir,
     options={k: v for k, v in _options().items() if v is not None},
     data_dir=args.data_dir,
+    config=args.config,
   )
 
 

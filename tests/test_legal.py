@@ -122,6 +122,7 @@ ILLEGAL_OF_GROUPS = {
   'cka': NOT_BOOLS,
   'import_format': (None, 3, 'a\nb'),
   'import_from': NOT_PATHS,
+  'import_options': ('weights=x', (3,), (None,), ('',)),
   'transfer': ('digits', (3,), (None,), ('',)),
   'finetune': ('digits', (3,), (None,), ('',)),
   'finetune_learning_rates': (0.1, (0.0,), (-0.1,), ('0.1',), (math.nan,)),

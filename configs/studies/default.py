@@ -58,6 +58,11 @@ GROUP_FIELDS = (
     "Give for example 'loss_functions_transfer', or '' to train.",
   ),
   legal.Field('import_from', legal.PATH, "Give '' to train."),
+  legal.Field(
+    'import_options',
+    _TEXTS,
+    "Give for example ('weights=IMAGENET1K_V1',), or () for none.",
+  ),
   legal.Field('evaluate', legal.BOOL, 'Give True or False.'),
   legal.Field('ood', legal.BOOL, 'Give True or False.'),
   legal.Field(
@@ -130,8 +135,13 @@ def group(recipe: str, **fields) -> ml_collections.ConfigDict:
   config.stop_epoch_from = ''
   # Runs are not trained but imported: the --format of lossbench.import_checkpoint,
   # and its --source, in which {objective} and {seed} stand for those of each run.
+  # --objective and --seed are given where the format asks for them; its other
+  # options, as ('weights=IMAGENET1K_V1',), in which the same stands for the same.
+  # Recipe and overrides must say what the checkpoint does of model and images; an
+  # import that differs says in which fields.
   config.import_format = ''
   config.import_from = ''
+  config.import_options = ()
   # Evaluate runs on their test split, and on out-of-distribution sets too.
   config.evaluate = True
   config.ood = True

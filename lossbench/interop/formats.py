@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from configs.studies.default import OBJECTIVES
+from lossbench.data.catalogue import get_dataset_spec
 from lossbench.names import did_you_mean
 
 Shape = tuple[int, ...]
@@ -66,12 +68,16 @@ class Format:
       `Source`; imported when it is asked for.
     options: flags that must be given -> what they mean here.
     optional: flags that may be given.
+    choices: flag -> its legal values, where they are few.
   """
 
   name: str
   module: str
   options: Mapping[str, str] = dataclasses.field(default_factory=dict)
   optional: tuple[str, ...] = ()
+  choices: Mapping[str, tuple[str, ...]] = dataclasses.field(
+    default_factory=dict
+  )
 
   def open_source(self, path: str, **options: Any) -> Source:
     """Opens a checkpoint.
@@ -84,6 +90,7 @@ class Format:
       FileNotFoundError: if there is no such checkpoint.
       ValueError: if it is damaged, or an option is not legal.
     """
+    check_options(self, options)
     module = importlib.import_module(f'lossbench.interop.{self.module}')
     return module.open_source(path, **options)
 
@@ -96,12 +103,14 @@ _FORMATS = (
       'objective': 'one of the nine that the network was trained with',
       'seed': '0 to 7',
     },
+    choices={'objective': OBJECTIVES},
   ),
   Format(
     'torchvision',
     module='torchvision',
     options={'weights': 'IMAGENET1K_V1 or IMAGENET1K_V2'},
     optional=('dataset',),
+    choices={'weights': ('IMAGENET1K_V1', 'IMAGENET1K_V2')},
   ),
   Format('timm', module='timm', optional=('dataset',)),
   Format('flax_imagenet', module='flax_imagenet', optional=('dataset',)),
@@ -126,7 +135,7 @@ def get_format(name: str) -> Format:
 
 
 def check_options(format_: Format, given: Mapping[str, Any]):
-  """Refuses options that are missing or that the format does not have.
+  """Refuses options that are missing, illegal or none of the format's.
 
   Args:
     format_: that was asked for.
@@ -135,13 +144,22 @@ def check_options(format_: Format, given: Mapping[str, Any]):
   Raises:
     ValueError: naming the flag.
   """
+  given = {name: value for name, value in given.items() if value is not None}
+  for name, meaning in format_.options.items():
+    if name not in given:
+      raise ValueError(f'--format={format_.name} needs --{name}: {meaning}.')
+  known = *format_.options, *format_.optional
   for name, value in given.items():
-    if value is None and name in format_.options:
-      raise ValueError(
-        f'--format={format_.name} needs --{name}: {format_.options[name]}.'
-      )
-    if value is not None and name not in (*format_.options, *format_.optional):
+    if name not in known:
       raise ValueError(
         f'--{name}={value} is no option of --format={format_.name}. Leave it '
-        'out.'
+        f'out. {did_you_mean(name, known)}'.rstrip()
       )
+    choices = format_.choices.get(name, (value,))
+    if value not in choices:
+      raise ValueError(
+        f'--{name}={value} is none of {", ".join(choices)}. '
+        f'{did_you_mean(value, choices)}'.rstrip()
+      )
+    if name == 'dataset':
+      get_dataset_spec(value)  # refuses unknown ones

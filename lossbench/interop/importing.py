@@ -29,14 +29,13 @@ from lossbench.train.state import TrainState
 
 
 def build_import_config(
-  source: Source, *, seed: int = 0, data_dir: str = ''
+  source: Source, *, seed: int = 0
 ) -> ml_collections.ConfigDict:
-  """The configuration of an imported run.
+  """The configuration of an imported run, where none was given.
 
   Args:
     source: the checkpoint.
     seed: of the network's training.
-    data_dir: TFDS directory; '' takes the recipe's.
   """
   recipe = importlib.import_module(f'configs.{source.recipe}')
   config = recipe.get_config(source.objective)
@@ -44,14 +43,19 @@ def build_import_config(
     config.model = ml_collections.ConfigDict()
   config.update_from_flattened_dict(dict(source.fields))
   config.seed = seed
-  config.data_dir = data_dir or config.data_dir
   return config
 
 
-def _check_fields(config: ml_collections.ConfigDict, source: Source):
+def _check_fields(
+  config: ml_collections.ConfigDict,
+  source: Source,
+  options: Mapping[str, Any],
+):
   """Refuses a configuration that would give the arrays another meaning."""
   fields = fields_of(config)
   wanted = {'objective.name': source.objective, **source.fields}
+  if 'seed' in options:
+    wanted['seed'] = options['seed']
   differing = [
     f'{name}={fields.get(name, "absent")} instead of {value}'
     for name, value in json.loads(json.dumps(wanted)).items()
@@ -95,7 +99,7 @@ def import_checkpoint(
     path: of the checkpoint, as the format wants it; may be gs://.
     workdir: the run directory.
     options: of the format.
-    data_dir: TFDS directory of the run; '' takes the recipe's.
+    data_dir: TFDS directory of the run; '' takes the recipe's, or `config`'s.
     config: of the run; None takes the recipe's with the checkpoint's fields.
 
   Raises:
@@ -106,10 +110,11 @@ def import_checkpoint(
   """
   source = format_.open_source(path, **options)
   if config is None:
-    config = build_import_config(
-      source, seed=options.get('seed') or 0, data_dir=data_dir
-    )
-  _check_fields(config, source)
+    config = build_import_config(source, seed=options.get('seed') or 0)
+  if data_dir:
+    config = config.copy_and_resolve_references()
+    config.data_dir = data_dir
+  _check_fields(config, source, options)
   legal.check_config(config)
   check_relations(config)
   about = {'format': format_.name, 'path': path, **source.about}

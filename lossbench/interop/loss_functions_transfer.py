@@ -26,7 +26,6 @@ import numpy as np
 from configs import imagenet_resnet50
 from configs.studies.default import OBJECTIVES
 from lossbench.interop.formats import Origin, Source
-from lossbench.names import did_you_mean
 from lossbench.objectives import create_objective
 
 _AVERAGED = '/ExponentialMovingAverage'
@@ -50,11 +49,6 @@ def open_source(path: str, *, objective: str, seed: int) -> Source:
     objective: one of the nine.
     seed: of the network.
   """
-  if objective not in OBJECTIVES:
-    raise ValueError(
-      f'--objective={objective} was not published. Known: '
-      f'{", ".join(OBJECTIVES)}. {did_you_mean(objective, OBJECTIVES)}'.rstrip()
-    )
   _check_path(path, objective, seed)
   reader = _open(path)
   suffixed = {

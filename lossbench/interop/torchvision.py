@@ -14,9 +14,8 @@ from lossbench.interop.formats import Source
 from lossbench.interop.recognising import ARCHITECTURES
 from lossbench.interop.tensor_files import find_file
 from lossbench.interop.torch_source import open_torch_source
-from lossbench.names import did_you_mean
 
-# Weights -> architecture -> (side after the resize, side of the crop).
+# Weights, the choices of `formats` -> architecture -> (side after the resize, side of the crop).
 _SIDES = {
   'IMAGENET1K_V1': {
     name: (342, 299) if name == 'inception_v3' else (256, 224)
@@ -38,11 +37,6 @@ def open_source(
     weights: which of torchvision's, for how its images are prepared.
     dataset: whose classes the network's are; None for ImageNet's.
   """
-  if weights not in _SIDES:
-    raise ValueError(
-      f'--weights={weights} is none of {", ".join(_SIDES)}. '
-      f'{did_you_mean(weights, _SIDES)}'.rstrip()
-    )
   image_fields = {
     architecture: _image_fields(architecture, *sides)
     for architecture, sides in _SIDES[weights].items()

@@ -8,7 +8,7 @@ import operator
 import pathlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -248,16 +248,22 @@ class Study:
 
   def _import_words(self, run: PlannedRun) -> list[str]:
     flags = {'format': run.source.format, 'source': run.source.path}
-    flags |= {**run.source.options, 'workdir': self.path(run)}
+    flags |= run.source.options
+    words = ['python', '-m', 'lossbench.import_checkpoint']
+    words += [f'--{name}={value}' for name, value in flags.items()]
+    words += self._run_words(run)
     if run.config.data_dir:
-      flags['data_dir'] = run.config.data_dir
-    words = [f'--{name}={value}' for name, value in flags.items()]
-    return ['python', '-m', 'lossbench.import_checkpoint', *words]
+      words.append(f'--config.data_dir={run.config.data_dir}')
+    return words
+
+  def _run_words(self, run: PlannedRun) -> list[str]:
+    """Which run it is, in words that training and importing have in common."""
+    words = [f'--config={run.recipe}:{run.objective}']
+    words += [f'--config.{override}' for override in run.overrides]
+    return [*words, f'--config.seed={run.seed}', f'--workdir={self.path(run)}']
 
   def _training_words(self, run: PlannedRun, config) -> list[str]:
-    words = ['python', 'main.py', f'--config={run.recipe}:{run.objective}']
-    words += [f'--config.{override}' for override in run.overrides]
-    words += [f'--config.seed={run.seed}', f'--workdir={self.path(run)}']
+    words = ['python', 'main.py', *self._run_words(run)]
     if run.stop_epoch_from:
       epoch = f'{config.stop_epoch:g}' if config else 'EPOCH'
       words.append(f'--config.stop_epoch={epoch}')
@@ -385,30 +391,61 @@ def _parse_finetuning(name: str, group, config) -> Finetuning:
 
 def _parse_import(name: str, group, objective: str, seed: int) -> Import | None:
   """Where a run of a group is imported from; None of one that is trained."""
-  if not group.import_format and not group.import_from:
+  given = group.import_format, group.import_from, group.import_options
+  if not any(given):
     return None
-  if not (group.import_format and group.import_from) or group.stop_epoch_from:
+  if not all(given[:2]) or group.stop_epoch_from:
     raise ValueError(
       f'Group {name!r}: import_format={group.import_format!r} and import_from='
       f'{group.import_from!r} go together, and without stop_epoch_from. Give both '
-      'of them, or neither.'
+      'of them, or neither and no import_options.'
     )
   names = {'objective': objective, 'seed': seed}
-  format_ = get_format(group.import_format)
-  options = {f: value for f, value in names.items() if f in format_.options}
-  check_options(format_, {**dict.fromkeys(format_.options), **options})
-  try:
-    path = group.import_from.format(**names)
-  except (IndexError, KeyError, ValueError) as error:
-    raise ValueError(
-      f'Group {name!r}: import_from={group.import_from!r} may have {{objective}} '
-      'and {seed} in braces only.'
-    ) from error
+  where = f'Group {name!r}: import_from'
   return Import(
     format=group.import_format,
-    path=path,
-    options=options,
+    path=_fill_in(group.import_from, names, where=where),
+    options=_parse_import_options(name, group, names),
   )
+
+
+def _parse_import_options(
+  name: str, group, names: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Flag -> value of what an import is given beside --format and --source."""
+  format_ = get_format(group.import_format)
+  where = f'Group {name!r}: import_options'
+  options = {f: value for f, value in names.items() if f in format_.options}
+  for text in group.import_options:
+    flag, equals, value = _fill_in(text, names, where=where).partition('=')
+    if not equals:
+      raise ValueError(
+        f"{where} has {text!r}, which is not 'name=value'. Give for example "
+        "'weights=IMAGENET1K_V1'."
+      )
+    if flag in options:
+      raise ValueError(
+        f'{where} has {text!r}, but {flag}={options[flag]} is given already. '
+        'Leave it out.'
+      )
+    options[flag] = value
+  try:
+    check_options(format_, options)
+  except ValueError as error:
+    given = tuple(group.import_options)
+    raise ValueError(f'{where}={given}: {error}') from error
+  return options
+
+
+def _fill_in(text: str, names: Mapping[str, Any], *, where: str) -> str:
+  """A text with a run's objective and seed in place of their names in braces."""
+  try:
+    return text.format(**names)
+  except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    raise ValueError(
+      f'{where} has {text!r}, which may have {{objective}} and {{seed}} in braces '
+      'only.'
+    ) from error
 
 
 def _check_imports(runs: Sequence[PlannedRun]):

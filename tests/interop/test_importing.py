@@ -147,9 +147,11 @@ def test_arrays_that_do_not_fit_are_named(changes, message, tmp_path):
 def test_a_configuration_of_another_meaning_is_refused(source, tmp_path):
   config = digits_cnn.get_config('sigmoid')
   config.num_holdout = 0
+  config.seed = 1
   message = _refused(source, tmp_path / 'run', config=config)
   assert 'objective.name=sigmoid instead of softmax' in message
   assert 'model.width=32 instead of 2' in message
+  assert 'seed=1 instead of 0' in message
 
 
 @pytest.mark.parametrize(

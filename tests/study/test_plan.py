@@ -6,6 +6,7 @@ import pathlib
 import pytest
 
 from configs.studies import default
+from lossbench.interop import formats
 from lossbench.study import plan, record
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -116,11 +117,47 @@ def test_the_released_networks_are_all_imported_and_none_is_trained():
     'python -m lossbench.import_checkpoint --format=loss_functions_transfer '
     '--source=gs://gresearch/loss_functions_transfer/checkpoints/sigmoid/seed7/'
     'model.ckpt --objective=sigmoid --seed=7 '
+    '--config=configs/imagenet_resnet50.py:sigmoid --config.num_holdout=0 '
+    '--config.compute_dtype=float32 --config.eval_pixels=float32 '
+    '--config.output_layer=released --config.seed=7 '
     '--workdir=x/runs/imagenet_resnet50/sigmoid/seed7'
   )
   assert 'train' not in commands
   assert {'evaluate', 'evaluate training', 'transfer food101'} < set(commands)
   assert [c.cka for c in study.comparisons] == [True]
+
+
+@pytest.mark.parametrize(
+  ('name', 'options', 'flags'),
+  [
+    ('loss_functions_transfer', (), '--objective=softmax --seed=1'),
+    ('timm', ('dataset=cifar10',), '--dataset=cifar10'),
+    ('flax_imagenet', (), ''),
+    (
+      'torchvision',
+      ('weights=IMAGENET1K_V1', 'dataset=folder:x/{objective}{seed}'),
+      '--weights=IMAGENET1K_V1 --dataset=folder:x/softmax1',
+    ),
+  ],
+)
+def test_every_format_can_be_imported_by_a_study(name, options, flags):
+  study = _study(
+    a=dict(
+      objectives=('softmax',),
+      num_seeds=2,
+      import_format=name,
+      import_from='x{seed}',
+      import_options=options,
+    )
+  )
+  command = study.commands(study.runs[1])['import']
+  between = f'--format={name} --source=x1 {flags} --config='.replace('  ', ' ')
+  assert between in command
+
+
+def test_all_formats_are_tried_above():
+  [mark] = test_every_format_can_be_imported_by_a_study.pytestmark
+  assert {row[0] for row in mark.args[1]} == {*formats.known_formats()}
 
 
 def test_overrides_variants_and_commands():
@@ -256,9 +293,58 @@ def test_runs_without_a_holdout_are_evaluated_at_their_end():
     ),
     (dict(import_format='loss_functions_transfer'), 'go together'),
     (dict(import_from='x/{seed}'), 'go together'),
+    (dict(import_options=('seed=1',)), 'go together'),
     (
       dict(import_format='torchvision', import_from='x/{seed}'),
-      '--format=torchvision needs --weights',
+      r"'a': import_options=\(\): --format=torchvision needs --weights: IMAGE",
+    ),
+    (
+      dict(
+        import_format='torchvision',
+        import_from='x/{seed}',
+        import_options=('weights=IMAGENET1K_V3',),
+      ),
+      "V3 is none of .*, IMAGENET1K_V2. Did you mean 'IMAGENET1K_V",
+    ),
+    (
+      dict(
+        import_format='torchvision',
+        import_from='x/{seed}',
+        import_options=('weights',),
+      ),
+      "import_options has 'weights', which is not 'name=value'",
+    ),
+    (
+      dict(
+        import_format='timm',
+        import_from='x/{seed}',
+        import_options=('datset=cifar10',),
+      ),
+      "--datset=cifar10 is no option of --format=timm.* mean 'dataset'",
+    ),
+    (
+      dict(
+        import_format='timm',
+        import_from='x/{seed}',
+        import_options=('dataset=cifar11',),
+      ),
+      "import_options=.*Unknown dataset 'cifar11'",
+    ),
+    (
+      dict(
+        import_format='loss_functions_transfer',
+        import_from='x/{seed}',
+        import_options=('seed={seed}',),
+      ),
+      "import_options has 'seed={seed}', but seed=0 is given already",
+    ),
+    (
+      dict(
+        import_format='timm',
+        import_from='x/{seed}',
+        import_options=('dataset={data}',),
+      ),
+      "import_options has 'dataset={data}', which may have {objective}",
     ),
     (dict(import_format='nonsense', import_from='x'), 'Known: loss_func'),
     (
