@@ -18,10 +18,12 @@ from lossbench.runs import provenance
 from lossbench.runs.checkpoints import (
   Checkpointer,
   DamagedCheckpointError,
+  HostState,
   on_host,
   open_checkpoints,
 )
 from lossbench.runs.directory import RunDirectory, fields_of
+from lossbench.runs.stored import find_checkpoint, fingerprint_of
 from lossbench.runtime import storage
 from lossbench.runtime.console import LOGGER
 from lossbench.train.checks import check_relations
@@ -92,7 +94,8 @@ def import_checkpoint(
   """Makes a run directory that is evaluated and compared like any other.
 
   Its only checkpoint is of step 0. What was imported before is left as it is if
-  it is whole, and made again if it is damaged.
+  it is whole, made again if it is damaged, and refused if the source holds other
+  arrays now.
 
   Args:
     format_: of the checkpoint.
@@ -120,17 +123,21 @@ def import_checkpoint(
   about = {'format': format_.name, 'path': path, **source.about}
   directory = RunDirectory(workdir)
   directory.check_compatible(config)
+  variables = take_arrays(source, _model_shapes(config), where=path)
+  state = on_host(
+    TrainState(step=np.zeros((), np.int32), opt_state={}, ema=None, **variables)
+  )
+  # Of the checkpoint, which has it in its metadata too.
+  about['fingerprint'] = fingerprint_of(state.crc32)
   if _is_imported(directory, about):
     LOGGER.info('Already imported: %s', directory.path)
     return
-  variables = take_arrays(source, _model_shapes(config), where=path)
   with directory.locked():
-    _write(directory, config, variables, about)
-  num_parameters = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    _write(directory, config, state, about)
   LOGGER.info(
     'Imported %d numbers into %s. Evaluate with: python -m lossbench.evaluate '
     '--workdir=%s',
-    num_parameters,
+    sum(leaf.size for leaf in jax.tree.leaves(variables)),
     directory.path,
     directory.path,
   )
@@ -140,7 +147,7 @@ def _is_imported(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
   """Whether a directory holds this import already, undamaged.
 
   Raises:
-    ValueError: if it holds a run that came from elsewhere.
+    ValueError: if it holds a run that came from elsewhere, or other arrays.
   """
   if not directory.has_checkpoints():
     return False
@@ -149,15 +156,17 @@ def _is_imported(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
     found = directory.imported_from
   except ValueError:
     found, lost = None, True
-  if lost and directory.committed_steps == [0]:  # as imports alone have it
-    LOGGER.warning('%s is lost. Importing again.', directory.about_path)
-    return False
+  lost = lost and directory.committed_steps == [0]  # as imports alone have it
   names = 'format', 'path'
-  if not found or any(found[name] != about[name] for name in names):
+  if not lost and (not found or any(found[n] != about[n] for n in names)):
     came = f'imported from {found["path"]}' if found else 'trained'
     raise ValueError(
       f'{directory.path} holds a run that was {came}. Choose another --workdir.'
     )
+  _check_unchanged(directory, found or {}, about)
+  if lost:
+    LOGGER.warning('%s is lost. Importing again.', directory.about_path)
+    return False
   with open_checkpoints(directory) as checkpointer:
     try:
       checkpointer.restore(checkpointer.resolve('last'))
@@ -167,10 +176,26 @@ def _is_imported(directory: RunDirectory, about: Mapping[str, Any]) -> bool:
   return True
 
 
+def _check_unchanged(
+  directory: RunDirectory, found: Mapping[str, Any], about: Mapping[str, Any]
+):
+  """Refuses a source whose arrays are others than those of the import."""
+  before = found.get('fingerprint')
+  if before is None:  # lost, or from before it was recorded
+    stored = find_checkpoint(directory, 'last')
+    before = stored.fingerprint if stored else about['fingerprint']
+  if before != about['fingerprint']:
+    raise ValueError(
+      f'{directory.path} was imported when its source held other arrays: '
+      f'fingerprint {before} there, {about["fingerprint"]} now of '
+      f'{about["path"]}. Choose another --workdir for what it holds now.'
+    )
+
+
 def _write(
   directory: RunDirectory,
   config: ml_collections.ConfigDict,
-  variables: Mapping[str, Any],
+  state: HostState,
   about: Mapping[str, Any],
 ):
   """Writes the records, then the checkpoint, without which they bind nobody."""
@@ -181,9 +206,6 @@ def _write(
     'libraries': provenance.library_versions(),
   }
   directory.claim(config, num_steps=0, source=record)
-  state = TrainState(
-    step=np.zeros((), np.int32), opt_state={}, ema=None, **variables
-  )
   with Checkpointer(directory.checkpoints_path) as checkpointer:
-    checkpointer.save(on_host(state), history=[])
+    checkpointer.save(state, history=[])
     checkpointer.wait()

@@ -342,7 +342,10 @@ class RunDirectory:
 
   @property
   def imported_from(self) -> dict[str, Any] | None:
-    """Source of an imported run, with 'format' and 'path'; None of others."""
+    """Source of an imported run, with 'format' and 'path'; None of others.
+
+    'fingerprint', of its arrays as of a checkpoint, is in newer records.
+    """
     path = self.about_path
     source = read_json(path).get('source') if path.exists() else None
     return source if source and 'format' in source else None
@@ -439,7 +442,7 @@ class RunDirectory:
         those before, the last of which it is compared with where there are
         checkpoints.
       source: of a fine-tuning that begins: path, step and fingerprint; or of an
-        import: format, path, ...
+        import: format, path, fingerprint, ...
 
     Raises:
       ValueError: if it holds another run, or `CHANGES` that were not allowed;

@@ -1,5 +1,7 @@
 """An import makes a run directory like any other, or leaves no trace."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -54,6 +56,8 @@ def test_records_say_where_it_came_from(imported, source):
   assert {'code', 'libraries'} < found.keys()
   assert found['author'] == 'somebody'
   assert (found['format'], found['path']) == ('arrays', source)
+  checkpoint = load_checkpoint(imported, 'last')
+  assert found['fingerprint'] == checkpoint.fingerprint
 
 
 def test_it_is_evaluated_like_any_other(imported):
@@ -119,6 +123,34 @@ def test_other_runs_are_left_alone(imported, source, tmp_path):
   assert 'Differing fields: seed: 0 there, 1 now' in _refused(
     source, imported.path, seed=1
   )
+
+
+def _forget_fingerprint(run):
+  """Makes run.json one of before it had the fingerprint."""
+  about = read_json(run.about_path)
+  del about['source']['fingerprint']
+  write_json(run.about_path, about)
+
+
+@pytest.mark.parametrize(
+  'harm_fn',
+  [lambda run: None, _truncate, _forget_fingerprint],
+  ids=['whole', 'damaged', 'of before'],
+)
+def test_a_source_that_has_changed_is_refused(imported, source, harm_fn):
+  data_dir = imported.read_config().data_dir
+  harm_fn(imported)
+  before = imported.about_path.read_bytes()
+  old = imported.imported_from.get('fingerprint', '')
+  arrays.write(pathlib.Path(source), **{KERNEL: arrays.arrays()[KERNEL] + 1})
+  message = _refused(source, imported.path, data_dir=data_dir)
+  assert f'held other arrays: fingerprint {old}' in message
+  assert f'now of {source}. Choose another --workdir' in message
+  assert imported.about_path.read_bytes() == before
+  # As it was, it is found again, or mended.
+  arrays.write(pathlib.Path(source))
+  _import(source, imported.path, data_dir=data_dir)
+  assert load_checkpoint(imported, 'last').step == 0
 
 
 def test_a_trained_run_of_the_same_configuration_is_left_alone(
