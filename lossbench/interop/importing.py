@@ -70,6 +70,18 @@ def _check_fields(
     )
 
 
+def _check_classes(config: ml_collections.ConfigDict):
+  """Refuses a data set of --dataset that has not the network's classes."""
+  from lossbench.data import datasets  # TensorFlow's import takes seconds
+
+  found = len(datasets.class_names(config.dataset, config.data_dir))
+  if found != config.num_classes:
+    raise ValueError(
+      f'--dataset={config.dataset} has {found} classes, but the network tells '
+      f'{config.num_classes} apart. Name the data set that it was trained on.'
+    )
+
+
 def _model_shapes(config: ml_collections.ConfigDict) -> dict[str, Shape]:
   """Path -> shape of all variables of a model."""
   classifier = build.build_classifier(config, build.build_objective(config))
@@ -106,7 +118,7 @@ def import_checkpoint(
     config: of the run; None takes the recipe's with the checkpoint's fields.
 
   Raises:
-    FileNotFoundError: if there is no such checkpoint.
+    FileNotFoundError: if there is no such checkpoint, or folder of images.
     ValueError: if it does not hold the model, an option is not legal, or the
       directory holds another run; nothing is written then.
     OSError: if the directory cannot be written to.
@@ -120,6 +132,8 @@ def import_checkpoint(
   _check_fields(config, source, options)
   legal.check_config(config)
   check_relations(config)
+  if options.get('dataset'):
+    _check_classes(config)
   about = {'format': format_.name, 'path': path, **source.about}
   directory = RunDirectory(workdir)
   directory.check_compatible(config)

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from lossbench import build
 from lossbench.evaluation.outputs import RunOutputs
@@ -168,6 +169,49 @@ def test_classes_that_are_not_imagenets_need_a_data_set(tmp_path):
   torch.save(networks.create('resnet18', num_classes=10).state_dict(), path)
   with pytest.raises(ValueError, match=r'has 10 classes, .*Say with --dataset'):
     _import('torchvision', path, tmp_path / 'run', weights='IMAGENET1K_V1')
+
+
+@pytest.mark.parametrize(
+  ('dataset', 'count'), [('cifar10', 10), ('folder:pets', 2)]
+)
+def test_a_data_set_of_other_classes_is_refused(
+  resnet18, tmp_path, dataset, count
+):
+  for name in ('train/cat', 'train/dog', 'val/cat', 'val/dog'):
+    (tmp_path / 'pets' / name).mkdir(parents=True)
+    tf.io.write_file(
+      str(tmp_path / 'pets' / name / 'a.png'),
+      tf.io.encode_png(np.zeros((8, 8, 3), np.uint8)),
+    )
+  path = tmp_path / 'resnet18.pth'
+  torch.save(resnet18.state_dict(), path)
+  with pytest.raises(ValueError) as error:
+    importing.import_checkpoint(
+      formats.get_format('torchvision'),
+      str(path),
+      workdir=str(tmp_path / 'run'),
+      options={'weights': 'IMAGENET1K_V1', 'dataset': dataset},
+      data_dir=str(tmp_path),
+    )
+  assert str(error.value) == (
+    f'--dataset={dataset} has {count} classes, but the network tells 1000 apart. '
+    'Name the data set that it was trained on.'
+  )
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize('dataset', ['imagenet_r', 'imagenet_v2_topimages'])
+def test_variants_of_imagenet_have_its_classes(resnet18, tmp_path, dataset):
+  path = tmp_path / 'resnet18.pth'
+  torch.save(resnet18.state_dict(), path)
+  outputs = _import(
+    'torchvision',
+    path,
+    tmp_path / 'run',
+    weights='IMAGENET1K_V1',
+    dataset=dataset,
+  )
+  assert outputs.config.dataset == dataset
 
 
 @pytest.mark.parametrize(
