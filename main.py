@@ -25,9 +25,10 @@ def check():
 
   legal.check_config(flags.FLAGS.config)
   # Imports JAX, which takes a second.
-  from lossbench.train.checks import check_relations
+  from lossbench.train.checks import check_relations, check_trainable
 
   check_relations(flags.FLAGS.config)
+  check_trainable(flags.FLAGS.config)
 
 
 def main(arguments):

@@ -106,7 +106,9 @@ def get_default_config() -> ml_collections.ConfigDict:
   # 'released' computes the logits as the study's released code does where that
   # differs from the paper: cosine softmax (x W_k/||W_k|| + b_k) / temperature, of
   # features whose length is kept; logit normalization counts an output of no class
-  # in the norm. Other objectives have one output layer.
+  # in the norm, and is only evaluated, of networks that were imported: in their
+  # training that output was in the softmax too. Other objectives have one output
+  # layer.
   config.output_layer = 'paper'
   # Standard deviation of the output layer's initial kernel.
   config.output_kernel_stddev = 0.01

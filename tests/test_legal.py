@@ -18,7 +18,11 @@ from configs import (
 from configs.studies import default as studies
 from lossbench import models
 from lossbench.objectives import get_part, known_parts
-from lossbench.train.checks import check_config, check_relations
+from lossbench.train.checks import (
+  check_config,
+  check_relations,
+  check_trainable,
+)
 
 NAN, INF = math.nan, math.inf
 NOT_NUMBERS = (NAN, INF, -INF, None, '1')
@@ -331,6 +335,19 @@ def test_contradictions_are_refused(get_config, changes, text):
   legal.check_config(config)
   with pytest.raises(ValueError, match=text):
     check_relations(config)
+
+
+@pytest.mark.parametrize('objective', studies.OBJECTIVES)
+def test_an_output_of_no_class_is_imported_but_not_trained(objective):
+  config = imagenet_resnet50.get_config(objective)
+  config.output_layer = 'released'
+  check_relations(config)  # as imports do
+  if objective != 'logit_normalization':
+    check_trainable(config)
+    return
+  for check in (check_trainable, check_config):
+    with pytest.raises(ValueError, match=r'Set --config\.output_layer=paper'):
+      check(config)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import rich.console
 
 from configs import legal
 from lossbench.study import plan, pool, record, states, table
-from lossbench.train.checks import check_relations
+from lossbench.train.checks import check_relations, check_trainable
 
 
 def check_configs(study: plan.Study):
@@ -19,6 +19,8 @@ def check_configs(study: plan.Study):
     try:
       legal.check_config(run.config)
       check_relations(run.config)
+      if run.source is None:
+        check_trainable(run.config)
     except ValueError as error:
       raise ValueError(f'Run {run.name!r}: {error}') from error
 

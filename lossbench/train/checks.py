@@ -17,6 +17,7 @@ def check_config(config: ml_collections.ConfigDict):
     ValueError: naming the field, its value, what was expected and the remedy.
   """
   check_relations(config)
+  check_trainable(config)
   _check_batches(config)
 
 
@@ -54,6 +55,25 @@ def check_relations(config: ml_collections.ConfigDict):
     warmup_epochs=config.warmup_epochs,
     decay_per_epoch=config.decay_per_epoch,
   )
+
+
+def check_trainable(config: ml_collections.ConfigDict):
+  """Refuses a network that is imported and evaluated, but is not trained here.
+
+  Raises:
+    ValueError: naming the field, its value and the remedy.
+  """
+  layer = build.build_objective(config).output_layer(
+    num_classes=config.num_classes
+  )
+  if layer.background:
+    raise ValueError(
+      f'--config.output_layer={config.output_layer} with '
+      f'{config.objective.name} has an output of no class, which the published '
+      'networks had in the softmax of their training too and which has no place '
+      'in it here: they are imported and not trained. Set '
+      '--config.output_layer=paper, which is their formula without that output.'
+    )
 
 
 def _check_images(config):

@@ -7,7 +7,7 @@ import pytest
 
 from configs.studies import default
 from lossbench.interop import formats
-from lossbench.study import plan, record
+from lossbench.study import driver, plan, record
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = 'configs/digits_cnn.py'
@@ -158,6 +158,18 @@ def test_every_format_can_be_imported_by_a_study(name, options, flags):
 def test_all_formats_are_tried_above():
   [mark] = test_every_format_can_be_imported_by_a_study.pytestmark
   assert {row[0] for row in mark.args[1]} == {*formats.known_formats()}
+
+
+def test_what_is_only_imported_is_not_trained():
+  fields = dict(
+    recipe='configs/imagenet_resnet50.py',
+    objectives=('logit_normalization',),
+    overrides=('output_layer=released',),
+  )
+  with pytest.raises(ValueError, match=r"^Run 'a/logit_norm.*layer=paper"):
+    driver.check_configs(_study(a=fields))
+  imported = dict(import_format='timm', import_from='{objective}/{seed}')
+  driver.check_configs(_study(a=fields | imported))
 
 
 def test_overrides_variants_and_commands():
