@@ -216,13 +216,11 @@ class _Export:
         traverse_util.unflatten_dict(own, sep='/'),
       )
     )
-    program = (path / PROGRAM).read_bytes()
+    program_fn = stablehlo.load_program((path / PROGRAM).read_bytes())
     rng = np.random.default_rng(0)
     for size in _BATCH_SIZES:
       images = rng.integers(0, 256, (size, *self._image_shape), np.uint8)
-      self._check_close(
-        stablehlo.call_program(program, images), rebuilt_fn(images), path
-      )
+      self._check_close(program_fn(images), rebuilt_fn(images), path)
 
   def _check_close(self, found, expected, path):
     if found.shape != expected.shape or not np.allclose(

@@ -32,11 +32,10 @@ def serialize_program(
   return bytes(exported.serialize())
 
 
-def call_program(content: bytes, images: np.ndarray) -> np.ndarray:
-  """What a serialized program says of uint8 images [B, H, W, C].
+def load_program(content: bytes) -> Callable[[np.ndarray], jax.Array]:
+  """What `serialize_program` was given, compiled once for every size of batches.
 
   Raises:
     Exception: of `jax.export`, if it is damaged.
   """
-  exported = export.deserialize(bytearray(content))
-  return np.asarray(jax.jit(exported.call)(images))
+  return jax.jit(export.deserialize(bytearray(content)).call)
