@@ -16,7 +16,7 @@ from flax import serialization, traverse_util
 from lossbench.interop import imagenet
 from lossbench.interop.formats import Origin, Source
 from lossbench.interop.recognising import ARCHITECTURES, recognise
-from lossbench.models.resnet import FIRST_BOTTLENECK_DEPTH, STAGE_SIZES
+from lossbench.interop.resnet_blocks import SHORTCUT, STEM, resnet_blocks
 
 _IMAGE_FIELDS = {
   'image_size': 224,
@@ -118,21 +118,13 @@ def _origins(depth: int) -> Iterator[tuple[str, Origin]]:
 
 def _layers(depth: int) -> Iterator[Any]:
   """(convolution, batch normalisation), ours and theirs."""
-  is_bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
-  kind = 'BottleneckResNetBlock' if is_bottleneck else 'ResNetBlock'
-  yield ('conv_stem', 'bn_stem'), ('conv_init', 'bn_init')
-  total = 0
-  for stage, num_blocks in enumerate(STAGE_SIZES[depth], start=1):
-    for block in range(1, num_blocks + 1):
-      ours, theirs = f'stage{stage}_block{block}/', f'{kind}_{total}/'
-      for i in range(3 if is_bottleneck else 2):
-        yield (
-          (f'{ours}conv{i + 1}', f'{ours}bn{i + 1}'),
-          (f'{theirs}Conv_{i}', f'{theirs}BatchNorm_{i}'),
-        )
-      if block == 1 and (stage > 1 or is_bottleneck):
-        yield (
-          (f'{ours}conv_shortcut', f'{ours}bn_shortcut'),
-          (f'{theirs}conv_proj', f'{theirs}norm_proj'),
-        )
-      total += 1
+  yield STEM, ('conv_init', 'bn_init')
+  for block in resnet_blocks(depth):
+    kind = 'BottleneckResNetBlock' if '3' in block.layers else 'ResNetBlock'
+    prefix = f'{kind}_{block.index}/'
+    for layer in block.layers:
+      conv, bn = 'conv_proj', 'norm_proj'
+      if layer != SHORTCUT:
+        number = int(layer) - 1
+        conv, bn = f'Conv_{number}', f'BatchNorm_{number}'
+      yield block.names(layer), (prefix + conv, prefix + bn)

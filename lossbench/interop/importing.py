@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from flax import traverse_util
 
 from configs import legal
 from lossbench import build
-from lossbench.interop.formats import Format, Shape, Source
-from lossbench.interop.matching import take_arrays
+from lossbench.interop.formats import Format, Source
+from lossbench.interop.matching import model_shapes, take_arrays
 from lossbench.runs import provenance
 from lossbench.runs.checkpoints import (
   Checkpointer,
@@ -82,18 +81,6 @@ def _check_classes(config: ml_collections.ConfigDict):
     )
 
 
-def _model_shapes(config: ml_collections.ConfigDict) -> dict[str, Shape]:
-  """Path -> shape of all variables of a model."""
-  classifier = build.build_classifier(config, build.build_objective(config))
-  side = classifier.backbone.min_image_size
-  images = np.zeros((1, side, side, len(config.pixel_mean)), np.float32)
-  variables = jax.eval_shape(
-    lambda key: classifier.init(key, images, train=False), jax.random.key(0)
-  )
-  flat = traverse_util.flatten_dict(variables, sep='/')
-  return {path: leaf.shape for path, leaf in flat.items()}
-
-
 def import_checkpoint(
   format_: Format,
   path: str,
@@ -137,7 +124,11 @@ def import_checkpoint(
   about = {'format': format_.name, 'path': path, **source.about}
   directory = RunDirectory(workdir)
   directory.check_compatible(config)
-  variables = take_arrays(source, _model_shapes(config), where=path)
+  wanted = model_shapes(
+    build.build_classifier(config, build.build_objective(config)),
+    num_channels=len(config.pixel_mean),
+  )
+  variables = take_arrays(source, wanted, where=path)
   state = on_host(
     TrainState(step=np.zeros((), np.int32), opt_state={}, ema=None, **variables)
   )

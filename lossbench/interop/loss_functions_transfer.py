@@ -25,17 +25,29 @@ import numpy as np
 
 from configs import imagenet_resnet50
 from configs.studies.default import OBJECTIVES
+from lossbench.interop import imagenet
 from lossbench.interop.formats import Origin, Source
+from lossbench.interop.resnet_blocks import STEM, resnet_blocks
 from lossbench.objectives import create_objective
 
 _AVERAGED = '/ExponentialMovingAverage'
-_STAGES = (3, 4, 6, 3)
 _NUM_OUTPUTS = 1001
 _BATCH_NORM = {
   ('params', 'scale'): 'gamma',
   ('params', 'bias'): 'beta',
   ('batch_stats', 'mean'): 'moving_mean',
   ('batch_stats', 'var'): 'moving_variance',
+}
+_PADDINGS = {'max_pool_padding': 'same', 'conv_padding': 'symmetric'}
+_IMAGE_FIELDS = {
+  'image_size': 224,
+  'resize_ratio': 1 / 0.875,
+  'eval_crop': 'crop_then_resize',
+  'resize_method': 'bicubic_tf1',
+  'resize_antialias': False,
+  'eval_pixels': 'float32',
+  'pixel_mean': imagenet.MEAN,
+  'pixel_std': imagenet.STD,
 }
 # .../OBJECTIVE/seedK/model.ckpt
 _PUBLISHED_PATH = re.compile(r'(?:.*/)?(\w+)/seed(\d+)/[^/]+')
@@ -67,9 +79,9 @@ def open_source(path: str, *, objective: str, seed: int) -> Source:
     return _read(reader, name, path)
 
   return Source(
-    recipe='imagenet_resnet50',
+    recipe=imagenet.RECIPE,
     objective=objective,
-    fields=_fields(objective),
+    fields=_fields(objective, path),
     shapes=suffixed,
     origin_fn=origins.get,
     read_fn=read_fn,
@@ -125,28 +137,18 @@ def _output_layer(objective: str, num_classes: int):
   return built.output_layer(num_classes=num_classes)
 
 
-def _fields(objective: str) -> dict[str, Any]:
+def _fields(objective: str, path: str) -> dict[str, Any]:
   """What the arrays mean, and what the network saw."""
   hparams = imagenet_resnet50.OBJECTIVES[objective]
   return {
-    'dataset': 'imagenet2012',
-    'num_classes': _NUM_OUTPUTS - 1,
-    'num_holdout': 0,
-    'image_size': 224,
-    'downscale': 1,
-    'resize_images': True,
-    'resize_ratio': 1 / 0.875,
-    'eval_crop': 'crop_then_resize',
-    'resize_method': 'bicubic_tf1',
-    'resize_antialias': False,
-    'eval_pixels': 'float32',
-    'pixel_mean': (0.485, 0.456, 0.406),
-    'pixel_std': (0.229, 0.224, 0.225),
-    'model.name': 'resnet',
-    'model.depth': 50,
-    'model.max_pool_padding': 'same',
-    'model.conv_padding': 'symmetric',
-    'compute_dtype': 'float32',
+    **imagenet.run_fields(
+      'resnet50',
+      num_classes=_NUM_OUTPUTS - 1,
+      dataset=None,
+      paddings=_PADDINGS,
+      where=path,
+    ),
+    **_IMAGE_FIELDS,
     'output_layer': 'released',
     **{f'objective.{objective}.{name}': x for name, x in hparams.items()},
   }
@@ -154,13 +156,10 @@ def _fields(objective: str) -> dict[str, Any]:
 
 def _layers() -> Iterator[tuple[str, str]]:
   """Ours, as the authors' code creates them: (convolution, normalisation)."""
-  yield 'conv_stem', 'bn_stem'
-  for stage, num_blocks in enumerate(_STAGES, start=1):
-    for block in range(1, num_blocks + 1):
-      prefix = f'stage{stage}_block{block}'
-      names = ['_shortcut'] if block == 1 else []
-      for name in [*names, '1', '2', '3']:
-        yield f'{prefix}/conv{name}', f'{prefix}/bn{name}'
+  yield STEM
+  for block in resnet_blocks(50):
+    for layer in block.layers:
+      yield block.names(layer)
 
 
 def _origins(objective: str) -> dict[str, Origin]:

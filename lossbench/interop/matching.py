@@ -3,12 +3,27 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 
 from lossbench.interop.formats import Origin, Shape, Source
+from lossbench.models import Classifier
 
 _SEPARATOR = '/'
+
+
+def model_shapes(
+  classifier: Classifier, *, num_channels: int
+) -> dict[str, Shape]:
+  """Path -> shape of all variables of a network, which is not computed."""
+  side = classifier.backbone.min_image_size
+  images = np.zeros((1, side, side, num_channels), np.float32)
+  variables = jax.eval_shape(
+    lambda key: classifier.init(key, images, train=False), jax.random.key(0)
+  )
+  flat = traverse_util.flatten_dict(variables, sep=_SEPARATOR)
+  return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def take_arrays(

@@ -4,12 +4,8 @@ import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
-from flax import traverse_util
-
 from lossbench.interop.formats import Origin, Shape
-from lossbench.interop.matching import converted_shape
+from lossbench.interop.matching import converted_shape, model_shapes
 from lossbench.models import Classifier, create_backbone
 from lossbench.models.resnet import STAGE_SIZES
 from lossbench.objectives import create_objective
@@ -85,7 +81,7 @@ def _difference(
   if words:
     return f'it {" but ".join(words)}'
   num_classes = shapes[origins[_BIAS].name][:1]
-  wanted = _model_shapes(architecture, *num_classes)
+  wanted = _shapes_of(architecture, *num_classes)
   for path, origin in origins.items():
     shape = shapes[origin.name]
     if converted_shape(origin, shape) != wanted[path]:
@@ -97,20 +93,13 @@ def _difference(
 
 
 @functools.lru_cache(maxsize=8)
-def _model_shapes(architecture: str, num_classes: int = 0) -> dict[str, Shape]:
+def _shapes_of(architecture: str, num_classes: int = 0) -> dict[str, Shape]:
   """Path -> shape of a network's arrays."""
   backbone = create_backbone(image_size=299, **ARCHITECTURES[architecture])
-  objective = create_objective('softmax')
-  classifier = Classifier(
-    backbone, objective.output_layer(num_classes=num_classes)
+  output_layer = create_objective('softmax').output_layer(
+    num_classes=num_classes
   )
-  side = backbone.min_image_size
-  images = np.zeros((1, side, side, 3), np.float32)
-  variables = jax.eval_shape(
-    lambda key: classifier.init(key, images, train=False), jax.random.key(0)
-  )
-  flat = traverse_util.flatten_dict(variables, sep='/')
-  return {path: leaf.shape for path, leaf in flat.items()}
+  return model_shapes(Classifier(backbone, output_layer), num_channels=3)
 
 
 def find_architecture(model: Mapping[str, Any]) -> str | None:

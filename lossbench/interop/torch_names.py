@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lossbench.interop.recognising import ARCHITECTURES
+from lossbench.interop.resnet_blocks import SHORTCUT, STEM, resnet_blocks
 from lossbench.models.inception_v3 import conv_names
-from lossbench.models.resnet import FIRST_BOTTLENECK_DEPTH, STAGE_SIZES
 
 _BATCH_NORM = {
   ('params', 'scale'): 'weight',
@@ -121,22 +121,14 @@ _Layers = Iterator[tuple[tuple[str, str], tuple[str, str]]]
 
 
 def _resnet_layers(depth: int) -> _Layers:
-  yield ('conv_stem', 'bn_stem'), ('conv1', 'bn1')
-  is_bottleneck = depth >= FIRST_BOTTLENECK_DEPTH
-  for stage, num_blocks in enumerate(STAGE_SIZES[depth], start=1):
-    for block in range(num_blocks):
-      ours, theirs = f'stage{stage}_block{block + 1}/', f'layer{stage}.{block}.'
-      for number in range(1, 4 if is_bottleneck else 3):
-        convs = f'conv{number}', f'bn{number}'
-        yield (
-          tuple(ours + name for name in convs),
-          tuple(theirs + name for name in convs),
-        )
-      if block == 0 and (stage > 1 or is_bottleneck):
-        yield (
-          (f'{ours}conv_shortcut', f'{ours}bn_shortcut'),
-          (f'{theirs}downsample.0', f'{theirs}downsample.1'),
-        )
+  yield STEM, ('conv1', 'bn1')
+  for block in resnet_blocks(depth):
+    prefix = f'layer{block.stage}.{block.number - 1}.'
+    for layer in block.layers:
+      conv, bn = f'conv{layer}', f'bn{layer}'
+      if layer == SHORTCUT:
+        conv, bn = 'downsample.0', 'downsample.1'
+      yield block.names(layer), (prefix + conv, prefix + bn)
 
 
 def _inception_layers() -> _Layers:
