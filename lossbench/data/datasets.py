@@ -77,7 +77,8 @@ def open_dataset(
   if num_classes is not None and found != num_classes:
     raise ValueError(
       f'Dataset {name!r} has {found} classes, but '
-      f'--config.num_classes={num_classes}.'
+      f'--config.num_classes={num_classes}. Set it to {found}, or name another '
+      'data set.'
     )
   return builder
 
