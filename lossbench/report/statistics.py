@@ -109,6 +109,17 @@ class SpreadRatio:
   detectable: float
 
 
+def _variance_factor(unexplained: float, odds: float) -> float:
+  """Ratio of variances at which one test of sum and difference comes out.
+
+  Args:
+    unexplained: 1 - r² of the two quantities.
+    odds: R² / (1 - R²) of their sum and difference in that test.
+  """
+  middle = 1 + 2 * unexplained * odds
+  return middle + np.sqrt(middle**2 - 1)
+
+
 def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
   """Compares spreads of two quantities of the same objects (Pitman, Morgan 1939).
 
@@ -124,16 +135,14 @@ def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
   variance = np.var(a, ddof=1) / np.var(b, ddof=1)
   unexplained = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-12)
   t = (variance - 1) * np.sqrt((n - 2) / (4 * variance * unexplained))
-
-  def factor(odds):
-    """Of variances, where sum and difference explain odds / (1 + odds)."""
-    middle = 1 + 2 * unexplained * odds
-    return middle + np.sqrt(middle**2 - 1)
-
-  width = factor(stats.t.ppf(1 - LEVEL / 2, n - 2) ** 2 / (n - 2))
+  width = _variance_factor(
+    unexplained, stats.t.ppf(1 - LEVEL / 2, n - 2) ** 2 / (n - 2)
+  )
   # Of a correlation by Fisher's transformation: tanh's square has sinh's as odds.
   normal = stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)
-  detectable = factor(np.sinh(normal / np.sqrt(n - 3)) ** 2)
+  detectable = _variance_factor(
+    unexplained, np.sinh(normal / np.sqrt(n - 3)) ** 2
+  )
   return SpreadRatio(
     ratio=float(np.sqrt(variance)),
     interval=(
