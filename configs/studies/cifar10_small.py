@@ -4,10 +4,10 @@
   python -m lossbench.study --config=configs/studies/cifar10_small.py --workdir=studies/cifar10_small --num_workers=2 --config.data_dir=DIR
 
 Nine objectives x 2 seeds of All-CNN-C at a quarter of its width on 10,000 images, all
-of which softmax gets right; corruptions of the test images; transfer to Caltech-101
-and relearning of CIFAR-10 from its holdout, the other 40,000. DIR is a TFDS directory
-with cifar10 and caltech101 that may be written to. An hour or two of two cores;
-killed and started again it goes on.
+of which softmax gets right; corruptions of the test images; transfer to Caltech-101,
+linear, by neighbours and by fine-tuning; and relearning of CIFAR-10 from its holdout,
+the other 40,000. DIR is a TFDS directory with cifar10 and caltech101 that may be
+written to. An hour or two of two cores; killed and started again it goes on.
 """
 
 from configs.studies import default
@@ -21,5 +21,11 @@ def get_config():
     num_seeds=2,
     num_train_examples=10_000,
     transfer=('caltech101', 'cifar10:holdout'),
+    finetune=('caltech101',),
+    # For 1,020 images; few points, each a run of its own.
+    finetune_learning_rates=(0.1, 10**-0.5, 1.0),
+    finetune_weight_decays=(1e-3, 10**-2.5),
+    finetune_epochs=20.0,
+    finetune_batch_size=128,
   )
   return config
