@@ -39,8 +39,8 @@ from lossbench.probe import protocol as _protocol
 
 Fit = _regression.Fit
 L2_VALUES = _regression.L2_VALUES
-fit_path = for_any_arrays(_regression.fit_path)
-predict = for_any_arrays(_regression.predict)
-score = for_any_arrays(_regression.score)
-holdout_mask = for_any_arrays(_protocol.holdout_mask)
-best_l2 = for_any_arrays(_protocol.best_l2)
+fit_path = for_any_arrays(_regression.fit_path, face=__name__)
+predict = for_any_arrays(_regression.predict, face=__name__)
+score = for_any_arrays(_regression.score, face=__name__)
+holdout_mask = for_any_arrays(_protocol.holdout_mask, face=__name__)
+best_l2 = for_any_arrays(_protocol.best_l2, face=__name__)

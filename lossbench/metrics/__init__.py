@@ -55,7 +55,7 @@ def __getattr__(name):
   if name not in _MODULES:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   module = importlib.import_module(f'{__name__}.{_MODULES[name]}')
-  function = for_any_arrays(getattr(module, name))
+  function = for_any_arrays(getattr(module, name), face=__name__)
   globals()[name] = function  # the next time nobody asks here
   return function
 

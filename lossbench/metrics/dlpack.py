@@ -42,12 +42,19 @@ def _is_jax(value: Any) -> bool:
   return jax is not None and isinstance(value, jax.Array)
 
 
-def for_any_arrays(function: Callable) -> Callable:
-  """The function for arrays of any framework, `as_numpy`."""
+def for_any_arrays(function: Callable, *, face: str) -> Callable:
+  """The function for arrays of any framework, `as_numpy`.
+
+  Args:
+    function: to be called with NumPy's or JAX's.
+    face: the public module that has the result under the function's own name,
+      by which it is pickled.
+  """
 
   @functools.wraps(function)
   def converted(*args, **kwargs):
     kwargs = {name: as_numpy(value) for name, value in kwargs.items()}
     return function(*map(as_numpy, args), **kwargs)
 
+  converted.__module__ = face
   return converted

@@ -15,6 +15,7 @@ import ml_collections
 import numpy as np
 
 from lossbench.runtime import storage
+from lossbench.runtime.console import LOGGER
 
 BALANCED = 'balanced'
 
@@ -127,4 +128,6 @@ def build_class_weights(
     return read_weights(config.class_weights, num_classes=config.num_classes)
   from lossbench.data import labels
 
+  # All records are read for it, which takes minutes of ImageNet.
+  LOGGER.info('Counting the labels of %s.', examples.split)
   return balanced(labels.read_labels(examples), num_classes=config.num_classes)

@@ -1,5 +1,7 @@
 """Arrays of other frameworks, real and stood in for."""
 
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +51,13 @@ def test_metrics_of_foreign_arrays():
   members = (Foreign(log_probs) for _ in range(2))
   np.testing.assert_allclose(metrics.ensemble_log_probs(members), log_probs)
   assert metrics.linear_cka(Foreign(logits), logits) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+  'function', [metrics.top1_accuracy, logistic_regression.score]
+)
+def test_pickled_by_the_public_name(function):
+  assert pickle.loads(pickle.dumps(function)) is function
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])

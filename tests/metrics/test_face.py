@@ -62,7 +62,8 @@ def _names(node):
 @pytest.mark.parametrize('name', metrics.__all__)
 def test_every_metric_has_an_oracle(name):
   assert name in ORACLES, f'Name its test against an oracle in {__file__}'
-  module = getattr(metrics, name).__module__.rpartition('.')[2]
+  function = getattr(metrics, name).__wrapped__
+  module = function.__module__.rpartition('.')[2]
   path = HERE / f'test_{module}.py'
   functions = _functions(ast.parse(path.read_text()))
   names = _names(functions[ORACLES[name]])

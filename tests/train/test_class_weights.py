@@ -41,7 +41,9 @@ def test_balanced_weights_need_an_example_of_every_class():
     class_weights.balanced(np.array([0, 4]), num_classes=4)
 
 
-def test_labels_are_counted_where_a_run_trains(config, tmp_path):
+def test_labels_are_counted_where_a_run_trains(
+  config, tmp_path, caplog, monkeypatch
+):
   builder = datasets.open_dataset('digits', data_dir=config.data_dir)
   examples = Examples(builder, 'train[:1300]')
   expected = [r['label'] for r in builder.as_dataset(split='train[:1300]')]
@@ -49,8 +51,12 @@ def test_labels_are_counted_where_a_run_trains(config, tmp_path):
     np.sort(labels.read_labels(examples)), np.sort(expected)
   )
   config.class_weights = 'balanced'
+  monkeypatch.setattr(class_weights.LOGGER, 'propagate', True)
+  with caplog.at_level('INFO', logger='lossbench'):
+    found = class_weights.build_class_weights(config, examples)
+  assert 'Counting the labels of train[:1300].' in caplog.messages
   np.testing.assert_allclose(
-    class_weights.build_class_weights(config, examples),
+    found,
     class_weight.compute_class_weight(
       'balanced', classes=np.arange(10), y=np.array(expected)
     ),
