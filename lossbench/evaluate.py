@@ -14,6 +14,8 @@ from lossbench import cli  # isort: split
 
 from absl import flags
 
+from lossbench.evaluation import asked
+
 
 def define_flags():
   """Defines flags; not at import: a process can import several binaries."""
@@ -45,19 +47,20 @@ def define_flags():
   )
 
 
-def main(arguments):
-  del arguments
+def check_flags():
+  """Raises ValueError where flags are not legal together."""
   args = flags.FLAGS
-  if args.strict and (args.split or not (args.ood or args.ood_set)):
+  if args.strict and (args.split is not None or not (args.ood or args.ood_set)):
     raise ValueError(
       '--strict is about out-of-distribution sets, which --split and --noood '
       'leave out: give one or the other.'
     )
-  if args.split and args.ood_set:
-    raise ValueError(
-      f'--ood_set={args.ood_set[0]} is evaluated after the test split, without '
-      '--split: give one or the other.'
-    )
+  asked.check_ood_sets(args.split, args.ood_set)
+
+
+def main(arguments):
+  del arguments
+  args = flags.FLAGS
   from lossbench.evaluation import printing
   from lossbench.evaluation.checkpoint import evaluate_checkpoint
 
@@ -84,4 +87,4 @@ def main(arguments):
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, required=['workdir'], on_cluster=True)
+  cli.run(main, check_flags, required=['workdir'], on_cluster=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 
 from lossbench.data import catalogue
-from lossbench.evaluation import scoring
+from lossbench.evaluation import asked, scoring
 from lossbench.evaluation.collected import Collected
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.evaluation.representations import representation_records
@@ -155,7 +155,8 @@ def evaluate_checkpoint(
     num_train_examples: of split 'training' at most so many, the same random ones
       for all runs; None for 50,000.
     ood: whether the latter are evaluated.
-    ood_sets: names of further ones: data sets, folders, families.
+    ood_sets: names of further ones: data sets, folders, families; not with a
+      split.
     data_dir: TFDS directory; None takes the run's.
     batch_size: global; None takes the run's.
     compute_dtype: 'float32' or 'bfloat16'; None takes the run's.
@@ -166,6 +167,7 @@ def evaluate_checkpoint(
     ValueError: if the checkpoint is damaged or an argument is not legal.
     OSError: if the results cannot be written.
   """
+  asked.check_ood_sets(split, ood_sets)
   num_train_examples = _num_examples(split, num_train_examples)
   outputs = RunOutputs(
     workdir,

@@ -233,6 +233,11 @@ def test_training_images_are_those_of_the_run_and_the_same_for_all(
     ({'split': 'validation'}, ValueError, "has no split 'validation'"),
     ({'num_train_examples': 9}, ValueError, 'is of --split=training; of the'),
     ({'batch_size': 30}, ValueError, 'not divisible by the 4 devices'),
+    (
+      {'split': 'test', 'ood_sets': ['digits_high']},
+      ValueError,
+      '--ood_set=digits_high is evaluated after the test split, without --split',
+    ),
   ],
 )
 def test_refusals(run, arguments, error, text):
