@@ -94,6 +94,8 @@ class RunOutputs:
     self.objective = build.build_objective(self.config)
     self._data_dir = self.config.data_dir if data_dir is None else data_dir
     self._batch_size = batch_size or self.config.eval_batch_size
+    # (name, whether its labels are the run's classes) -> builder.
+    self._builders: dict[tuple[str, bool], Any] = {}
     check_batch_size(self._batch_size)
     with open_checkpoints(self.run) as checkpointer:
       self.step = checkpointer.resolve(step)
@@ -161,12 +163,18 @@ class RunOutputs:
     """The names of the run's classes, in the order of its labels."""
     from lossbench.data import datasets
 
-    return datasets.class_names(self.config.dataset, self._data_dir)
+    own = self.config.dataset
+    if parse_folder(own):
+      return self.open_dataset(own).info.features['label'].names
+    return datasets.class_names(own, self._data_dir)
 
   def open_dataset(
     self, name: str, *, own_labels: bool = False, folder: str = ''
   ):
     """The builder of a data set; raises as `datasets.open_dataset` does.
+
+    It is kept: a folder of a million images takes minutes to list. Not those of
+    `folder`, of which a family has many and each is opened once.
 
     Args:
       name: of the data set.
@@ -176,13 +184,18 @@ class RunOutputs:
     from lossbench.data import datasets
 
     own = name == self.config.dataset
-    mapped = own_labels and not own and parse_folder(folder or name)
-    return datasets.open_dataset(
+    mapped = own_labels and not own and bool(parse_folder(folder or name))
+    if not folder and (name, mapped) in self._builders:
+      return self._builders[name, mapped]
+    builder = datasets.open_dataset(
       folder or name,
       data_dir=self._data_dir,
       num_classes=self.config.num_classes if own else None,
       class_names=self.class_names if mapped else None,
     )
+    if not folder:
+      self._builders[name, mapped] = builder
+    return builder
 
   def tfds_split(self, builder, split: str) -> str:
     """The TFDS split of a name, which may be 'holdout' or 'training'.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from lossbench.data import datasets
+from lossbench.data import datasets, folder_listing, folders
 from lossbench.evaluation import printing, shifts
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
 from lossbench.evaluation.outputs import RunOutputs
@@ -118,6 +118,25 @@ def test_corruptions_in_folders_are_the_members_of_their_family(run, names):
   assert record['ood_sets'] == list(names.values())
   assert len(record['not_available']) == 73
   assert 'there is no folder' in record['not_available']['imagenet_c_snow_5']
+
+
+def test_a_folder_is_listed_once_in_an_evaluation(run, names, monkeypatch):
+  listed = []
+
+  def list_images(root):
+    listed.append(root.name)
+    return folder_listing.list_images(root)
+
+  monkeypatch.setattr(folders, 'list_images', list_images)
+  outputs = RunOutputs(run)
+  named = shifts.find_ood_sets(
+    outputs, [names['low'], names['mapped']], data_dir=None
+  )
+  shifts.evaluate_ood(outputs, data_dir=None, named=named, whole_suite=False)
+  assert sorted(listed) == ['low', 'shapes']
+  # Another evaluation may find it changed.
+  RunOutputs(run).open_dataset(names['low'])
+  assert len(listed) == 3
 
 
 @pytest.mark.parametrize(
