@@ -78,14 +78,8 @@ def _class_files(path: storage.Path) -> list[str]:
   return files
 
 
-def _split_files(root, prefix: str) -> tuple[list[str], list]:
-  """(classes, files) below one folder of class folders.
-
-  Args:
-    root: of the data set.
-    prefix: 'train/', or '' where it has no splits.
-  """
-  where = root / prefix if prefix else root
+def _class_folders(where: storage.Path) -> list[str]:
+  """Names of the class folders in a folder, of which there must be one."""
   classes, stray = _entries(where)
   images = [name for name in stray if _is_image(name)]
   if images:
@@ -98,6 +92,18 @@ def _split_files(root, prefix: str) -> tuple[list[str], list]:
       f'{where} has no class folders. Expected: PATH/<split>/<class>/*, or '
       'PATH/<class>/* to test on.'
     )
+  return classes
+
+
+def _split_files(root, prefix: str) -> tuple[list[str], list]:
+  """(classes, files) below one folder of class folders.
+
+  Args:
+    root: of the data set.
+    prefix: 'train/', or '' where it has no splits.
+  """
+  where = root / prefix if prefix else root
+  classes = _class_folders(where)
   # A thousand folders in a bucket are listed side by side.
   with concurrent.futures.ThreadPoolExecutor(max_workers=32) as executor:
     names = executor.map(_class_files, [where / name for name in classes])
@@ -129,6 +135,20 @@ def _find_splits(root: storage.Path) -> dict[str, str]:
   if 'test' not in found and 'validation' in found:
     found['test'] = found.pop('validation')
   return found
+
+
+def list_classes(root: storage.Path) -> list[str]:
+  """The names of the class folders of split 'test', sorted, as `list_images`
+  finds them; does not look into them.
+
+  Args:
+    root: the data set's folder, which is there.
+
+  Raises:
+    ValueError: if it has none.
+  """
+  folder = _find_splits(root).get('test')
+  return _class_folders(root / folder if folder else root)
 
 
 def list_images(root: storage.Path) -> Listing:

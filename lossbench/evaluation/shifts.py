@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lossbench.data import catalogue
+from lossbench.data import catalogue, class_maps, folder_listing
 from lossbench.data.folder_names import parse_folder
 from lossbench.evaluation import per_example, scoring
 from lossbench.evaluation.files import write_metrics
@@ -70,9 +70,12 @@ def find_ood_sets(
     if parse_folder(name):
       builder = outputs.open_dataset(name, own_labels=True)
       outputs.tfds_split(builder, catalogue.get_dataset_spec(name).test_split)
-    elif not members[0].folder and members[0].name not in of_suite:
-      there = members[reasons.index(None)].name
-      of_set = datasets.class_names(there, data_dir)
+      continue
+    there = [s for s, why in zip(members, reasons, strict=True) if not why]
+    if members[0].folder:
+      _check_class_folders(outputs, name, there, data_dir)
+    elif members[0].name not in of_suite:
+      of_set = datasets.class_names(there[0].name, data_dir)
       if of_set != outputs.class_names:
         raise ValueError(
           f'--ood_set={name} has {len(of_set)} classes, such as {of_set[0]!r}, '
@@ -80,6 +83,21 @@ def find_ood_sets(
           f'{config.dataset!r}, such as {outputs.class_names[0]!r}.'
         )
   return found
+
+
+def _check_class_folders(outputs, name, members, data_dir):
+  """Refuses a family in folders that are not named as the run's classes.
+
+  Their images are listed only when each is evaluated, for they are millions.
+  """
+  from lossbench.data import folders
+
+  for member in members:
+    root = folders.folder_path(parse_folder(member.folder), data_dir)
+    try:
+      class_maps.by_name(folder_listing.list_classes(root), outputs.class_names)
+    except ValueError as error:
+      raise ValueError(f'--ood_set={name}, in {root}: {error}') from error
 
 
 def evaluate_ood(

@@ -2,14 +2,16 @@
 
 import pytest
 
-from lossbench.data.folder_listing import list_images
+from lossbench.data.folder_listing import list_classes, list_images
 from tests.data.pictures import write_folders
 
 TWO = {'train/cat': 3, 'train/dog': 2, 'val/cat': 1, 'val/dog': 1}
 
 
 def test_splits_classes_and_files_are_listed_in_order(tmp_path):
-  listing = list_images(write_folders(tmp_path, TWO))
+  root = write_folders(tmp_path, TWO)
+  listing = list_images(root)
+  assert list_classes(root) == ['cat', 'dog']
   assert listing.classes == ('cat', 'dog')
   # What is reported on is called 'test'.
   assert list(listing.files) == ['test', 'train']
@@ -35,6 +37,7 @@ def test_folders_without_splits_are_a_test_split(tmp_path):
   root = write_folders(tmp_path, {'bus': 1, 'train': 2})
   listing = list_images(root)
   assert listing.classes == ('bus', 'train')
+  assert list_classes(root) == ['bus', 'train']
   assert listing.files['test'][1] == ('train/000.png', 'train')
 
 

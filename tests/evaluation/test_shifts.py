@@ -49,6 +49,7 @@ def names(run, digits_dir, tmp_path_factory):
   for severity in (1, 2):
     path = root / 'corrupted' / 'fog' / str(severity)
     shutil.copytree(root / 'digits', path)
+  shutil.copytree(root / 'shapes', root / 'strange' / 'fog' / '3')
   found = {
     'same': f'folder:{root}/digits',
     'low': f'folder:{root}/low',
@@ -144,6 +145,10 @@ def test_a_folder_is_listed_once_in_an_evaluation(run, names, monkeypatch):
   [
     ('folder:{root}/none', 'there is no folder .*/none'),
     ('imagenet_c:{root}/none', 'there is no folder .*gaussian_noise/1'),
+    (
+      'imagenet_c:{root}/strange',
+      "--ood_set=imagenet_c:.*fog/3: Folder 'closed' is none of the 10 classes",
+    ),
     ('folder:{root}/shapes', "'closed' is none of the 10 classes of the run"),
     ('folder:{root}/shapes#{root}/no.json', 'There is no class map .*no.json'),
     ('folder:{root}/digits#{root}/map.json', "no entry of folder '0'"),
