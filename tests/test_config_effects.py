@@ -30,7 +30,10 @@ from lossbench.runs.stored import BEST_METRIC
 from lossbench.runtime import devices
 from lossbench.train import program
 from lossbench.train.checks import check_config
-from lossbench.train.class_weights import build_class_weights
+from lossbench.train.class_weights import (
+  build_class_weights,
+  build_label_counts,
+)
 from lossbench.train.dispatch import Batches
 from lossbench.train.initialization import (
   initial_state,
@@ -276,8 +279,11 @@ class Observed:
     examples = Examples(builder, train)
     inputs = build_train_inputs(config, examples)
     (batch,) = inputs.batches_fn(0, 1)
+    counts = build_label_counts(
+      config, examples, directory=run, dataset=datasets.describe(builder)
+    )
     self.hparams = program.build_step_hparams(
-      config, class_weights=build_class_weights(config, examples)
+      config, class_weights=build_class_weights(config, counts)
     )
     state = initial_state(config, self.hparams)
     if source := load_source(config, run):

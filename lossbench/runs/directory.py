@@ -5,6 +5,7 @@ run.json                          objective, steps; every start: command, code,
                                   libraries, devices, data; source of fine-tuning
                                   or of an import
 checkpoints/<step>/               Orbax
+label_counts.json                 of class_weights=balanced, and what it counted
 history.json                      holdout metrics at every evaluation
 events.out.tfevents.*             TensorBoard
 eval/<dataset>-<split>/           metrics.json, predictions.npz, per_example.npz
@@ -243,6 +244,7 @@ class RunDirectory:
     self.about_path = self.path / 'run.json'
     self.checkpoints_path = self.path / 'checkpoints'
     self.history_path = self.path / 'history.json'
+    self.label_counts_path = self.path / 'label_counts.json'
     self.evaluation_path = self.path / 'eval' / 'evaluation.json'
 
   def eval_path(self, dataset: str, split: str) -> storage.Path:

@@ -10,40 +10,35 @@ scikit-learn's compute_class_weight), whose mean over the training examples is 1
 
 import json
 import zlib
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 import numpy as np
 
+from lossbench.runs.directory import RunDirectory
 from lossbench.runtime import storage
-from lossbench.runtime.console import LOGGER
+from lossbench.train import label_counts
 
 BALANCED = 'balanced'
 
 
-def balanced(labels: np.ndarray, *, num_classes: int) -> np.ndarray:
+def balanced(counts: np.ndarray) -> np.ndarray:
   """n / (K n_k), float32 [K].
 
   Args:
-    labels: int [n] in [0, K), of what is trained on.
-    num_classes: K.
+    counts: n_k [K], how many training examples each class has.
 
   Raises:
-    ValueError: if a class has no example, or a label is no class.
+    ValueError: if a class has no example.
   """
-  if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-    bad = labels[(labels < 0) | (labels >= num_classes)][0]
-    raise ValueError(
-      f'A training example has label {bad}, outside [0, {num_classes}). Check '
-      '--config.num_classes and the data.'
-    )
-  counts = np.bincount(labels, minlength=num_classes)
   if not counts.all():
     raise ValueError(
       f'--config.class_weights={BALANCED}: class {np.argmin(counts)} has no '
-      f'training example ({(counts == 0).sum()} of {num_classes} classes have '
+      f'training example ({(counts == 0).sum()} of {len(counts)} classes have '
       'none), so that its weight would be infinite. Give weights in a file.'
     )
-  return (len(labels) / (num_classes * counts)).astype(np.float32)
+  return (counts.sum() / (len(counts) * counts)).astype(np.float32)
 
 
 def _read(path: storage.Path):
@@ -109,14 +104,42 @@ def describe_file(name: str, *, num_classes: int) -> dict[str, str]:
   return {'class_weights': f'{zlib.crc32(weights.tobytes()):08x}'}
 
 
+def build_label_counts(
+  config: ml_collections.ConfigDict,
+  examples,
+  *,
+  directory: RunDirectory,
+  dataset: Mapping[str, Any],
+) -> dict[str, Any] | None:
+  """The record of how often each class occurs; None where nobody asks.
+
+  Args:
+    config: of the run.
+    examples: that it is trained on, `lossbench.data.examples.Examples`.
+    directory: of the run, in which the record may lie.
+    dataset: of `lossbench.data.datasets.describe`.
+
+  Raises:
+    ValueError: as of `label_counts.find_label_counts`.
+  """
+  if config.class_weights != BALANCED:
+    return None
+  return label_counts.find_label_counts(
+    examples,
+    num_classes=config.num_classes,
+    directory=directory,
+    dataset=dataset,
+  )
+
+
 def build_class_weights(
-  config: ml_collections.ConfigDict, examples
+  config: ml_collections.ConfigDict, counts: Mapping[str, Any] | None
 ) -> np.ndarray | None:
   """The weights of a run, float32 [K]; None where all classes count the same.
 
   Args:
     config: of the run.
-    examples: that it is trained on, `lossbench.data.examples.Examples`.
+    counts: of `build_label_counts`.
 
   Raises:
     ValueError: if there are no such weights; says why.
@@ -124,10 +147,6 @@ def build_class_weights(
   """
   if not config.class_weights:
     return None
-  if config.class_weights != BALANCED:
+  if counts is None:
     return read_weights(config.class_weights, num_classes=config.num_classes)
-  from lossbench.data import labels
-
-  # All records are read for it, which takes minutes of ImageNet.
-  LOGGER.info('Counting the labels of %s.', examples.split)
-  return balanced(labels.read_labels(examples), num_classes=config.num_classes)
+  return balanced(np.array(counts['counts']))

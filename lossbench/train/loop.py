@@ -29,6 +29,7 @@ from lossbench.train.initialization import (
   start_from,
 )
 from lossbench.train.inputs import TrainInputs, build_train_inputs
+from lossbench.train.label_counts import write_label_counts
 from lossbench.train.log import TrainLog
 from lossbench.train.plan import FIRST_PROFILED_STEP, Plan, build_plan
 from lossbench.train.preemption import Preempted, PreemptionNotice
@@ -62,6 +63,7 @@ class Run:
     state: before the first step, on the host.
     source: what it is fine-tuned from; None without one.
     dataset: what tells its data set from others.
+    label_counts: how often each class occurs; None where nobody asks.
   """
 
   config: ml_collections.ConfigDict
@@ -74,6 +76,7 @@ class Run:
   state: TrainState
   source: Checkpoint | None
   dataset: dict[str, Any]
+  label_counts: dict[str, Any] | None
 
 
 def train(
@@ -124,6 +127,8 @@ def train(
       ),
       source=_describe_source(run),
     )
+    if run.label_counts is not None:
+      write_label_counts(directory, run.label_counts)
     _train(run, notice)
 
 
@@ -175,8 +180,11 @@ def build_run(
     bad_images.check_pngs(builder, 'train')
   source = None if begun else load_source(config, directory)
   examples = build_examples(config, builder, train_split, run=directory)
+  counts = class_weights.build_label_counts(
+    config, examples, directory=directory, dataset=dataset
+  )
   hparams = build_step_hparams(
-    config, class_weights=class_weights.build_class_weights(config, examples)
+    config, class_weights=class_weights.build_class_weights(config, counts)
   )
   inputs = build_train_inputs(config, examples)
   plan = build_plan(config, num_examples=inputs.num_examples)
@@ -196,6 +204,7 @@ def build_run(
     state=initial_state(config, hparams),
     source=source,
     dataset=dataset,
+    label_counts=counts,
   )
 
 

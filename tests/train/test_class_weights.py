@@ -12,7 +12,8 @@ from configs import digits_cnn
 from lossbench.data import datasets, labels
 from lossbench.data.examples import Examples
 from lossbench.objectives import create_objective
-from lossbench.train import class_weights, loop
+from lossbench.runs.directory import RunDirectory
+from lossbench.train import class_weights, label_counts, loop
 from tests.data.pictures import write_folders
 
 
@@ -26,7 +27,7 @@ def config(digits_dir):
 def test_balanced_weights_are_those_of_scikit_learn():
   rng = np.random.default_rng(0)
   drawn = rng.choice(6, 500, p=np.arange(1, 7) / 21)
-  found = class_weights.balanced(drawn, num_classes=6)
+  found = class_weights.balanced(np.bincount(drawn))
   expected = class_weight.compute_class_weight(
     'balanced', classes=np.arange(6), y=drawn
   )
@@ -36,9 +37,9 @@ def test_balanced_weights_are_those_of_scikit_learn():
 
 def test_balanced_weights_need_an_example_of_every_class():
   with pytest.raises(ValueError, match=r'class 1 has no .*\(2 of 4 classes'):
-    class_weights.balanced(np.array([0, 2, 2]), num_classes=4)
+    class_weights.balanced(np.array([1, 0, 2, 0]))
   with pytest.raises(ValueError, match=r'label 4, outside \[0, 4\)'):
-    class_weights.balanced(np.array([0, 4]), num_classes=4)
+    label_counts.count_labels(np.array([0, 4]), num_classes=4)
 
 
 def test_labels_are_counted_where_a_run_trains(
@@ -51,9 +52,15 @@ def test_labels_are_counted_where_a_run_trains(
     np.sort(labels.read_labels(examples)), np.sort(expected)
   )
   config.class_weights = 'balanced'
-  monkeypatch.setattr(class_weights.LOGGER, 'propagate', True)
+  monkeypatch.setattr(label_counts.LOGGER, 'propagate', True)
   with caplog.at_level('INFO', logger='lossbench'):
-    found = class_weights.build_class_weights(config, examples)
+    counts = class_weights.build_label_counts(
+      config,
+      examples,
+      directory=RunDirectory(tmp_path),
+      dataset=datasets.describe(builder),
+    )
+  found = class_weights.build_class_weights(config, counts)
   assert 'Counting the labels of train[:1300].' in caplog.messages
   np.testing.assert_allclose(
     found,
@@ -66,6 +73,50 @@ def test_labels_are_counted_where_a_run_trains(
   builder = datasets.open_dataset(f'folder:{root}', data_dir='')
   left = Examples(builder, 'train', bad_ids=('train/a/001.png',))
   assert sorted(labels.read_labels(left)) == [0, 0, 1, 1]
+
+
+@pytest.fixture
+def counted_splits(monkeypatch):
+  """The splits whose labels were read."""
+  splits, read_labels = [], labels.read_labels
+
+  def read(examples):
+    splits.append(examples.split)
+    return read_labels(examples)
+
+  monkeypatch.setattr(labels, 'read_labels', read)
+  return splits
+
+
+def test_labels_are_counted_once_and_again_for_other_data(
+  config, tmp_path, counted_splits
+):
+  builder = datasets.open_dataset('digits', data_dir=config.data_dir)
+  directory = RunDirectory(tmp_path)
+
+  def find(split='train[:1300]', *, bad_ids=(), **dataset):
+    return label_counts.find_label_counts(
+      Examples(builder, split, bad_ids=bad_ids),
+      num_classes=10,
+      directory=directory,
+      dataset={**datasets.describe(builder), **dataset},
+    )
+
+  record = find()
+  label_counts.write_label_counts(directory, record)
+  assert find() == record
+  assert counted_splits == ['train[:1300]']
+  find('train[:1200]')
+  find(bad_ids=('digits-train.tfrecord-00000-of-00001__0',))
+  find(fingerprint='00000000')
+  assert len(counted_splits) == 4
+  text = directory.label_counts_path.read_text()
+  count = record['counts'][0]
+  directory.label_counts_path.write_text(
+    text.replace(f'{count}', f'{count + 1}')
+  )
+  assert find() == record
+  assert len(counted_splits) == 5
 
 
 def _write(path, content):
@@ -147,7 +198,7 @@ def test_weighted_gradients_are_those_of_scikit_learns_sample_weights():
   logits = jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)
   drawn = np.array([0, 0, 0, 1, 2, 3])
   targets = jax.nn.one_hot(drawn, 4)
-  weights = class_weights.balanced(drawn, num_classes=4)
+  weights = class_weights.balanced(np.bincount(drawn))
 
   def loss_fn(logits):
     terms = objective.loss_terms(logits, targets, class_weights=weights)
@@ -158,8 +209,8 @@ def test_weighted_gradients_are_those_of_scikit_learns_sample_weights():
   np.testing.assert_allclose(jax.grad(loss_fn)(logits), expected, atol=1e-6)
 
 
-def test_equal_weights_train_as_none(config, tmp_path):
-  """And a file that changes meanwhile is noticed."""
+def test_equal_weights_train_as_none(config, tmp_path, counted_splits):
+  """And a file that changes meanwhile is noticed; labels are counted once."""
   config.model.width = 4
   config.num_epochs = 1.0
   config.log_every_steps = 1000
@@ -176,3 +227,6 @@ def test_equal_weights_train_as_none(config, tmp_path):
   _write(tmp_path / 'w.npy', np.arange(10))
   with pytest.raises(ValueError, match='class weights in a file are'):
     train('ones', path)
+  for _ in range(2):
+    train('balanced', 'balanced')
+  assert counted_splits == ['train[:142]']
