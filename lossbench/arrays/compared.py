@@ -7,11 +7,13 @@ import jax
 import numpy as np
 
 import lossbench
+from lossbench.arrays.mapping import Rows
 from lossbench.arrays.outputs import Outputs
 from lossbench.arrays.scored import SPLIT, Model
 from lossbench.comparison.ensembles import Group, read_predictions
 from lossbench.comparison.layers import compare_features, compare_layers
 from lossbench.comparison.results import compare_predictions, write_comparison
+from lossbench.evaluation import chunks
 from lossbench.evaluation.collected import Collected, random_order
 from lossbench.evaluation.suites import spatial_mean
 from lossbench.metrics import cka
@@ -29,12 +31,17 @@ def group_models(models: Sequence[Model]) -> list[Group]:
   ]
 
 
-@jax.jit
-def _pool(values):
-  return spatial_mean(values)
+_pool = jax.jit(spatial_mean)
 
 
-def _gram_rows(values: np.ndarray, *, minibatch_size: int) -> np.ndarray:
+def _pooled(values: Rows) -> np.ndarray:
+  """The spatial average of each example, float32 [N, C]."""
+  return np.concatenate(
+    [np.asarray(_pool(part))[mask] for part, mask in chunks.split(values)]
+  )
+
+
+def _gram_rows(values: Rows, *, minibatch_size: int) -> np.ndarray:
   """Each example's row [N, G] of its minibatch's Gram matrix."""
   rows = []
   for first in range(0, len(values), minibatch_size):
@@ -62,9 +69,9 @@ def _read_layers(
   found = outputs.read([], rows)
   for name in names:
     kind, _, endpoint = name.partition('/')
-    values = outputs.read([endpoint], rows).arrays[endpoint]
+    values = outputs.rows(endpoint, rows)
     if kind == 'pooled':
-      found.arrays[name] = np.asarray(_pool(values))
+      found.arrays[name] = _pooled(values)
     else:
       found.arrays[name] = _gram_rows(values, minibatch_size=minibatch_size)
   return found

@@ -14,13 +14,15 @@ that NumPy has; outputs are measured in float32, as those of runs. Whatever else
 file holds is left alone. Every error names the file and the array.
 """
 
+import contextlib
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from lossbench.arrays import mapping
 from lossbench.evaluation.collected import Collected
 from lossbench.runtime import storage
 
@@ -30,6 +32,7 @@ _LABELS = ('labels', 'label')
 _IDS = ('ids', 'id')
 # A rounding error above 0 is none; a probability or a logit is.
 MAX_LOG_PROB = 1e-3
+_CHECKED = 2**23  # numbers that are looked at at once
 
 
 class ArrayFile:
@@ -77,20 +80,16 @@ class ArrayFile:
     """An error of one of its arrays."""
     return ValueError(f'{self.path}: {name} {why}')
 
-  def read(self, name: str) -> np.ndarray:
-    """An array as it was written.
-
-    Raises:
-      ValueError: if it is missing, damaged or of Python objects.
-    """
+  @contextlib.contextmanager
+  def _damage_named(self, name: str) -> Iterator[None]:
+    """Raises ValueError where an array cannot be read; says which and why."""
     if name not in self.names:
       raise ValueError(
         f'{self.path} has no array {name!r}. It has: '
         f'{", ".join(self.names) or "none"}.'
       )
     try:
-      with self.path.open('rb') as file, np.load(file) as stored:
-        return stored[name]
+      yield
     except ValueError as error:
       if 'allow_pickle' not in str(error):
         raise self.error(name, f'is damaged: {error}.') from error
@@ -99,8 +98,23 @@ class ArrayFile:
         'holds Python objects, a pickle, which could run anything and is not '
         'loaded. Write numbers.',
       ) from error
+    except mapping.NoRoomError:
+      raise
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
       raise self.error(name, f'is damaged: {error}.') from error
+
+  def read(self, name: str) -> np.ndarray:
+    """An array as it was written, whole.
+
+    Raises:
+      ValueError: if it is missing, damaged or of Python objects.
+    """
+    with (
+      self._damage_named(name),
+      self.path.open('rb') as file,
+      np.load(file) as stored,
+    ):
+      return stored[name]
 
   def one_of(self, names: tuple[str, ...]) -> str | None:
     """Which of these arrays it has; None if none.
@@ -115,7 +129,7 @@ class ArrayFile:
       )
     return found[0] if found else None
 
-  def numbers(
+  def mapped(
     self,
     name: str,
     shape: str,
@@ -123,16 +137,17 @@ class ArrayFile:
     allow_negative_infinity: bool = False,
     keep_double: bool = False,
   ) -> np.ndarray:
-    """A finite real array in float32; what is too large for it is infinite.
+    """A finite real array on the disk, `mapping.map_array`'s, checked in pieces.
 
     Args:
       name: of the array.
       shape: how many axes it has, in words: '[examples, classes]'; one that
         has '...' two or more.
       allow_negative_infinity: as a logarithm of 0.
-      keep_double: leave float64 as it is.
+      keep_double: it will be used in float64 if it is; else in float32.
     """
-    values = self.read(name)
+    with self._damage_named(name):
+      values = mapping.map_array(self.path, name)
     num_axes = shape.count(',') + 1
     wrong = values.ndim != num_axes
     if '...' in shape:
@@ -143,22 +158,30 @@ class ArrayFile:
       raise self.error(
         name, f'must be of real numbers; got dtype {values.dtype}.'
       )
-    dtype = np.float32
-    if keep_double and values.dtype == np.float64:
-      dtype = np.float64
-    with np.errstate(over='ignore'):
-      values = values.astype(dtype, copy=False)
-    good = np.isfinite(values)
-    if allow_negative_infinity:
-      good |= np.isneginf(values)
-    if not good.all():
-      rows = np.flatnonzero(~good.reshape(len(values), -1).all(axis=1))
+    bad = []
+    size = max(1, _CHECKED // values[0].size)
+    for first in range(0, len(values), size):
+      part = values[first : first + size]
+      part = mapping.to_float(part, keep_double=keep_double)
+      good = np.isfinite(part)
+      if allow_negative_infinity:
+        good |= np.isneginf(part)
+      rows = ~good.reshape(len(part), -1).all(axis=1)
+      bad += (first + np.flatnonzero(rows)).tolist()
+    if bad:
       raise self.error(
         name,
-        f'has NaN or infinity in {len(rows)} of {len(values)} rows, the first '
-        f'is row {rows[0]}.',
+        f'has NaN or infinity in {len(bad)} of {len(values)} rows, the first '
+        f'is row {bad[0]}.',
       )
     return values
+
+  def numbers(
+    self, name: str, shape: str, *, keep_double: bool = False
+  ) -> np.ndarray:
+    """A finite real array in float32, in memory; arguments as of `mapped`."""
+    values = self.mapped(name, shape, keep_double=keep_double)
+    return np.array(mapping.to_float(values, keep_double=keep_double))
 
   def labels(
     self, *, num_examples: int, of: str, num_classes: int = 2**31 - 1

@@ -1,18 +1,19 @@
-"""One model's outputs in a file: checked whole, then read piece by piece."""
+"""One model's outputs in a file: checked when it is opened, then read in parts."""
 
 import dataclasses
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Self
 
 import numpy as np
 
 from lossbench.arrays.files import LAYER, MAX_LOG_PROB, SCORES, ArrayFile
+from lossbench.arrays.mapping import Rows, to_float
 from lossbench.evaluation.collected import Collected
 from lossbench.metrics import checks
 
-# What layers may not be called, for these are endpoints too.
-_OWN_NAMES = ('features', 'logits')
+# What layers may not be called: endpoints too, and what `Outputs.read` reads.
+_OWN_NAMES = ('features', 'logits', 'scores')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Outputs:
   endpoints: dict[str, int]
   kernel: np.ndarray | None
   _order: np.ndarray
+  _arrays: Mapping[str, np.ndarray]
 
   def __len__(self):
     return len(self.ids)
@@ -67,7 +69,8 @@ class Outputs:
         f'{path} has neither logits nor log_probs. It has: '
         f'{", ".join(file.names) or "none"}.'
       )
-    num_examples, num_classes = _read_scores(file, scores).shape
+    mapped = _map_scores(file, scores)
+    num_examples, num_classes = mapped.shape
     where = dict(num_examples=num_examples, of=scores)
     ids = file.ids(**where)
     order = np.arange(num_examples)
@@ -76,9 +79,10 @@ class Outputs:
     labels = None
     if labelled:
       labels = file.labels(**where, num_classes=num_classes)[order]
-    endpoints = _endpoint_sizes(file, **where)
+    layers = _map_layers(file, **where)
     if scores == 'logits':
-      endpoints['logits'] = num_classes
+      layers['logits'] = mapped
+    endpoints = {name: values.shape[-1] for name, values in layers.items()}
     return cls(
       file=file,
       scores=scores,
@@ -89,45 +93,50 @@ class Outputs:
       endpoints=endpoints,
       kernel=_read_kernel(file, endpoints.get('features'), num_classes),
       _order=order,
+      _arrays={**layers, 'scores': mapped},
     )
+
+  def rows(self, name: str, rows: np.ndarray | None = None) -> Rows:
+    """An array of which what is indexed is read: 'scores' or an endpoint.
+
+    Args:
+      name: of the array.
+      rows: of these examples only, by index; None: all.
+    """
+    order = self._order if rows is None else self._order[rows]
+    return Rows(self._arrays[name], order)
 
   def read(
     self, names: Collection[str], rows: np.ndarray | None = None
   ) -> Collected:
-    """Arrays by name: 'scores' or endpoints.
-
-    Args:
-      names: of the arrays.
-      rows: of these examples only, by index; None: all.
-    """
-    rows = np.arange(len(self)) if rows is None else rows
-    arrays = {}
-    for name in names:
-      if name == 'scores':
-        values = _read_scores(self.file, self.scores)
-      elif name in _OWN_NAMES:
-        values = self.file.numbers(name, '[examples, columns]')
-      else:
-        values = self.file.numbers(LAYER + name, '[examples, ...]')
-      arrays[name] = values[self._order[rows]]
+    """Arrays by name, in memory; arguments as of `rows`."""
     labels = np.zeros(len(self), np.int32)
     if self.labels is not None:
       labels = self.labels
-    return Collected(ids=self.ids[rows], labels=labels[rows], arrays=arrays)
+    chosen = slice(None) if rows is None else rows
+    return Collected(
+      ids=self.ids[chosen],
+      labels=labels[chosen],
+      arrays={name: self.rows(name, rows)[:] for name in names},
+    )
 
 
-def _read_scores(file: ArrayFile, name: str) -> np.ndarray:
+def _map_scores(file: ArrayFile, name: str) -> np.ndarray:
   """Logits, or log-probabilities whose rows are distributions."""
   are_log_probs = name == 'log_probs'
-  scores = file.numbers(
+  mapped = file.mapped(
     name, '[examples, classes]', allow_negative_infinity=are_log_probs
   )
-  if scores.shape[1] < 2:
+  if mapped.shape[1] < 2:
     raise file.error(
-      name, f'must be of two classes or more; got {scores.shape}.'
+      name, f'must be of two classes or more; got {mapped.shape}.'
     )
-  if not are_log_probs:
-    return scores
+  if are_log_probs:
+    _check_log_probs(file, name, to_float(mapped))
+  return mapped
+
+
+def _check_log_probs(file: ArrayFile, name: str, scores: np.ndarray):
   if scores.max() > MAX_LOG_PROB:
     row = int(scores.max(axis=1).argmax())
     raise file.error(
@@ -145,18 +154,19 @@ def _read_scores(file: ArrayFile, name: str) -> np.ndarray:
       f'is no logarithm of distributions: the probabilities of row {row} sum to '
       f'{sums[row]:g}.',
     ) from error
-  return scores
 
 
-def _endpoint_sizes(file: ArrayFile, *, num_examples: int, of: str):
-  """Channels of layers and features, each read and checked."""
-  sizes = {}
+def _map_layers(
+  file: ArrayFile, *, num_examples: int, of: str
+) -> dict[str, np.ndarray]:
+  """Layers and features by name, checked."""
+  found = {}
   names = [name for name in file.names if name.startswith(LAYER)]
   for name in [*names, 'features']:
     if name not in file.names:
       continue
     shape = '[examples, ...]' if name in names else '[examples, features]'
-    values = file.numbers(name, shape)
+    values = file.mapped(name, shape)
     if len(values) != num_examples:
       raise file.error(
         name,
@@ -171,8 +181,8 @@ def _endpoint_sizes(file: ArrayFile, *, num_examples: int, of: str):
         'is no name of a layer: letters, digits, ".", "_" and "-", and neither '
         f'{" nor ".join(_OWN_NAMES)}.',
       )
-    sizes[layer] = values.shape[-1]
-  return sizes
+    found[layer] = values
+  return found
 
 
 def _read_kernel(file, num_features, num_classes) -> np.ndarray | None:

@@ -13,7 +13,7 @@ from lossbench.evaluation import chunks, per_example, scoring
 from lossbench.evaluation.collected import (
   NUM_SAMPLED,
   Collected,
-  choose_sample,
+  random_order,
 )
 from lossbench.evaluation.files import write_metrics
 from lossbench.evaluation.representations import representation_records
@@ -87,9 +87,8 @@ def _fill(outputs: Outputs, whole: Collected, log_probs: np.ndarray):
   names = list(accumulators)  # jit sorts them
   kernel = jax.device_put(outputs.kernel)
   endpoints = list(outputs.endpoints)
-  arrays = outputs.read(endpoints).arrays
   for *rows, probs, labels, mask in chunks.split(
-    *(arrays[name] for name in endpoints), log_probs, whole.labels
+    *map(outputs.rows, endpoints), log_probs, whole.labels
   ):
     accumulators = update(
       accumulators,
@@ -110,11 +109,10 @@ def _representations(model: Model, whole: Collected):
   accumulators = _fill(outputs, whole, log_probs)
   sample = None
   if 'features' in outputs.endpoints:
-    features = outputs.read(['features']).arrays
-    sample = choose_sample(
-      dataclasses.replace(whole, arrays={**whole.arrays, **features}),
-      NUM_SAMPLED,
-    )
+    chosen = random_order(whole.ids)[:NUM_SAMPLED]
+    sample = whole.take(chosen)
+    sample.arrays.update(outputs.read(['features'], chosen).arrays)
+    sample = sample.sorted_by_id()
   records, curves = representation_records(
     accumulators, sample, outputs.kernel, n=len(whole)
   )

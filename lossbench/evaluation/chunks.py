@@ -11,6 +11,7 @@ _MAX_BYTES = 2**26  # of a chunk, where examples are large
 def split(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
   """Chunks of arrays [N, ...] of equal length, each with its mask [B].
 
+  What is indexed like an array is one, also where its rows are on a disk.
   The last is filled up with copies of its first row, which is no NaN that was
   not there before; its mask is 0 there.
   """

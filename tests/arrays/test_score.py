@@ -9,6 +9,7 @@ import pytest
 from scipy import optimize, special
 from sklearn.metrics import roc_auc_score
 
+from lossbench.arrays import mapping
 from lossbench.arrays.scores import (
   Named,
   open_models,
@@ -16,6 +17,7 @@ from lossbench.arrays.scores import (
   score_models,
 )
 from lossbench.comparison.runs import compare_runs
+from lossbench.evaluation import chunks
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
 from lossbench.evaluation.collected import random_order
 from lossbench.evaluation.outputs import RunOutputs
@@ -381,6 +383,38 @@ def test_layers_of_files_by_plain_cka(tmp_path):
     cka.linear_cka(*features)
   )
   assert found['ensembles']['objectives'] == ['m0', 'm1']
+
+
+def test_layers_are_never_in_memory_whole(tmp_path, monkeypatch):
+  """And in parts they have the numbers that they have in one piece."""
+  models = [_draw(seed) for seed in (0, 1)]
+  for seed, model in enumerate(models):
+    model |= {name: models[0][name] for name in ('ids', 'labels')}
+    maps = np.random.default_rng(seed).normal(size=(N, 8, 8, 16))
+    model['layer/block1'] = maps.astype(np.float32)  # 4 KiB an example
+  files = [(f'm{i}', model) for i, model in enumerate(models)]
+  whole = _score(tmp_path, *files, output='whole')
+  read, sizes = mapping.Rows.__getitem__, []
+
+  def record(rows, index):
+    found = read(rows, index)
+    if found.ndim == 4:
+      sizes.append(len(found))
+    return found
+
+  monkeypatch.setattr(mapping.Rows, '__getitem__', record)
+  monkeypatch.setattr(chunks, '_MAX_BYTES', 2**17)
+  parts = _score(tmp_path, *files, output='parts')
+  assert max(sizes) == 32
+  for of_whole, of_parts in zip(whole.records, parts.records, strict=True):
+    values = _values(of_parts)
+    for key, value in _values(of_whole).items():
+      assert values[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
+  for name in ('linear_cka', 'minibatch_cka'):
+    np.testing.assert_allclose(
+      *(x.comparison['cka']['corresponding'][name] for x in (whole, parts)),
+      atol=1e-5,
+    )
 
 
 _UNIFORM = np.log(np.full((N, K), 1 / K))
