@@ -158,15 +158,17 @@ def score_model(
     objective=objective.name,
     file=outputs.path,
   )
-  detector = scoring.Detector(
-    objective,
-    whole.arrays['logits'],
-    are_log_probs=outputs.scores == 'log_probs',
-  )
-  others = {
-    name: _score_other(detector, objective, name, other, run, about)
-    for name, other in {**model.shifted, **model.ood}.items()
-  }
+  others = {}
+  if sets := {**model.shifted, **model.ood}:
+    detector = scoring.Detector(
+      objective,
+      whole.arrays['logits'],
+      are_log_probs=outputs.scores == 'log_probs',
+    )
+    others = {
+      name: _score_other(detector, objective, name, other, run, about)
+      for name, other in sets.items()
+    }
   return records, others
 
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special
 from sklearn.metrics import roc_auc_score
 
-from lossbench.arrays import mapping
+from lossbench.arrays import mapping, scored
 from lossbench.arrays.scores import (
   Named,
   open_models,
@@ -261,6 +261,12 @@ def test_log_probabilities_are_those_of_a_softmax(single, tmp_path):
   by_name = {r.name: r for r in again.others[0]['noise']}
   assert by_name['max_probability_auroc'].value is not None
   assert 'all have the energy 0' in by_name['energy_auroc'].note
+
+
+def test_nothing_is_prepared_for_sets_that_are_not_there(tmp_path, monkeypatch):
+  monkeypatch.delattr(scored.scoring, 'Detector')
+  [others] = _score(tmp_path, ('model', _draw(0))).others
+  assert others == {}
 
 
 def test_sets_that_are_given_no_more_are_gone(tmp_path):
