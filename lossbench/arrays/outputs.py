@@ -1,7 +1,6 @@
 """One model's outputs in a file: checked when it is opened, then read in parts."""
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping
 from typing import Self
 
@@ -11,6 +10,7 @@ from lossbench.arrays.files import LAYER, MAX_LOG_PROB, SCORES, ArrayFile
 from lossbench.arrays.mapping import Rows, to_float
 from lossbench.evaluation.collected import Collected
 from lossbench.metrics import checks
+from lossbench.runs.directory import PLAIN, is_plain
 
 # What layers may not be called: endpoints too, and what `Outputs.read` reads.
 _OWN_NAMES = ('features', 'logits', 'scores')
@@ -173,12 +173,10 @@ def _map_layers(
         f'must have {num_examples} rows, as many as {of}; got {values.shape}.',
       )
     layer = name.removeprefix(LAYER)
-    if name in names and (
-      layer in _OWN_NAMES or not re.fullmatch(r'[\w.-]+', layer)
-    ):
+    if name in names and (layer in _OWN_NAMES or not is_plain(layer)):
       raise file.error(
         name,
-        'is no name of a layer: letters, digits, ".", "_" and "-", and neither '
+        f'is no name of a layer: {PLAIN}, and neither '
         f'{" nor ".join(_OWN_NAMES)}.',
       )
     found[layer] = values

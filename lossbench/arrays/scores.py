@@ -12,7 +12,6 @@ As a study has them, so that a report reads both.
 import dataclasses
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,12 +21,15 @@ from lossbench.arrays.files import check_other_content
 from lossbench.arrays.outputs import Outputs, check_alike
 from lossbench.arrays.scored import SPLIT, Model, score_model
 from lossbench.objectives import Objective, create_objective
-from lossbench.runs.directory import RunDirectory, write_json
+from lossbench.runs.directory import (
+  PLAIN,
+  RunDirectory,
+  is_plain,
+  plain,
+  write_json,
+)
 from lossbench.runs.records import Record
 from lossbench.runtime import storage
-
-# Not '.' and '..', which are other directories.
-_NAME = re.compile(r'(?!\.+$)[\w.+-]+')
 
 
 class Named(NamedTuple):
@@ -50,15 +52,13 @@ def parse_named(text: str, *, flag: str) -> Named:
   name, equals, path = text.partition('=')
   if not equals or os.path.exists(text):
     return Named('', text)
-  if not _NAME.fullmatch(name):
-    raise ValueError(
-      f'--{flag}={text}: {name!r} is no name. Take letters, digits and "._+-".'
-    )
+  if not is_plain(name):
+    raise ValueError(f'--{flag}={text}: {name!r} is no name. Take {PLAIN}.')
   return Named(name, path)
 
 
 def _stem(path: str) -> str:
-  return re.sub(r'[^\w.+-]', '_', pathlib.PurePath(path).stem) or '_'
+  return plain(pathlib.PurePath(path).stem)
 
 
 def _named(files: Sequence[Named]) -> list[Named]:
@@ -198,10 +198,8 @@ class Scores:
 
 
 def _check_names(models: Sequence[Model], dataset: str):
-  if not _NAME.fullmatch(dataset):
-    raise ValueError(
-      f'--dataset={dataset} is no name. Take letters, digits and "._+-".'
-    )
+  if not is_plain(dataset):
+    raise ValueError(f'--dataset={dataset} is no name. Take {PLAIN}.')
   names = [dataset, *models[0].shifted, *models[0].ood]
   for name in names:
     if names.count(name) > 1:

@@ -77,12 +77,28 @@ TRAINING = 'training'
 _CHECKSUM = 'record_crc32'
 
 
+# What `is_plain` takes, in words.
+PLAIN = 'letters from a to z, digits and "._+-"'
+
+
+def is_plain(name: str) -> bool:
+  """Whether a name is that of a directory, as it is, on every disk."""
+  # Not '.' and '..', which are other directories.
+  return bool(re.fullmatch(r'(?!\.+$)[\w.+-]+', name, flags=re.ASCII))
+
+
+def plain(name: str) -> str:
+  """A name with '_' in place of what `is_plain` does not take."""
+  found = re.sub(r'[^\w.+-]', '_', name, flags=re.ASCII)
+  return found if is_plain(found) else f'_{found}'
+
+
 def safe_name(dataset: str) -> str:
   """A data set's name as that of a directory.
 
   'folder:/data/pets' becomes 'folder-pets-' and a checksum of the whole name.
   """
-  if re.fullmatch(r'[\w.-]+', dataset, flags=re.ASCII):
+  if is_plain(dataset):
     return dataset
   kind, _, path = dataset.partition(':')
   last = path.partition('#')[0].rstrip('/').rpartition('/')[2]

@@ -280,7 +280,7 @@ def test_sets_that_are_given_no_more_are_gone(tmp_path):
   assert list((tmp_path / 'out').rglob('predictions-test'))
 
 
-@pytest.mark.parametrize('name', ['.', '..', 'a/b', ''])
+@pytest.mark.parametrize('name', ['.', '..', 'a/b', '', 'größe'])
 def test_names_are_those_of_directories(name, tmp_path):
   with pytest.raises(ValueError, match='is no name'):
     parse_named(f'{name}=a.npz', flag='predictions')
@@ -445,6 +445,7 @@ _UNIFORM = np.log(np.full((N, K), 1 / K))
     ({'kernel': np.ones((K, M))}, r'kernel must be .*features = 9.*PyTorch'),
     ({'features': None}, 'kernel is of features, which the file lacks'),
     ({'layer/a/b': np.ones((N, 2))}, 'layer/a/b is no name of a layer'),
+    ({'layer/größe': np.ones((N, 2))}, 'layer/größe is no name of a layer'),
     ({'layer/logits': np.ones((N, 2))}, 'layer/logits is no name of a layer'),
     ({'layer/x': np.ones(N)}, r'layer/x must be \[examples, ...\]; got'),
   ],

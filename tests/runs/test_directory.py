@@ -17,6 +17,8 @@ from configs import digits_cnn
 from lossbench.runs import directory as run_directory
 from lossbench.runs.directory import (
   RunDirectory,
+  is_plain,
+  plain,
   read_json,
   safe_name,
   write_json,
@@ -516,9 +518,21 @@ def test_runs_of_before_and_damaged_records_go_on(run, config):
     assert _about(run)['starts'] == [_start(devices=8)]
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'imagenet_c_fog_1', 'a-b.c'])
-def test_plain_names_of_data_sets_are_those_of_directories(name):
-  assert safe_name(name) == name
+@pytest.mark.parametrize(
+  'name', ['cifar10', 'imagenet_c_fog_1', 'a-b.c', 'sigmoid+dropout']
+)
+def test_plain_names_are_those_of_directories(name):
+  assert is_plain(name)
+  assert safe_name(name) == plain(name) == name
+
+
+@pytest.mark.parametrize(
+  ('name', 'made'),
+  [('.', '_.'), ('..', '_..'), ('', '_'), ('a/b', 'a_b'), ('größe', 'gr__e')],
+)
+def test_other_names_are_made_plain(name, made):
+  assert not is_plain(name)
+  assert plain(name) == made
 
 
 def test_paths_become_names_of_directories_that_tell_them_apart():
