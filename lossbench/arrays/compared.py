@@ -19,7 +19,6 @@ from lossbench.evaluation.suites import spatial_mean
 from lossbench.metrics import cka
 from lossbench.metrics.cka_minibatches import to_minibatches, u_centered_grams
 from lossbench.runtime import storage
-from lossbench.runtime.console import LOGGER
 
 
 def group_models(models: Sequence[Model]) -> list[Group]:
@@ -113,6 +112,39 @@ def _compare_cka(
   return result
 
 
+def _why_no_cka(models: Sequence[Model]) -> str:
+  """Why there is none of any layer; '' where there is."""
+  if len(models[0].outputs) < cka.MIN_DEBIASED:
+    return f'CKA is left out: it needs {cka.MIN_DEBIASED} examples.'
+  for model in models:
+    if not model.outputs.endpoints:
+      return (
+        f'CKA is left out: {model.outputs.path} has log_probs alone, and neither '
+        'layers nor features nor logits.'
+      )
+  return ''
+
+
+def _missing_cka(models: Sequence[Model]) -> list[str]:
+  """What is left out of CKA, and of which file."""
+  first, notes = models[0].outputs, []
+  for model in models[1:]:
+    other = model.outputs
+    if list(other.endpoints) != list(first.endpoints):
+      notes.append(
+        f'CKA of corresponding layers is left out: {first.path} has '
+        f'{", ".join(first.endpoints)}, and {other.path} '
+        f'{", ".join(other.endpoints)}.'
+      )
+      break
+  lacking = [m for m in models if 'features' not in m.outputs.endpoints]
+  if 0 < len(lacking) < len(models):
+    notes.append(
+      f'CKA of features is left out: {lacking[0].outputs.path} has none.'
+    )
+  return notes
+
+
 def compare_models(
   models: Sequence[Model],
   run_names: Sequence[str],
@@ -166,9 +198,9 @@ def compare_models(
     ],
     **compare_predictions(groups, predictions),
   }
-  if len(predictions.labels) < cka.MIN_DEBIASED:
-    LOGGER.info('Too few examples for CKA.')
-  elif all(model.outputs.endpoints for model in models):
+  why = _why_no_cka(models)
+  result['notes'] = [why] if why else _missing_cka(models)
+  if not why:
     result['cka'] = _compare_cka(
       models,
       groups,

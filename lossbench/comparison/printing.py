@@ -21,6 +21,10 @@ def _print_matrix(output, title, names, matrix):
   output.print(table)
 
 
+def _print_note(output, text):
+  output.print(f'Note: {text}', style='dim', highlight=False)
+
+
 def print_tables(result: dict[str, Any]):
   """Prints agreement of runs, if they are few, and ensembles of objectives."""
   output = console.output()
@@ -41,9 +45,10 @@ def print_tables(result: dict[str, Any]):
     ensembles['top1_accuracy'],
   )
   if len(ensembles['objectives']) > 1 and 1 in ensembles['num_members']:
-    output.print(
-      'Note: of one seed alone the diagonal is that run, and mixtures with it '
-      'have two members.',
-      style='dim',
-      highlight=False,
+    _print_note(
+      output,
+      'of one seed alone the diagonal is that run, and mixtures with it have two '
+      'members.',
     )
+  for note in result.get('notes', []):
+    _print_note(output, note)

@@ -1,8 +1,10 @@
 """Scores of files: naive formulas, evaluate's own numbers, refusals."""
 
+import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from lossbench.arrays.scores import (
   parse_named,
   score_models,
 )
+from lossbench.comparison import printing
 from lossbench.comparison.runs import compare_runs
 from lossbench.evaluation import chunks
 from lossbench.evaluation.checkpoint import evaluate_checkpoint
@@ -23,10 +26,13 @@ from lossbench.evaluation.collected import random_order
 from lossbench.evaluation.outputs import RunOutputs
 from lossbench.metrics import cka
 from lossbench.objectives import create_objective
+from lossbench.report.figures import cka as figure
+from lossbench.report.records import NotRun
 from lossbench.runs.directory import read_json
 from lossbench.score import parse_hparams
 
 K, N, M = 7, 400, 9
+_UNIFORM = np.log(np.full((N, K), 1 / K))
 
 
 def _draw(seed, n=N, noise=1.0):
@@ -391,6 +397,43 @@ def test_layers_of_files_by_plain_cka(tmp_path):
   assert found['ensembles']['objectives'] == ['m0', 'm1']
 
 
+@pytest.mark.parametrize(
+  ('names', 'left', 'note'),
+  [
+    (
+      ('layer/block1', 'features', 'kernel'),
+      ['layers', 'num_examples', 'minibatch_size'],
+      'CKA of features is left out: .*m1.npz has none',
+    ),
+    (
+      ('layer/block1', 'features', 'kernel', 'logits'),
+      [],
+      'CKA is left out: .*m1.npz has log_probs alone',
+    ),
+  ],
+)
+def test_cka_that_is_left_out_is_noted(names, left, note, tmp_path, capsys):
+  models = [_draw(seed) for seed in (0, 1)]
+  for name in ('ids', 'labels'):
+    models[1][name] = models[0][name]
+  models[1] = _without(models[1], *names)
+  if 'logits' in names:
+    models[1]['log_probs'] = _UNIFORM
+  found = _score(
+    tmp_path, *[(f'm{i}', model) for i, model in enumerate(models)]
+  ).comparison
+  assert set(found.get('cka', [])) <= set(left)
+  assert re.search(note, ' '.join(found['notes']))
+  printing.print_tables(found)
+  assert 'is left out:' in ' '.join(capsys.readouterr().out.split())
+  study = types.SimpleNamespace(
+    comparison=lambda group: types.SimpleNamespace(record=found),
+    comparison_commands={},
+  )
+  with pytest.raises(NotRun, match=note):
+    figure.draw(study, 'predictions')
+
+
 def test_layers_are_never_in_memory_whole(tmp_path, monkeypatch):
   """And in parts they have the numbers that they have in one piece."""
   models = [_draw(seed) for seed in (0, 1)]
@@ -421,9 +464,6 @@ def test_layers_are_never_in_memory_whole(tmp_path, monkeypatch):
       *(x.comparison['cka']['corresponding'][name] for x in (whole, parts)),
       atol=1e-5,
     )
-
-
-_UNIFORM = np.log(np.full((N, K), 1 / K))
 
 
 @pytest.mark.parametrize(

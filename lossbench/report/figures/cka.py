@@ -92,7 +92,11 @@ def draw(study: StudyRecords, group: str) -> Drawing:
   comparison = study.comparison(group)
   parts = comparison.record.get('cka', {})
   if 'corresponding' not in parts or 'layers' not in parts:
-    raise NotRun(f'not run (layers): {study.comparison_commands[group]}')
+    notes = comparison.record.get('notes')  # of scores: what files lack
+    raise NotRun(
+      ' '.join(notes or [])
+      or f'not run (layers): {study.comparison_commands[group]}'
+    )
   keys = comparison.keys
   shown = _shown_layers(len(parts['corresponding']['endpoints']))
   rows = 1 + -(-len(shown) // _LAYERS_A_ROW)
