@@ -15,6 +15,7 @@ from lossbench import cli  # isort: split
 
 from absl import flags
 
+from lossbench.probe.l2_values import check_l2_values
 from lossbench.runtime import console
 
 
@@ -54,7 +55,7 @@ def parse_l2_values(texts: list[str]) -> list[float]:
   """The values of --l2_values.
 
   Raises:
-    ValueError: if one is no positive number, or given twice.
+    ValueError: if one is no number, or `check_l2_values` refuses them.
   """
   values = []
   for text in texts:
@@ -64,18 +65,24 @@ def parse_l2_values(texts: list[str]) -> list[float]:
       raise ValueError(
         f'--l2_values: {text!r} is no number. Give some, separated by commas.'
       ) from None
-    if not 0 < values[-1] < float('inf'):
-      raise ValueError(f'--l2_values: {text} is not positive and finite.')
-  if len(set(values)) < len(values):
-    raise ValueError('--l2_values has a value twice. Give each once.')
+  check_l2_values(values, name='--l2_values')
   return values
+
+
+def _given_l2_values() -> dict[str, list[float]]:
+  """The argument that --l2_values stands for, if it is given."""
+  texts = flags.FLAGS.l2_values
+  return {} if texts is None else {'l2_values': parse_l2_values(texts)}
+
+
+def check_flags():
+  """Raises ValueError where flags are not legal, before anything is imported."""
+  _given_l2_values()
 
 
 def main(arguments):
   del arguments
   args = flags.FLAGS
-  given = {} if args.l2_values is None else {'l2_values': args.l2_values}
-  given = {name: parse_l2_values(texts) for name, texts in given.items()}
   from lossbench.arrays.fitting import fit_arrays
   from lossbench.probe import printing
 
@@ -87,7 +94,7 @@ def main(arguments):
     output=args.output,
     main_metric=args.main_metric,
     tolerance=args.tolerance,
-    **given,
+    **_given_l2_values(),
   )
   printing.print_path(found.path, chosen=found.fit.l2)
   printing.print_table(
@@ -100,4 +107,4 @@ def main(arguments):
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, required=['train', 'test'])
+  cli.run(main, check_flags, required=['train', 'test'])

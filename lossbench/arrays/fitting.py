@@ -14,6 +14,7 @@ from lossbench.arrays.files import (
 )
 from lossbench.evaluation.collected import Collected
 from lossbench.probe import logistic_regression as regression
+from lossbench.probe.l2_values import check_l2_values
 from lossbench.probe.protocol import fit_and_test
 from lossbench.probe.results import write_results
 from lossbench.runs.records import Record
@@ -107,6 +108,7 @@ def fit_arrays(
     ValueError: if a file or an argument is refused.
     OSError: if the results cannot be written.
   """
+  check_l2_values(list(l2_values))
   files = {'train': train_path, 'test': test_path}
   if holdout_path is not None:
     files['holdout'] = holdout_path

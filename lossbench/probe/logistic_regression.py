@@ -54,6 +54,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lossbench.metrics import checks
+from lossbench.probe.l2_values import check_l2_values
 from lossbench.runtime import devices
 
 # 45 values, on the sum of losses (Kornblith et al. 2021, section 3.4).
@@ -626,10 +627,7 @@ def fit_path(
   check_examples(features, labels, num_classes=num_classes)
   labels = np.asarray(labels)
   l2_values = [float(value) for value in l2_values]
-  if not l2_values or not all(0 < value < np.inf for value in l2_values):
-    raise ValueError(f'l2_values must be positive and finite; got {l2_values}.')
-  if len(set(l2_values)) < len(l2_values):
-    raise ValueError(f'l2_values must differ; got {l2_values}.')
+  check_l2_values(l2_values)
   if not 0 < tolerance < 1:
     raise ValueError(f'tolerance must be in (0, 1); got {tolerance}.')
   fits: dict[float, Fit] = {}

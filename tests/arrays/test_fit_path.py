@@ -204,11 +204,19 @@ def test_the_command(paths, tmp_path, root):
   ('text', 'why'),
   [
     ('1,a', "'a' is no number"),
-    ('1,1', 'has a value twice'),
-    ('0', 'is not positive and finite'),
-    ('nan', 'is not positive and finite'),
+    ('1,,2', "'' is no number"),
+    ('1,1', 'must differ; got 1 twice'),
+    ('0', 'must be positive and finite; got 0'),
+    ('1,nan', 'must be positive and finite; got nan'),
+    ('', 'must be positive and finite; got none'),
   ],
 )
 def test_l2_values_that_make_no_sense(text, why):
   with pytest.raises(ValueError, match=f'--l2_values.*{why}'):
-    parse_l2_values(text.split(','))
+    parse_l2_values(text.split(',') if text else [])
+
+
+def test_l2_values_are_checked_before_files_are_read(tmp_path):
+  nowhere = {'train': 'none.npz', 'test': 'none.npz'}
+  with pytest.raises(ValueError, match=r'l2_values must be positive .* none'):
+    _fit(nowhere, tmp_path, l2_values=[])
