@@ -10,7 +10,8 @@ compared with one another, not with published ones.
 
 import tensorflow_datasets as tfds
 
-from lossbench.data.digits import corrupt_as, corruption_configs
+from lossbench.data.corruptions import corrupt_as
+from lossbench.data.digits import corruption_configs
 
 NUM_IMAGES = 2_000
 

@@ -120,3 +120,15 @@ def corrupt(
   rng = np.random.default_rng((*seed, number, severity))
   x = _FUNCTIONS[corruption](image / 255.0, rng, value)
   return np.round(np.clip(x, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def corrupt_as(config_name: str, image: np.ndarray, index: int) -> np.ndarray:
+  """An image under the corruption of the name of a builder's configuration.
+
+  Args:
+    config_name: '<corruption>_<severity>'.
+    image: uint8 [H, W] or [H, W, C].
+    index: number of the image, the seed of the noise.
+  """
+  name, _, severity = config_name.rpartition('_')
+  return corrupt(image, name, severity=int(severity), seed=(index,))

@@ -16,7 +16,8 @@ import functools
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lossbench.data.digits import corrupt_as, corruption_configs, read_digits
+from lossbench.data.corruptions import corrupt_as
+from lossbench.data.digits import corruption_configs, read_digits
 
 SIDE = 14  # of an image, in pixels
 _DIGIT_SIDE = 8

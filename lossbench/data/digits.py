@@ -10,7 +10,7 @@ import functools
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lossbench.data.corruptions import corrupt
+from lossbench.data.corruptions import corrupt_as
 from lossbench.data.severities import NUM_SEVERITIES, SEVERITIES
 
 _TEST_EVERY = 5  # every fifth image of a class is a test image
@@ -41,12 +41,6 @@ def corruption_configs() -> list[tfds.core.BuilderConfig]:
     for name in SEVERITIES
     for severity in range(1, NUM_SEVERITIES + 1)
   ]
-
-
-def corrupt_as(config_name: str, image: np.ndarray, index: int) -> np.ndarray:
-  """An image uint8 [H, W] under the corruption of a configuration's name."""
-  name, _, severity = config_name.rpartition('_')
-  return corrupt(image, name, severity=int(severity), seed=(index,))
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):

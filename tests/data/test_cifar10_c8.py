@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from lossbench.data import catalogue, cifar10_c8, datasets, digits
+from lossbench.data import catalogue, cifar10_c8, corruptions, datasets
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +41,8 @@ def test_it_has_the_first_test_images_corrupted(data_dir, monkeypatch):
     other = corrupted[record['id']]
     assert other['label'] == record['label']
     np.testing.assert_array_equal(
-      other['image'], digits.corrupt_as('contrast_3', record['image'], index)
+      other['image'],
+      corruptions.corrupt_as('contrast_3', record['image'], index),
     )
 
 
