@@ -47,10 +47,8 @@ class FolderEpochs:
     process_count: int,
   ):
     builder = examples.builder
-    places = builder.positions(examples.split)
-    bad = {name for name in examples.bad_ids}
-    usable = [name not in bad for name in builder.ids(places)]
-    self._builder, self._places = builder, places[np.array(usable, bool)]
+    self._builder = builder
+    self._places = builder.positions(examples.split, without=examples.bad_ids)
     self._seed, self._batch_size = seed, batch_size
     self.local_size = batch_size // process_count
     self._first_place = process_index * self.local_size

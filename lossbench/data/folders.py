@@ -9,7 +9,7 @@ import functools
 import json
 import random
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -158,8 +158,13 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
       for i in self.positions(split)
     ]
 
-  def positions(self, split) -> np.ndarray:
-    """Places of a split's examples among all, int64 [n]."""
+  def positions(self, split, *, without: Collection[str] = ()) -> np.ndarray:
+    """Places of a split's examples among all, int64 [n].
+
+    Args:
+      split: of the data set.
+      without: ids of examples to leave out.
+    """
     parts = tfds.core.splits.AbstractSplit.from_spec(split).to_absolute(
       self.info.splits
     )
@@ -168,15 +173,20 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
       count = self.info.splits[part.splitname].num_examples
       first = self._first[part.splitname]
       found.append(first + np.arange(count)[part.from_ : part.to])
-    return np.concatenate(found).astype(np.int64)
+    places = np.concatenate(found).astype(np.int64)
+    if not without:
+      return places
+    left_out = set(without)
+    used = [name not in left_out for name in self._ids[places]]
+    return places[np.array(used, bool)]
 
   def ids(self, positions: np.ndarray) -> np.ndarray:
     """The ids of examples, their paths from the folder, str [n]."""
     return self._ids[positions]
 
-  def read_labels(self, split) -> np.ndarray:
-    """The labels of a split's examples, int64 [n]; no image is read."""
-    return self._labels[self.positions(split)]
+  def read_labels(self, positions: np.ndarray) -> np.ndarray:
+    """The labels of examples, int64 [n]; no image is read."""
+    return self._labels[positions]
 
   def read_record(self, position: tf.Tensor) -> dict[str, tf.Tensor]:
     """Encoded 'image', 'label' and 'tfds_id' of the example at a place."""

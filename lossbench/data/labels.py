@@ -19,11 +19,10 @@ def read_labels(examples: Examples) -> np.ndarray:
     ValueError: if a file is damaged; names it.
   """
   builder, split = examples.builder, examples.split
-  bad = set(examples.bad_ids)
   if isinstance(builder, FolderBuilder):
-    ids = builder.ids(builder.positions(split))
-    usable = np.array([name not in bad for name in ids], bool)
-    return builder.read_labels(split)[usable]
+    places = builder.positions(split, without=examples.bad_ids)
+    return builder.read_labels(places)
+  bad = set(examples.bad_ids)
   name = label_feature(builder)
   records = builder.as_dataset(
     split=split,
