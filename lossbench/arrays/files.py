@@ -265,8 +265,8 @@ def check_other_content(paths: Mapping[str, str], *, why: str):
       )
 
 
-def _numbered(num_examples: int) -> np.ndarray:
-  """Ids of examples that are told apart by their order."""
+def numbered(num_examples: int) -> np.ndarray:
+  """Ids [N] of examples that their order tells apart: b'0', b'1', ..., b'10'."""
   return np.arange(num_examples).astype('S')
 
 
@@ -285,7 +285,7 @@ def read_features(path: str) -> Collected:
   where = dict(num_examples=len(features), of='features')
   ids = file.ids(**where)
   return Collected(
-    ids=_numbered(len(features)) if ids is None else ids,
+    ids=numbered(len(features)) if ids is None else ids,
     labels=file.labels(**where),
     arrays={'features': features},
   )

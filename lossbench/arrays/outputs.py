@@ -6,7 +6,13 @@ from typing import Self
 
 import numpy as np
 
-from lossbench.arrays.files import LAYER, MAX_LOG_PROB, SCORES, ArrayFile
+from lossbench.arrays.files import (
+  LAYER,
+  MAX_LOG_PROB,
+  SCORES,
+  ArrayFile,
+  numbered,
+)
 from lossbench.arrays.mapping import Rows, to_float
 from lossbench.evaluation.collected import Collected
 from lossbench.metrics import checks
@@ -18,13 +24,14 @@ _OWN_NAMES = ('features', 'logits', 'scores')
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-  """What a model said of N examples, in the order of their ids.
+  """What a model said of N examples, in the order of their ids or of the file.
 
   Attributes:
     file: whose arrays they are.
     scores: 'logits' or 'log_probs', whichever it has.
     has_ids: whether ids tell the examples apart, and not their order.
-    ids: [N] bytes, ascending; of examples without ids their numbers.
+    ids: [N] bytes, ascending; of examples without ids their numbers in the file,
+      in its order, which is not that of bytes.
     labels: [N] int32 in [0, K); None if they are of no use here.
     num_classes: K.
     endpoints: name -> channels of the layers, in forward order; 'features' and
@@ -87,7 +94,7 @@ class Outputs:
       file=file,
       scores=scores,
       has_ids=ids is not None,
-      ids=(order.astype('S') if ids is None else ids)[order],
+      ids=(numbered(num_examples) if ids is None else ids)[order],
       labels=labels,
       num_classes=num_classes,
       endpoints=endpoints,

@@ -275,6 +275,16 @@ def test_nothing_is_prepared_for_sets_that_are_not_there(tmp_path, monkeypatch):
   assert others == {}
 
 
+def test_examples_without_ids_are_numbered_and_stay_in_order(tmp_path):
+  arrays = _without(_draw(0), 'ids')
+  np.savez(tmp_path / 'model.npz', **arrays)
+  [model] = open_models([Named('', str(tmp_path / 'model.npz'))])
+  found = model.outputs.read(['scores'])
+  assert list(found.ids[[0, 9, 10]]) == [b'0', b'9', b'10']
+  np.testing.assert_array_equal(found.labels, arrays['labels'])
+  np.testing.assert_array_equal(found.arrays['scores'], arrays['logits'])
+
+
 def test_sets_that_are_given_no_more_are_gone(tmp_path):
   arrays = _draw(0)
   np.savez(tmp_path / 'noise.npz', logits=np.zeros((5, K)))
