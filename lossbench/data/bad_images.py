@@ -16,9 +16,10 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from lossbench.data.containers import HEAD, check_container
+from lossbench.data.containers import check_container
 from lossbench.data.folders import FolderBuilder, checked
 
+_HEAD = 65536  # bytes in which what precedes the pixels of most PNGs ends
 _CHUNK = 1024  # encoded images in memory at once
 
 
@@ -76,7 +77,7 @@ def decoding_error(image_bytes: bytes, image_fn: Callable) -> str | None:
 
 
 def check_pngs(builder: tfds.core.DatasetBuilder, split: str):
-  """Refuses PNGs in a folder that decoding would harm, by their first bytes.
+  """Refuses PNGs in a folder that decoding would harm, by what precedes pixels.
 
   What other files lack is found when they are decoded.
 
@@ -94,7 +95,10 @@ def check_pngs(builder: tfds.core.DatasetBuilder, split: str):
 
   def find_reason(name):
     try:
-      check_container(builder.read_head(name, HEAD))
+      head = builder.read_head(name, _HEAD)
+      if b'IDAT' not in head:
+        head = builder.read_head(name, -1)
+      check_container(head)
     except tf.errors.InvalidArgumentError as error:
       return _first_line(error)
     return None

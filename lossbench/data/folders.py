@@ -200,7 +200,7 @@ class FolderBuilder(tfds.folder_dataset.ImageFolder):
     }
 
   def read_head(self, example: str, size: int) -> bytes:
-    """The first bytes of an image, by its id."""
+    """The first bytes of an image, by its id; all where `size` is -1."""
     with (self._root / example).open('rb') as file:
       return file.read(size)
 

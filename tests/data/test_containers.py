@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lossbench.data.containers import check_container
 from tests.data.pictures import picture
@@ -38,9 +38,18 @@ def test_what_becomes_rgb_without_loss_is_passed(mode, kind):
     np.testing.assert_array_equal(decoded, image.convert('RGB'))
 
 
-def _animated(kind):
+def _metadata(text='x' * 70_000):
+  """More than 64 KiB by default, before what says how pixels are meant."""
+  info = PngImagePlugin.PngInfo()
+  info.add_text('comment', text)
+  return {'pnginfo': info}
+
+
+def _animated(kind, **options):
   frames = [picture(i, mode='RGB') for i in range(3)]
-  return _encoded(frames[0], kind, save_all=True, append_images=frames[1:])
+  return _encoded(
+    frames[0], kind, save_all=True, append_images=frames[1:], **options
+  )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,17 @@ def _animated(kind):
       'an alpha channel or transparent colours',
     ),
     (_animated('PNG'), 'animated'),
+    (
+      _encoded(picture(0, mode='P'), 'PNG', transparency=0, **_metadata()),
+      'an alpha channel or transparent colours',
+    ),
+    (
+      _encoded(
+        picture(0, mode='P'), 'PNG', transparency=0, **_metadata('IDAT')
+      ),
+      'an alpha channel or transparent colours',
+    ),
+    (_animated('PNG', **_metadata()), 'animated'),
     (_animated('GIF'), 'neither JPEG nor PNG'),
     (_encoded(picture(0), 'BMP'), 'neither JPEG nor PNG'),
     (b'<html>', 'neither JPEG nor PNG'),
@@ -68,6 +88,15 @@ def _animated(kind):
 def test_what_would_lose_something_is_refused(content, text):
   with pytest.raises(tf.errors.InvalidArgumentError, match=text):
     check_container(tf.constant(content))
+
+
+def test_letters_in_metadata_are_no_chunks():
+  content = _encoded(picture(0), 'PNG', **_metadata('tRNS acTL'))
+  assert b'tRNS' in content
+  check = tf.function(check_container)  # as in pipelines
+  assert check(tf.constant(content)).numpy() == content
+  cut_off = content[:50]  # which decoding will find
+  assert check_container(tf.constant(cut_off)).numpy() == cut_off
 
 
 def test_letters_among_the_pixels_are_no_chunks():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from lossbench.data import bad_images, datasets, folders, pipeline
 from lossbench.data.device_data import index_batches
@@ -206,13 +206,20 @@ def test_objectnet_is_read_without_its_frame(tmp_path):
   assert list(found) == [f'chair/{path.name}']
 
 
-def test_pngs_that_decoding_would_harm_are_refused_by_their_first_bytes(root):
+def test_pngs_that_decoding_would_harm_are_refused_undecoded(root):
   bad_images.check_pngs(_open(root), 'train')
   picture(0, mode='RGBA').save(root / 'train' / 'cat' / '000.png')
   with pytest.raises(ValueError) as error:
     bad_images.check_pngs(_open(root), 'train')
   assert str(error.value).startswith("1 image(s) of 'folder:")
   assert "such as 'train/cat/000.png': it has an alpha" in str(error.value)
+  info = PngImagePlugin.PngInfo()
+  info.add_text('comment', 'x' * 70_000)  # before what makes it transparent
+  picture(0, mode='P').save(
+    root / 'train' / 'cat' / '000.png', transparency=0, pnginfo=info
+  )
+  with pytest.raises(ValueError, match=r'cat/000\.png.*transparent colours'):
+    bad_images.check_pngs(_open(root), 'train')
   bad_images.check_pngs(_open(root), 'test')
 
 
