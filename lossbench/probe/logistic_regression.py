@@ -62,7 +62,7 @@ L2_VALUES = tuple(float(x) for x in np.logspace(-6, 5, 45))
 
 _MAX_STEPS = 200  # of Newton, for one lambda
 _MAX_PRODUCTS = {np.float32: 300, np.float64: 3000}  # in one Newton step
-_MAX_STALLED = 5  # steps that gained next to nothing
+_MAX_STALLED = 10  # steps in a row that gained next to nothing
 _REDUCTION = 0.1  # of the gradient's norm, by one Newton step
 _CHUNK = 4096  # examples predicted at once
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -484,7 +484,7 @@ class _Solver:
   def solve(self, point: _Point, *, l2: float) -> tuple[_Point, int, int]:
     """Minimises from a point; returns the minimum, steps and products."""
     num_steps = num_products = num_stalled = 0
-    shifted = False
+    precise = shifted = False
     while True:
       objective = point.objective(l2)
       part, gap = point.gap_bounds(l2, self._data)
@@ -516,14 +516,21 @@ class _Solver:
         point,
         l2,
         reduction=max(_REDUCTION, wanted),
-        precise=num_stalled > 0,
+        precise=precise,
       )
       shifted = False
       num_steps += 1
       num_products += products
       _, new_gap = new.gap_bounds(l2, self._data)
-      if new_gap > 0.5 * gap and new.objective(l2) > 0.99 * objective:
-        num_stalled += 1
+      if new_gap > 0.5 * gap:
+        gained = objective - new.objective(l2)
+        precise |= gained < 0.01 * objective
+        # Where the features are badly conditioned steps are many and the bound is
+        # far off for long, but the objective falls.
+        stalled = gained < self._tolerance * objective
+        num_stalled = num_stalled + 1 if stalled else 0
+      else:
+        num_stalled = 0
       point = new
 
 

@@ -257,6 +257,21 @@ def test_float64_takes_over_where_float32_stalls(monkeypatch):
   assert fit.objective == pytest.approx(expected.objective, rel=1e-6)
 
 
+def test_many_small_steps_are_no_stall():
+  """Few examples of many classes: the objective falls, the bound is far off."""
+  rng = np.random.default_rng(0)
+  n, m, k = 240, 20, 40
+  scales = np.logspace(0, -0.5, m)
+  features = (np.maximum(rng.normal(size=(n, m)), 0) * scales).astype(
+    np.float32
+  )
+  labels = np.concatenate([np.arange(k), rng.integers(0, k, n - k)])
+  [fit] = regression.fit_path(features, labels, num_classes=k, l2_values=[1e-6])
+  assert fit.relative_gap_bound <= 1e-6
+  naive = naive_objective(fit.weights, fit.bias, features, labels, 1e-6)
+  assert fit.objective == pytest.approx(naive, rel=1e-9)
+
+
 def test_float64_stays_in_the_module():
   features, labels, k = _examples('separable')
   [fit] = regression.fit_path(features, labels, num_classes=k, l2_values=[1.0])
