@@ -13,8 +13,9 @@ centred and turned into the eigenbasis of X^T X, s_j^2 its eigenvalues, the
 Hessian is at most 1/2 (I - 11^T/K) kron diag(s_j^2) + lambda I (Böhning 1992,
 "Multinomial logistic regression algorithm"): diagonal, for every lambda at
 once. The 1/2 is what a softmax can reach; the mean over examples of
-(1 - ||p||^2) / (K - 1) in its place is the softmax's own and costs nothing. The
-path is solved from the largest lambda down, starting from a parabola in
+(1 - ||p||^2) / (K - 1) in its place is the softmax's own and costs nothing. Once
+a step takes more products than there are features, the exact diagonal block of
+each class takes its place, where K M^2 numbers are few. The path is solved from the largest lambda down, starting from a parabola in
 log(lambda) through the last three solutions. (Kornblith et al. warm start
 upwards. The objective is convex and every solution certified, so the order
 changes no result; downwards the first problem is easy, and the path took half
@@ -63,6 +64,7 @@ L2_VALUES = tuple(float(x) for x in np.logspace(-6, 5, 45))
 _MAX_STEPS = 200  # of Newton, for one lambda
 _MAX_PRODUCTS = {np.float32: 300, np.float64: 3000}  # in one Newton step
 _MAX_STALLED = 10  # steps in a row that gained next to nothing
+_MAX_BLOCKS = 2**24  # numbers of a preconditioner that differs between classes
 _REDUCTION = 0.1  # of the gradient's norm, by one Newton step
 _CHUNK = 4096  # examples predicted at once
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -196,6 +198,21 @@ def _bias_hessian(residuals, labels):
   return _psum(jnp.matmul(probs.T, probs, precision=_HIGHEST))
 
 
+@functools.partial(devices.pmap, out_axes=None)
+def _class_blocks(x, residuals, labels):
+  """X^T diag(p_k (1 - p_k)) X [K, M, M], of which the Hessian's diagonal consists.
+
+  Args:
+    x: [n, M] float64.
+    residuals: [n, K], probabilities - targets.
+    labels: [n].
+  """
+  own = _own(labels, residuals.shape[1])
+  curvatures = jnp.abs(residuals) * jnp.where(own, 1 + residuals, 1 - residuals)
+  curvatures = jnp.where(_real(labels), curvatures, 0.0).astype(x.dtype)
+  return _psum(jax.lax.map(lambda c: (x * c[:, None]).T @ x, curvatures.T))
+
+
 def _dot(a, b):
   return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
@@ -206,7 +223,15 @@ def _dot(a, b):
   out_axes=None,
 )
 def _conjugate_gradients(
-  x, residuals, labels, gradient, l2, diagonal, bias_diagonal, reduction, limit
+  x,
+  residuals,
+  labels,
+  gradient,
+  l2,
+  preconditioner,
+  bias_diagonal,
+  reduction,
+  limit,
 ):
   """Solves H d = -gradient until the residual's norm has shrunk.
 
@@ -216,7 +241,8 @@ def _conjugate_gradients(
     labels: [n].
     gradient: ([K, M], [K]).
     l2: scalar.
-    diagonal: [M], preconditioner of the weights.
+    preconditioner: of the weights, its diagonal [M]; or the inverse of one that
+      differs between classes, [K, M, M].
     bias_diagonal: scalar, of the bias.
     reduction: of the residual's Euclidean norm.
     limit: of products with the Hessian.
@@ -241,7 +267,12 @@ def _conjugate_gradients(
     return sums[0] + l2 * weights, sums[1]
 
   def precondition(r):
-    return r[0] / diagonal[None, :], r[1] / bias_diagonal
+    if preconditioner.ndim == 1:
+      return r[0] / preconditioner[None, :], r[1] / bias_diagonal
+    weights = jnp.einsum('kab,kb->ka', preconditioner, r[0], precision=_HIGHEST)
+    # Sums over classes are no direction of the problem, as in the gradient.
+    weights -= jnp.mean(weights, axis=0, keepdims=True)
+    return weights, r[1] / bias_diagonal
 
   def plus(a, factor, b):
     return jax.tree.map(lambda u, v: u + factor * v, a, b)
@@ -370,6 +401,16 @@ class _Solver:
   def __init__(self, data: _Data, *, tolerance: float):
     self._data = data
     self._tolerance = tolerance
+    self._in_blocks = False  # the preconditioner, once one step was long
+
+  def _preconditioner(self, point: _Point, l2, mean_curvature) -> np.ndarray:
+    """Diagonal [M], or the inverse of a block of each class, [K, M, M]."""
+    data = self._data
+    if not self._in_blocks:
+      return mean_curvature / data.class_counts.sum() * data.eigenvalues + l2
+    blocks = np.array(_class_blocks(data.x, point.residuals, data.labels))
+    blocks += l2 * np.eye(blocks.shape[1])
+    return np.linalg.inv(blocks)
 
   def point(self, weights, bias) -> _Point:
     logits = _products(self._data.x, weights, bias)
@@ -423,7 +464,7 @@ class _Solver:
     scale = float(np.sqrt(sum(np.sum(g**2) for g in gradient)))
     num_classes = len(point.bias)
     mean_curvature = point.curvature / (num_classes - 1)
-    diagonal = mean_curvature / data.class_counts.sum() * data.eigenvalues + l2
+    preconditioner = self._preconditioner(point, l2, mean_curvature)
     # The gradient is scaled to norm 1: its square must not vanish in float32.
     (weights, bias), num_products = _conjugate_gradients(
       data.x if precise else data.x32,
@@ -431,7 +472,7 @@ class _Solver:
       data.labels,
       tuple((g / scale).astype(dtype) for g in gradient),
       dtype(l2),
-      diagonal.astype(dtype),
+      preconditioner.astype(dtype),
       dtype(max(mean_curvature, 1e-30)),
       dtype(reduction),
       np.int32(_MAX_PRODUCTS[dtype]),
@@ -448,6 +489,12 @@ class _Solver:
       point.weights + step * weights,
       point.bias + step * bias,
       shift=np.zeros_like(bias),
+    )
+    num_features = point.weights.shape[1]
+    # Blocks cost as much as num_features / 2 products.
+    self._in_blocks |= (
+      num_products > num_features
+      and num_classes * num_features**2 <= _MAX_BLOCKS
     )
     return new, int(num_products)
 

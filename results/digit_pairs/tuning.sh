@@ -1,5 +1,5 @@
 #!/bin/sh
-# The learning rates of configs/digit_pairs_cnn.py, in the setting of its study, from the
+# Learning rates for configs/digit_pairs_cnn.py, in the setting of its study, from the
 # repository's root: sh results/digit_pairs/tuning.sh. The losses' own hyperparameters
 # and the weight decay are held (LOW = HIGH) at the recipe's.
 tune() {
