@@ -15,11 +15,11 @@ Hessian is at most 1/2 (I - 11^T/K) kron diag(s_j^2) + lambda I (Böhning 1992,
 once. The 1/2 is what a softmax can reach; the mean over examples of
 (1 - ||p||^2) / (K - 1) in its place is the softmax's own and costs nothing. Once
 a step takes more products than there are features, the exact diagonal block of
-each class takes its place, where K M^2 numbers are few. The path is solved from the largest lambda down, starting from a parabola in
-log(lambda) through the last three solutions. (Kornblith et al. warm start
-upwards. The objective is convex and every solution certified, so the order
-changes no result; downwards the first problem is easy, and the path took half
-the time.)
+each class takes its place, where K M^2 numbers are few. The path is solved from
+the largest lambda down, starting from a parabola in log(lambda) through the last
+three solutions. (Kornblith et al. warm start upwards. The objective is convex
+and every solution certified, so the order changes no result; downwards the first
+problem is easy, and the path took half the time.)
 
 **Precision.** Objective, gradient, line search and certificate are float64, on
 the devices too (`jax.enable_x64` in this module alone): at lambda = 1e-6 the
