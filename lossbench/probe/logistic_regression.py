@@ -269,10 +269,13 @@ def _conjugate_gradients(
   def precondition(r):
     if preconditioner.ndim == 1:
       return r[0] / preconditioner[None, :], r[1] / bias_diagonal
-    weights = jnp.einsum('kab,kb->ka', preconditioner, r[0], precision=_HIGHEST)
-    # Sums over classes are no direction of the problem, as in the gradient.
+    # What all classes share changes no loss: there the Hessian is the penalty's.
+    shared = jnp.mean(r[0], axis=0, keepdims=True)
+    weights = jnp.einsum(
+      'kab,kb->ka', preconditioner, r[0] - shared, precision=_HIGHEST
+    )
     weights -= jnp.mean(weights, axis=0, keepdims=True)
-    return weights, r[1] / bias_diagonal
+    return weights + shared / l2, r[1] / bias_diagonal
 
   def plus(a, factor, b):
     return jax.tree.map(lambda u, v: u + factor * v, a, b)
