@@ -213,6 +213,20 @@ def _class_blocks(x, residuals, labels):
   return _psum(jax.lax.map(lambda c: (x * c[:, None]).T @ x, curvatures.T))
 
 
+def _precondition(gradient, preconditioner, bias_diagonal, l2):
+  """A step from a gradient ([K, M], [K]); as of `_conjugate_gradients`."""
+  weights, bias = gradient
+  if preconditioner.ndim == 1:
+    return weights / preconditioner[None, :], bias / bias_diagonal
+  # What all classes share changes no loss: there the Hessian is the penalty's.
+  shared = jnp.mean(weights, axis=0, keepdims=True)
+  weights = jnp.einsum(
+    'kab,kb->ka', preconditioner, weights - shared, precision=_HIGHEST
+  )
+  weights -= jnp.mean(weights, axis=0, keepdims=True)
+  return weights + shared / l2, bias / bias_diagonal
+
+
 def _dot(a, b):
   return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
 
@@ -267,15 +281,7 @@ def _conjugate_gradients(
     return sums[0] + l2 * weights, sums[1]
 
   def precondition(r):
-    if preconditioner.ndim == 1:
-      return r[0] / preconditioner[None, :], r[1] / bias_diagonal
-    # What all classes share changes no loss: there the Hessian is the penalty's.
-    shared = jnp.mean(r[0], axis=0, keepdims=True)
-    weights = jnp.einsum(
-      'kab,kb->ka', preconditioner, r[0] - shared, precision=_HIGHEST
-    )
-    weights -= jnp.mean(weights, axis=0, keepdims=True)
-    return weights + shared / l2, r[1] / bias_diagonal
+    return _precondition(r, preconditioner, bias_diagonal, l2)
 
   def plus(a, factor, b):
     return jax.tree.map(lambda u, v: u + factor * v, a, b)
