@@ -8,6 +8,7 @@ from lossbench.report.claims import evidence
 from lossbench.report.claims.claim import Claim, Evidence
 from lossbench.report.claims.representations import (
   inversely_ranked,
+  softmax_transfers_best,
   transfer_samples,
 )
 from lossbench.report.correlation import MIN_OBJECTIVES
@@ -35,19 +36,12 @@ def accuracy_inverse_to_transfer(study: StudyRecords, group: str) -> Evidence:
 
 
 def softmax_nearest_best(study: StudyRecords, group: str) -> Evidence:
-  """Softmax against every other, on average over data sets."""
-  samples, targets = transfer_samples(
-    study, group, ('softmax',), protocol=NEIGHBOURS
-  )
-  return evidence.all_against(
+  """Softmax against every other, by nearest neighbours."""
+  return softmax_transfers_best(
     study,
     group,
-    samples,
-    'softmax',
-    sign=-1,
-    what='mean accuracy by nearest neighbours of softmax minus that of {}',
-    is_percent=True,
-    of=targets,
+    protocol=NEIGHBOURS,
+    what='mean accuracy by nearest neighbours',
   )
 
 
@@ -63,14 +57,21 @@ def _transferred_and_finetuned(
     for target in run.transfer
     if target.dataset in finetuned and target.split is None
   )
-  linear, tuned = (
-    mean_samples(
-      [evidence.read_samples(study, group, read(target)) for target in targets]
-    )
-    for read in (
-      lambda target: lambda run: run.transferred(target.name),
-      lambda target: lambda run: run.finetuned.get(target.dataset),
-    )
+  linear = mean_samples(
+    [
+      evidence.read_samples(
+        study, group, lambda run, t=t: run.transferred(t.name)
+      )
+      for t in targets
+    ]
+  )
+  tuned = mean_samples(
+    [
+      evidence.read_samples(
+        study, group, lambda run, t=t: run.finetuned.get(t.dataset)
+      )
+      for t in targets
+    ]
   )
   keys = [key for key in linear if key in tuned]
   linear, tuned = ({k: of[k] for k in keys} for of in (linear, tuned))

@@ -91,16 +91,31 @@ def transfer_samples(
   return samples, targets
 
 
-def softmax_transfers_best(study: StudyRecords, group: str) -> Evidence:
-  """Softmax against every other, on average over data sets."""
-  samples, targets = transfer_samples(study, group, ('softmax',))
+def softmax_transfers_best(
+  study: StudyRecords,
+  group: str,
+  *,
+  protocol: str = '',
+  what: str = 'mean transfer accuracy',
+) -> Evidence:
+  """Softmax against every other, on average over data sets.
+
+  Args:
+    study: the records.
+    group: of runs.
+    protocol: of `PROTOCOLS`; '' for the linear probe.
+    what: it measures, in words.
+  """
+  samples, targets = transfer_samples(
+    study, group, ('softmax',), protocol=protocol
+  )
   return evidence.all_against(
     study,
     group,
     samples,
     'softmax',
     sign=-1,
-    what='mean transfer accuracy of softmax minus that of {}',
+    what=f'{what} of softmax minus that of {{}}',
     is_percent=True,
     of=targets,
   )
