@@ -238,7 +238,7 @@ def _regression(mesh):
   """
   import jax
 
-  from lossbench.probe import logistic_regression
+  from lossbench.probe import newton
 
   num_classes, num_features = 101, 2048
   size = _PER_DEVICE.value or -(-75_750 // mesh.size)
@@ -260,7 +260,7 @@ def _regression(mesh):
     array(dtype='int32'),
   )
   compiled = _compile(
-    logistic_regression._conjugate_gradients.__wrapped__,
+    newton.conjugate_gradients.__wrapped__,
     mesh,
     (*own, *shared),
     (True,) * len(own) + (False,) * len(shared),

@@ -11,10 +11,10 @@
 The run directory can be evaluated, compared, transferred and fine-tuned like any
 other. Its configuration is the format's recipe with what the checkpoint says; another
 is given by --config=RECIPE:OBJECTIVE and --config.FIELD=VALUE, as to main.py, and is
-refused where it would give the arrays another meaning. Every array and every name of the checkpoint must be accounted for; what is
-missing, left over or of another shape is listed, and then nothing is written. Run the
-same command again to repair a damaged import; a source whose arrays are others by
-then is refused.
+refused where it would give the arrays another meaning. Every array and every name of
+the checkpoint must be accounted for; what is missing, left over or of another shape is
+listed, and then nothing is written. Run the same command again to repair a damaged
+import; a source whose arrays are others by then is refused.
 """
 
 from lossbench import cli  # isort: split

@@ -15,7 +15,8 @@ from lossbench.interop.recognising import ARCHITECTURES
 from lossbench.interop.tensor_files import find_file
 from lossbench.interop.torch_source import open_torch_source
 
-# Weights, the choices of `formats` -> architecture -> (side after the resize, side of the crop).
+# Weights, the choices of `formats` -> architecture -> (side after the resize, side
+# of the crop).
 _SIDES = {
   'IMAGENET1K_V1': {
     name: (342, 299) if name == 'inception_v3' else (256, 224)

@@ -45,7 +45,6 @@ features in float64 and float32 and a few arrays [examples, K].
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,6 +54,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from lossbench.metrics import checks
+from lossbench.probe import newton
 from lossbench.probe.l2_values import check_l2_values
 from lossbench.runtime import devices
 
@@ -67,7 +67,6 @@ _MAX_STALLED = 10  # steps in a row that gained next to nothing
 _MAX_BLOCKS = 2**24  # numbers of a preconditioner that differs between classes
 _REDUCTION = 0.1  # of the gradient's norm, by one Newton step
 _CHUNK = 4096  # examples predicted at once
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,215 +104,6 @@ def _relative(gap: float, objective: float) -> float:
   return gap / lower if lower > 0 else float('inf')
 
 
-# What runs on the devices. All mapped over examples; [n, ...] is a device's
-# share. Rows of padding are zero, with the label -1, which is no class.
-
-
-def _own(labels, num_classes):
-  return labels[:, None] == jnp.arange(num_classes)[None, :]
-
-
-def _real(labels):
-  return (labels >= 0)[:, None]
-
-
-def _psum(tree):
-  return jax.lax.psum(tree, devices.AXIS)
-
-
-@functools.partial(devices.pmap, out_axes=None)
-def _feature_sums(x):
-  return _psum(jnp.sum(x, axis=0))
-
-
-@functools.partial(devices.pmap, in_axes=(0, 0, None), out_axes=(0, None))
-def _centre(x, labels, mean):
-  x = jnp.where(_real(labels), x - mean[None, :], 0.0)
-  return x, _psum(x.T @ x)
-
-
-@functools.partial(
-  devices.pmap, in_axes=(0, 0, None, None, None), out_axes=(0, 0, None)
-)
-def _rotate(x, labels, basis, scale, classes):
-  x = x @ basis * scale
-  own = (labels[:, None] == classes[None, :]).astype(x.dtype)
-  return x, x.astype(jnp.float32), _psum(own.T @ x)
-
-
-@functools.partial(devices.pmap, in_axes=(0, None, None))
-def _products(x, weights, bias):
-  """The change of the logits [n, K] that a change of W and b makes."""
-  return x @ weights.T + bias[None, :]
-
-
-def _losses(logits, labels):
-  """Sum of losses, probabilities - targets [n, K], accurate near zero."""
-  own = _own(labels, logits.shape[1])
-  z = logits - jnp.sum(jnp.where(own, logits, 0.0), axis=1, keepdims=True)
-  peak = jnp.max(z, axis=1, keepdims=True)  # at least 0, which is the label's
-  e = jnp.exp(z - peak)
-  others = jnp.sum(jnp.where(own, 0.0, e), axis=1, keepdims=True)
-  label = jnp.exp(-peak)
-  # peak > 0: others >= 1, and the logarithm has all its digits.
-  loss = jnp.where(peak > 0, peak + jnp.log(others + label), jnp.log1p(others))
-  total = others + label
-  residuals = jnp.where(own, -others, e) / total
-  real = _real(labels)
-  return (
-    jnp.sum(jnp.where(real, loss, 0.0)),
-    jnp.where(real, residuals, 0.0),
-  )
-
-
-@functools.partial(devices.pmap, in_axes=(0, 0, 0, None), out_axes=None)
-def _line(logits, direction, labels, step):
-  """Sum of losses and its slope at logits + step * direction."""
-  loss, residuals = _losses(logits + step * direction, labels)
-  return _psum((loss, jnp.sum(residuals * direction)))
-
-
-@functools.partial(
-  devices.pmap, in_axes=(0, 0, 0, 0, None, None), out_axes=(0, 0, None)
-)
-def _advance(x, logits, direction, labels, step, shift):
-  """Moves the logits; what the host wants to know of the new place."""
-  logits = logits + step * direction + shift[None, :]
-  loss, residuals = _losses(logits, labels)
-  own = _own(labels, logits.shape[1])
-  curvature = jnp.sum(
-    jnp.abs(residuals)
-    * jnp.where(own, 1 + residuals, 1 - residuals)
-    * _real(labels)
-  )
-  sums = (loss, residuals.T @ x, jnp.sum(residuals, axis=0), curvature)
-  return logits, residuals.astype(jnp.float32), _psum(sums)
-
-
-@functools.partial(devices.pmap, out_axes=None)
-def _bias_hessian(residuals, labels):
-  """P^T P [K, K] in float32, whose off-diagonal is minus the Hessian's."""
-  own = _own(labels, residuals.shape[1])
-  probs = residuals + own.astype(residuals.dtype)
-  return _psum(jnp.matmul(probs.T, probs, precision=_HIGHEST))
-
-
-@functools.partial(devices.pmap, out_axes=None)
-def _class_blocks(x, residuals, labels):
-  """X^T diag(p_k (1 - p_k)) X [K, M, M], of which the Hessian's diagonal consists.
-
-  Args:
-    x: [n, M] float64.
-    residuals: [n, K], probabilities - targets.
-    labels: [n].
-  """
-  own = _own(labels, residuals.shape[1])
-  curvatures = jnp.abs(residuals) * jnp.where(own, 1 + residuals, 1 - residuals)
-  curvatures = jnp.where(_real(labels), curvatures, 0.0).astype(x.dtype)
-  return _psum(jax.lax.map(lambda c: (x * c[:, None]).T @ x, curvatures.T))
-
-
-def _precondition(gradient, preconditioner, bias_diagonal, l2):
-  """A step from a gradient ([K, M], [K]); as of `_conjugate_gradients`."""
-  weights, bias = gradient
-  if preconditioner.ndim == 1:
-    return weights / preconditioner[None, :], bias / bias_diagonal
-  # What all classes share changes no loss: there the Hessian is the penalty's.
-  shared = jnp.mean(weights, axis=0, keepdims=True)
-  weights = jnp.einsum(
-    'kab,kb->ka', preconditioner, weights - shared, precision=_HIGHEST
-  )
-  weights -= jnp.mean(weights, axis=0, keepdims=True)
-  return weights + shared / l2, bias / bias_diagonal
-
-
-def _dot(a, b):
-  return sum(jax.tree.leaves(jax.tree.map(jnp.vdot, a, b)))
-
-
-@functools.partial(
-  devices.pmap,
-  in_axes=(0, 0, 0, None, None, None, None, None, None),
-  out_axes=None,
-)
-def _conjugate_gradients(
-  x,
-  residuals,
-  labels,
-  gradient,
-  l2,
-  preconditioner,
-  bias_diagonal,
-  reduction,
-  limit,
-):
-  """Solves H d = -gradient until the residual's norm has shrunk.
-
-  Args:
-    x: [n, M], float32 or float64: the precision of everything.
-    residuals: [n, K], probabilities - targets.
-    labels: [n].
-    gradient: ([K, M], [K]).
-    l2: scalar.
-    preconditioner: of the weights, its diagonal [M]; or the inverse of one that
-      differs between classes, [K, M, M].
-    bias_diagonal: scalar, of the bias.
-    reduction: of the residual's Euclidean norm.
-    limit: of products with the Hessian.
-
-  Returns:
-    d and the number of products.
-  """
-  own = _own(labels, residuals.shape[1])
-  off = jnp.where(own, 0.0, residuals)
-  label_probs = jnp.where(own, 1 + residuals, 0.0)
-  mm = functools.partial(jnp.matmul, precision=_HIGHEST)
-
-  def hessian(d):
-    weights, bias = d
-    t = mm(x, weights.T) + bias[None, :]
-    # p * (t - <p, t>), with t relative to the label's own: of p near 1 only
-    # the rest, 1 - p, has digits.
-    t = t - jnp.sum(jnp.where(own, t, 0.0), axis=1, keepdims=True)
-    mean = jnp.sum(off * t, axis=1, keepdims=True)
-    s = off * (t - mean) - label_probs * mean
-    sums = _psum((mm(s.T, x), jnp.sum(s, axis=0)))
-    return sums[0] + l2 * weights, sums[1]
-
-  def precondition(r):
-    return _precondition(r, preconditioner, bias_diagonal, l2)
-
-  def plus(a, factor, b):
-    return jax.tree.map(lambda u, v: u + factor * v, a, b)
-
-  def unfinished(carry):
-    _, r, _, _, i, broken = carry
-    return (_dot(r, r) > goal) & (i < limit) & ~broken
-
-  def body(carry):
-    d, r, p, rz, i, _ = carry
-    h = hessian(p)
-    curvature = _dot(p, h)
-    broken = ~(curvature > 0)  # rounding has eaten the direction
-    length = jnp.where(broken, 0.0, rz / jnp.where(broken, 1.0, curvature))
-    d, r = plus(d, length, p), plus(r, -length, h)
-    z = precondition(r)
-    new_rz = _dot(r, z)
-    return d, r, plus(z, new_rz / rz, p), new_rz, i + 1, broken
-
-  r = jax.tree.map(jnp.negative, gradient)
-  goal = reduction**2 * _dot(r, r)
-  z = precondition(r)
-  start = jax.tree.map(jnp.zeros_like, r)
-  d, *_, i, _ = jax.lax.while_loop(
-    unfinished, body, (start, r, z, _dot(r, z), jnp.int32(0), jnp.bool_(False))
-  )
-  return d, i
-
-
-# The host: K x M numbers in float64 NumPy.
-
-
 @dataclasses.dataclass
 class _Data:
   """Features on the devices, centred and in their eigenbasis."""
@@ -337,14 +127,16 @@ def _place(features, labels, *, num_classes) -> _Data:
   size = len(padded) // jax.process_count()
   mine = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
   x, placed = devices.shard((x[mine], padded[mine]))
-  mean = np.asarray(_feature_sums(x)) / len(labels)
-  x, gram = _centre(x, placed, mean)
+  mean = np.asarray(newton.feature_sums(x)) / len(labels)
+  x, gram = newton.centre(x, placed, mean)
   eigenvalues, basis = np.linalg.eigh(np.asarray(gram))
   # Features of unit mean square norm, so that float32 neither overflows nor
   # vanishes; the weights' unit changes with them, and so does lambda's.
   mean_square = max(float(eigenvalues.sum()), 0.0) / len(labels)
   scale = mean_square**-0.5 if mean_square > 0 else 1.0
-  x, x32, class_sums = _rotate(x, placed, basis, scale, np.arange(num_classes))
+  x, x32, class_sums = newton.rotate(
+    x, placed, basis, scale, np.arange(num_classes)
+  )
   return _Data(
     x=x,
     x32=x32,
@@ -417,18 +209,18 @@ class _Solver:
     data = self._data
     if not self._in_blocks:
       return mean_curvature / data.class_counts.sum() * data.eigenvalues + l2
-    blocks = np.array(_class_blocks(data.x, point.residuals, data.labels))
+    blocks = np.array(newton.class_blocks(data.x, point.residuals, data.labels))
     blocks += l2 * np.eye(blocks.shape[1])
     return np.linalg.inv(blocks)
 
   def point(self, weights, bias) -> _Point:
-    logits = _products(self._data.x, weights, bias)
+    logits = newton.products(self._data.x, weights, bias)
     return self._moved(
       logits, logits, 0.0, weights, bias, shift=np.zeros_like(bias)
     )
 
   def _moved(self, logits, direction, step, weights, bias, *, shift) -> _Point:
-    logits, residuals, sums = _advance(
+    logits, residuals, sums = newton.advance(
       self._data.x, logits, direction, self._data.labels, step, shift
     )
     loss, loss_gradient, bias_gradient, curvature = map(np.asarray, sums)
@@ -447,7 +239,7 @@ class _Solver:
   def _shift_bias(self, point: _Point) -> _Point:
     """One Newton step of the bias alone."""
     hessian = -np.asarray(
-      _bias_hessian(point.residuals, self._data.labels), np.float64
+      newton.bias_hessian(point.residuals, self._data.labels), np.float64
     )
     np.fill_diagonal(hessian, 0.0)
     diagonal = -hessian.sum(axis=1)
@@ -475,7 +267,7 @@ class _Solver:
     mean_curvature = point.curvature / (num_classes - 1)
     preconditioner = self._preconditioner(point, l2, mean_curvature)
     # The gradient is scaled to norm 1: its square must not vanish in float32.
-    (weights, bias), num_products = _conjugate_gradients(
+    (weights, bias), num_products = newton.conjugate_gradients(
       data.x if precise else data.x32,
       point.residuals.astype(dtype),
       data.labels,
@@ -489,7 +281,7 @@ class _Solver:
     weights = np.asarray(weights, np.float64) * scale
     bias = np.asarray(bias, np.float64) * scale
     bias -= bias.mean()
-    direction = _products(data.x, weights, bias)
+    direction = newton.products(data.x, weights, bias)
     step = self._step_length(point, direction, weights, l2)
     new = self._moved(
       point.logits,
@@ -519,12 +311,12 @@ class _Solver:
       float(np.sum(weights**2)),
     ]
     start = point.objective(l2)
-    _, slope = _line(point.logits, direction, self._data.labels, 0.0)
+    _, slope = newton.line(point.logits, direction, self._data.labels, 0.0)
     slope = float(slope) + l2 * squares[1]
     step = 1.0
     for _ in range(40):
       loss, new_slope = map(
-        float, _line(point.logits, direction, self._data.labels, step)
+        float, newton.line(point.logits, direction, self._data.labels, step)
       )
       penalty = squares[0] + 2 * step * squares[1] + step**2 * squares[2]
       objective = loss + l2 / 2 * penalty
@@ -757,7 +549,7 @@ def _to_fit(point: _Point, data: _Data, *, l2, num_steps, num_products) -> Fit:
 @jax.jit
 def _score_chunk(features, labels, weights, bias):
   logits = features @ weights.T + bias[None, :]
-  return jnp.argmax(logits, axis=1), _losses(logits, labels)[0]
+  return jnp.argmax(logits, axis=1), newton.losses(logits, labels)[0]
 
 
 def score(
