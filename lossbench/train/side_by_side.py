@@ -23,6 +23,7 @@ from lossbench.train.preemption import Preempted, PreemptionNotice
 
 # How --runs_per_program says 'as many as there are devices'.
 AUTO = 'auto'
+_POLL_SECS = 0.5
 
 Task = TypeVar('Task')
 
@@ -75,7 +76,10 @@ def train_side_by_side(
       for thread in threads:
         thread.start()
       for thread in threads:
-        thread.join()
+        # Python calls handlers of signals in this thread, but the kernel may give
+        # a signal to another, and that wakes nobody from a wait without an end.
+        while thread.is_alive():
+          thread.join(_POLL_SECS)
     except BaseException:
       notice.ask()
       raise

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -144,6 +145,25 @@ def test_runs_that_were_asked_to_stop_have_saved_and_go_on(
   _train_all(runs[:2], tmp_path, num_runs=2)
   for number in range(2):
     _assert_same(tmp_path / str(number), alone / str(3 + number))
+
+
+def test_a_signal_that_another_thread_receives_is_heard(monkeypatch):
+  heard = threading.Event()
+  ask = PreemptionNotice.ask
+
+  def ask_and_tell(self):
+    ask(self)
+    heard.set()
+
+  def train(place, task, notice):
+    time.sleep(0.5)  # until the main thread waits
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    assert heard.wait(60)
+    assert notice.received
+
+  monkeypatch.setattr(PreemptionNotice, 'ask', ask_and_tell)
+  with pytest.raises(Stopped):
+    train_side_by_side(lambda place: 'a run', train, num_runs=1)
 
 
 def test_a_fault_ends_all_and_the_others_save(configs, tmp_path):
