@@ -77,12 +77,14 @@ def study_job_sets(
       others, which a job cannot, or a host has fewer devices.
   """
   _check_group(runs_per_program, target.tpu)
-  from lossbench.study import plan, states
+  from lossbench.study import configuration, plan, states
 
-  config = plan.load_config_fn(config_file)()
+  config = configuration.load_config_fn(config_file)()
   if data_dir:
     config.data_dir = data_dir
-  study = plan.build_study(config, config_file=config_file, workdir=workdir)
+  study = configuration.build_study(
+    config, config_file=config_file, workdir=workdir
+  )
   runs = plan.select_runs(study.runs, only)
   configs = [states.resolve_config(study, run) for run in runs]
   for run, resolved in zip(runs, configs, strict=True):

@@ -51,11 +51,11 @@ def define_flags():
 
 def _build_study(args):
   from configs.studies.default import check_study
-  from lossbench.study import driver, plan, states
+  from lossbench.study import configuration, driver, states
 
   check_study(args.config)
   changed = config_flags.get_override_values(args['config'])
-  study = plan.build_study(
+  study = configuration.build_study(
     args.config,
     config_file=args['config'].config_filename,
     workdir=args.workdir,

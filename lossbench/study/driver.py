@@ -44,7 +44,7 @@ def run_study(
   """Does whatever is missing of a study.
 
   Args:
-    study: from `plan.build_study`.
+    study: from `configuration.build_study`.
     only: words that names of runs must contain; [] for all.
     names: whole names, in place of words; then nothing is compared.
     num_workers: processes; 0 for this one.

@@ -22,13 +22,13 @@ from lossbench.runs.directory import (
 )
 from lossbench.runs.history import best_epoch, read_history
 from lossbench.runs.stored import StoredCheckpoint, find_checkpoint
+from lossbench.study.configuration import apply_override
 from lossbench.study.plan import (
   IMPORT,
   TRAIN,
   PlannedComparison,
   PlannedRun,
   Study,
-  apply_override,
   get_field,
 )
 

@@ -8,7 +8,7 @@ import sys
 import time
 
 from configs import digits_cnn
-from lossbench.study.plan import apply_override
+from lossbench.study.configuration import apply_override
 
 ROOT = pathlib.Path(__file__).parents[2]
 

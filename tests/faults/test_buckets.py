@@ -21,7 +21,7 @@ from lossbench.runs.directory import RunDirectory, read_json, write_json
 from lossbench.runs.stored import find_checkpoint
 from lossbench.runtime import devices
 from lossbench.runtime.storage import reason_of_bucket
-from lossbench.study import plan, states, table
+from lossbench.study import configuration, states, table
 from lossbench.train import loop
 from lossbench.train.state import TrainState
 from tests.faults.processes import (
@@ -214,8 +214,10 @@ def test_conditional_writes_whose_answer_is_lost(root, bucket):
 def half_written(root):
   """A study's first run, killed in the save of its last step."""
   file = 'configs/studies/digits.py'
-  study_config = plan.load_config_fn(file)()
-  study = plan.build_study(study_config, config_file=file, workdir=str(root))
+  study_config = configuration.load_config_fn(file)()
+  study = configuration.build_study(
+    study_config, config_file=file, workdir=str(root)
+  )
   run = RunDirectory(study.path(study.runs[0]))
   write_json(run.path / 'run.json', {'num_steps': 10})
   write_json(run.history_path, [])

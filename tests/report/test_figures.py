@@ -91,11 +91,11 @@ def test_the_nine_look_the_same_in_every_study():
 
 def _of_study(name):
   """The objectives and variants of one of our studies, and more."""
-  from lossbench.study import plan
+  from lossbench.study import configuration
 
   path = f'configs/studies/{name}.py'
-  config = plan.load_config_fn(path)()
-  study = plan.build_study(config, config_file=path, workdir='x')
+  config = configuration.load_config_fn(path)()
+  study = configuration.build_study(config, config_file=path, workdir='x')
   return [
     Key(
       run.objective,

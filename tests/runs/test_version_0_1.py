@@ -11,7 +11,7 @@ from lossbench import build, early_stopping
 from lossbench.data import preprocess
 from lossbench.evaluation import loop
 from lossbench.runs.directory import OPERATIONAL_FIELDS, RunDirectory
-from lossbench.study import plan, states
+from lossbench.study import configuration, states
 
 OLD = pathlib.Path(__file__).parent / 'version_0_1'
 
@@ -90,7 +90,7 @@ def _study(workdir, *overrides):
     num_seeds=1,
     overrides=('num_epochs=6.0', *overrides),
   )
-  return plan.build_study(config, config_file='x.py', workdir=workdir)
+  return configuration.build_study(config, config_file='x.py', workdir=workdir)
 
 
 def test_a_study_takes_it_or_refuses_it_alike(tmp_path):

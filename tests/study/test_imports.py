@@ -13,7 +13,7 @@ import rich.console
 from configs.studies import default
 from lossbench.interop import formats
 from lossbench.report import reading
-from lossbench.study import plan, states
+from lossbench.study import configuration, states
 from lossbench.study.driver import check_configs, run_study, write_study
 from tests.interop import arrays
 
@@ -55,7 +55,9 @@ def study(digits_dir, tmp_path_factory):
       cka=False,
     )
     default.check_study(config)
-    built = plan.build_study(config, config_file='x.py', workdir=workdir / 's')
+    built = configuration.build_study(
+      config, config_file='x.py', workdir=workdir / 's'
+    )
     check_configs(built)
     yield built
 
@@ -146,7 +148,9 @@ def test_a_network_of_torchvision_is_what_recipe_and_overrides_say(
     evaluate=False,
   )
   default.check_study(config)
-  built = plan.build_study(config, config_file='x.py', workdir=tmp_path / 's')
+  built = configuration.build_study(
+    config, config_file='x.py', workdir=tmp_path / 's'
+  )
   check_configs(built)
   assert _run(built) == {}
   assert states.read_state(built, built.runs[0]).done

@@ -27,7 +27,7 @@ from lossbench.report.__main__ import write_report
 from lossbench.report.tables import TABLES, rendering
 from lossbench.runs.directory import read_json, write_json
 from lossbench.runtime import console
-from lossbench.study import plan, states, table
+from lossbench.study import configuration, states, table
 from lossbench.study import record as study_record
 from lossbench.study.driver import run_study, write_study
 from lossbench.study.pool import Event
@@ -43,9 +43,11 @@ def in_checkout(monkeypatch):
 
 
 def _build(file, workdir, **fields):
-  config = plan.load_config_fn(str(file))()
+  config = configuration.load_config_fn(str(file))()
   config.groups.tiny.update(fields)
-  study = plan.build_study(config, config_file=str(file), workdir=workdir)
+  study = configuration.build_study(
+    config, config_file=str(file), workdir=workdir
+  )
   study_record.write_study(study)
   return study
 
@@ -516,7 +518,7 @@ def test_a_run_that_fails_does_not_stop_the_others(tiny_study_file, tmp_path):
 def test_final_runs_stop_where_their_holdout_runs_say(
   tiny_study_file, tmp_path
 ):
-  config = plan.load_config_fn(str(tiny_study_file))()
+  config = configuration.load_config_fn(str(tiny_study_file))()
   tiny = config.groups.tiny
   tiny.update({'evaluate': False, 'compare': False})
   tiny.objectives = ('sigmoid',)
@@ -527,7 +529,9 @@ def test_final_runs_stop_where_their_holdout_runs_say(
   tiny.num_seeds = 1
   tiny.variants = (('learning_rate=1e-6',), ('learning_rate=0.2',))
   config.groups.final = final
-  study = plan.build_study(config, config_file='x.py', workdir=tmp_path / 's')
+  study = configuration.build_study(
+    config, config_file='x.py', workdir=tmp_path / 's'
+  )
   [run] = study.runs_of('final')
   assert states.resolve_config(study, run) is None
   assert states.read_state(study, run).describe() == 'waits for tiny'
