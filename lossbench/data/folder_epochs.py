@@ -14,7 +14,7 @@ from lossbench.data.order import epoch_seed
 
 
 class FolderEpochs:
-  """The examples of training epochs, in order; an `_Epochs` of the pipeline.
+  """The examples of training epochs, in order, as `file_epochs.FileEpochs`.
 
   One graph is traced for all epochs; which one it is, and where in it to start,
   are arguments.
