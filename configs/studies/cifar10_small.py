@@ -3,11 +3,11 @@
   python -m lossbench.prepare --dataset=cifar10_c8 --data_dir=DIR
   python -m lossbench.study --config=configs/studies/cifar10_small.py --workdir=studies/cifar10_small --num_workers=2 --config.data_dir=DIR
 
-Nine objectives x 3 seeds of All-CNN-C at a quarter of its width on 10,000 images, all
+Nine objectives x 2 seeds of All-CNN-C at a quarter of its width on 10,000 images, all
 of which softmax gets right; corruptions of the test images; transfer to Caltech-101,
 linear, by neighbours and by fine-tuning; and relearning of CIFAR-10 from its holdout,
 the other 40,000. DIR is a TFDS directory with cifar10 and caltech101 that may be
-written to. Two hours of two cores; killed and started again it goes on.
+written to. An hour or two of two cores; killed and started again it goes on.
 """
 
 from configs.studies import default
@@ -18,7 +18,7 @@ def get_config():
   config.title = 'Nine objectives on CIFAR-10 at 16 x 16 pixels'
   config.groups.cifar10_small = default.group(
     'configs/cifar10_small.py',
-    num_seeds=3,
+    num_seeds=2,
     num_train_examples=10_000,
     transfer=('caltech101', 'cifar10:holdout'),
     finetune=('caltech101',),
