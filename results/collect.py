@@ -3,12 +3,15 @@
   python results/collect.py digit_pairs studies/digit_pairs/report
   python results/collect.py cifar10_small studies/cifar10_small/report
 
-Without the report's directory it only prints, of what results/ has.
+Without the report's directory it only prints, of what results/ has. Commands in the
+report name directories of whoever ran the study; copied, they name DIR and
+studies/STUDY, as results/*/README.md does.
 """
 
 import csv
+import math
 import pathlib
-import shutil
+import re
 import sys
 from typing import NamedTuple
 
@@ -73,33 +76,126 @@ KEPT = {
 }
 
 
-def collect(study: str, report: pathlib.Path):
-  """Copies what is kept of a report; files that are not there end it."""
+def _kept_files(study: str) -> list[str]:
+  """Paths in the report, the same in results/ of the study."""
   kept = KEPT[study]
   files = ['claims.json', 'claims.md', *kept.others]
   for table in sorted({column.table for column in kept.columns}):
     files += [f'tables/{table}.csv', f'tables/{table}.md']
-  files += [f'figures/{figure}.png' for figure in kept.figures]
+  return files + [f'figures/{figure}.png' for figure in kept.figures]
+
+
+def _rewrite_paths(text: str, study: str) -> str:
+  """Replaces values of --config.data_dir and --workdir in commands.
+
+  A value ends where a word of a shell, a cell of a table or a string of JSON does; an
+  argument that needs quotes has them around the whole. STUDY, the placeholder in
+  commands of other studies, is left.
+  """
+  values = {'--config.data_dir': 'DIR', '--workdir': f'studies/{study}'}
+  flags = '|'.join(map(re.escape, values))
+
+  def replace(match: re.Match) -> str:
+    if match['value'] == 'STUDY':
+      return match[0]
+    flag = match['quoted'] or match['flag']
+    return f'{flag}={values[flag]}'
+
+  return re.sub(
+    rf"'(?P<quoted>{flags})=[^'\n]*'"
+    rf"|(?P<flag>{flags})=(?P<value>[^\s,|'\"`\\]+)",
+    replace,
+    text,
+  )
+
+
+def collect(study: str, report: pathlib.Path) -> str:
+  """Copies what is kept of a report, all of it or nothing.
+
+  Args:
+    study: a key of KEPT.
+    report: the directory that lossbench.report wrote.
+
+  Returns:
+    README's table of it.
+
+  Raises:
+    ValueError: if the report lacks files or numbers.
+  """
+  files = _kept_files(study)
+  missing = [file for file in files if not (report / file).is_file()]
+  if missing:
+    raise ValueError(
+      f'{report} lacks {", ".join(missing)}. Run `python -m lossbench.report '
+      f'--workdir=studies/{study}` first.'
+    )
+  table = readme_table(study, report)
   for file in files:
+    content = (report / file).read_bytes()
+    if not file.endswith('.png'):
+      content = _rewrite_paths(content.decode(), study).encode()
     path = RESULTS / study / file
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(report / file, path)
+    path.write_bytes(content)
+  return table
 
 
-def _read(study: str, column: Column) -> dict[str, tuple[float, float]]:
+def _read(
+  directory: pathlib.Path, column: Column
+) -> dict[str, tuple[float, float]]:
   """Objective -> mean and standard error."""
-  with open(RESULTS / study / 'tables' / f'{column.table}.csv') as file:
-    return {
-      row['row']: (float(row['mean']), float(row['standard_error']))
-      for row in csv.DictReader(file)
-      if row['column'] == column.column
-    }
+  path = directory / 'tables' / f'{column.table}.csv'
+  with open(path, encoding='utf-8', newline='') as file:
+    rows = [
+      row for row in csv.DictReader(file) if row['column'] == column.column
+    ]
+  if not rows:
+    raise ValueError(
+      f'{path} has no column {column.column!r}. Run what the study lacks and its '
+      'report again.'
+    )
+  values, groups = {}, {}
+  for row in rows:
+    objective = row['row']
+    if objective in values:
+      raise ValueError(
+        f'{path} has {objective!r} twice in column {column.column!r}, of the groups '
+        f"{groups[objective]!r} and {row['group']!r}; README's table is of one. "
+        'Collect the report of a study with one group.'
+      )
+    numbers = [row[field] for field in ('mean', 'standard_error')]
+    if not all(text and math.isfinite(float(text)) for text in numbers):
+      raise ValueError(
+        f'{path} has no mean and standard error of {objective!r} in column '
+        f'{column.column!r}: {" ± ".join(map(repr, numbers))}. Run what the study '
+        'lacks and its report again.'
+      )
+    values[objective] = (float(numbers[0]), float(numbers[1]))
+    groups[objective] = row['group']
+  return values
 
 
-def readme_table(study: str) -> str:
-  """The table of a study in README: % and R², by class separation."""
+def readme_table(study: str, directory: pathlib.Path) -> str:
+  """The table of a study in README: % and R², by class separation.
+
+  Args:
+    study: a key of KEPT.
+    directory: a report, or what is kept of it.
+
+  Raises:
+    ValueError: if a number of the table is not there, or there twice.
+  """
   columns = KEPT[study].columns
-  found = [_read(study, column) for column in columns]
+  found = [_read(directory, column) for column in columns]
+  objectives = dict.fromkeys(name for values in found for name in values)
+  for column, values in zip(columns, found, strict=True):
+    lacking = [name for name in objectives if name not in values]
+    if lacking:
+      raise ValueError(
+        f'{directory / "tables" / column.table}.csv has no row of '
+        f'{", ".join(map(repr, lacking))} in column {column.column!r}. Run what the '
+        'study lacks and its report again.'
+      )
   (separation,) = [
     values
     for column, values in zip(columns, found, strict=True)
@@ -124,9 +220,18 @@ def readme_table(study: str) -> str:
   return '\n'.join(lines)
 
 
-if __name__ == '__main__':
-  if len(sys.argv) not in (2, 3) or sys.argv[1] not in KEPT:
+def main(argv: list[str]) -> str:
+  """Does what the command line says; returns README's table."""
+  if len(argv) not in (2, 3) or argv[1] not in KEPT:
     sys.exit(__doc__)
-  if len(sys.argv) == 3:
-    collect(sys.argv[1], pathlib.Path(sys.argv[2]))
-  print(readme_table(sys.argv[1]))
+  study = argv[1]
+  try:
+    if len(argv) == 3:
+      return collect(study, pathlib.Path(argv[2]))
+    return readme_table(study, RESULTS / study)
+  except ValueError as error:
+    sys.exit(f'Error: {error}')
+
+
+if __name__ == '__main__':
+  print(main(sys.argv))
