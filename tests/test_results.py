@@ -1,5 +1,7 @@
 """What README and results/ print is what the studies' records say."""
 
+import collections
+import csv
 import importlib.util
 import json
 import pathlib
@@ -12,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 STUDIES = ('cifar10_small', 'digit_pairs')
 # In results/STUDY, but not of the report.
 OWN = {'README.md', 'tuning.csv', 'tuning.sh'}
+WORDS = {'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'eight': 8}
 
 
 @pytest.fixture(scope='module')
@@ -215,3 +218,51 @@ def test_no_path_of_a_machine_is_published(study):
     if path.suffix != '.png':
       found = re.search(r'[=\s"\'`(]/\w[^\s]*/\S*', path.read_text())
       assert not found, f'{path}: {found}'
+
+
+@pytest.mark.parametrize('study', STUDIES)
+def test_verdicts_are_counted(study):
+  folder = ROOT / 'results' / study
+  claims = json.loads((folder / 'claims.json').read_text())['claims']
+  counts = collections.Counter(claim['verdict'] for claim in claims)
+  text = ' '.join((folder / 'README.md').read_text().split())
+  found = re.findall(r'(\d+) hold, (\d+) do not, (\d+) cannot be told\.', text)
+  verdicts = ('holds', 'does not hold', 'cannot tell')
+  assert found == [tuple(str(counts[verdict]) for verdict in verdicts)]
+
+
+def _prose(study):
+  """What the two READMEs say of a study, on one line each."""
+  own = (ROOT / 'results' / study / 'README.md').read_text()
+  # The tuning has seeds of its own.
+  own = re.sub(r'^- \[tuning\.sh\].*?\n\n', '', own, flags=re.M | re.S)
+  readme = (ROOT / 'README.md').read_text()
+  section = readme.split('\n## Results\n')[1].split('\n## ')[0]
+  start = section.index(f'[results/{study}]')
+  ends = [section.find(f'[results/{other}]', start + 1) for other in STUDIES]
+  end = min((end for end in ends if end > 0), default=len(section))
+  return [' '.join(text.split()) for text in (own, section[start:end])]
+
+
+@pytest.mark.parametrize('study', STUDIES)
+def test_seeds_are_counted(study):
+  measured = set()
+  for path in (ROOT / 'results' / study / 'tables').glob('*.csv'):
+    with open(path, newline='') as file:
+      measured |= {int(row['num_seeds']) for row in csv.DictReader(file)}
+  assert len(measured) == 1
+  for text in _prose(study):
+    stated = {
+      WORDS.get(word.lower(), word)
+      for word in re.findall(rf'\b(\d+|{"|".join(WORDS)}) seeds\b', text, re.I)
+    }
+    assert {int(number) for number in stated} == measured, text
+
+
+def test_start_counts_the_seeds_of_its_study():
+  text = ' '.join((ROOT / 'README.md').read_text().split())
+  start = text.split(' ## Start ')[1].split(' ## ')[0]
+  (seeds,) = re.findall(r'(\d+) seeds on pairs', start)
+  table = ROOT / 'results' / 'digit_pairs' / 'tables' / 'table_1.csv'
+  with open(table, newline='') as file:
+    assert {row['num_seeds'] for row in csv.DictReader(file)} == {seeds}
