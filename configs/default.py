@@ -22,6 +22,8 @@ COMMON_HPARAMS = {
 }
 # Fields of the recipe, not of the objective, that a recipe's table may set.
 RECIPE_FIELDS = ('learning_rate', 'weight_decay')
+# What some recipes allow beside the parts of an objective.
+_AUGMENTATIONS = ('mixup', 'autoaugment')
 
 
 def get_default_config() -> ml_collections.ConfigDict:
@@ -203,12 +205,18 @@ def set_objective(
     The same config.
 
   Raises:
-    ValueError: if the objective is refused, or neither the table nor
-      `COMMON_HPARAMS` has a hyperparameter of a part.
+    ValueError: if the objective is refused, it asks for an augmentation that
+      the recipe does not have, or neither the table nor `COMMON_HPARAMS` has a
+      hyperparameter of a part.
   """
   augmentations = augmentations or {}
   words = objective.split('+')
   for word in words:
+    if word in _AUGMENTATIONS and word not in augmentations:
+      raise ValueError(
+        f'This recipe has no {word!r}. Leave it out, or take '
+        'configs/cifar10_all_cnn.py.'
+      )
     if word in augmentations and words.count(word) > 1:
       raise ValueError(f'{objective!r} is refused: {word!r} is named twice.')
     config.update(augmentations.get(word, {}))

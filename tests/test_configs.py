@@ -148,6 +148,24 @@ def test_cosine_heads_share_the_recipes_temperature():
     assert _choose(name, table).objective[name].temperature == 0.07
 
 
+@pytest.mark.parametrize('word', ['mixup', 'autoaugment'])
+def test_augmentations_are_refused_where_a_recipe_has_none(word):
+  for objective in (word, f'sigmoid+{word}', f'{word}+{word}'):
+    with pytest.raises(ValueError) as error:
+      _choose(objective, {})
+    assert str(error.value) == (
+      f'This recipe has no {word!r}. Leave it out, or take '
+      'configs/cifar10_all_cnn.py.'
+    )
+
+
+def test_the_recipe_that_is_named_for_augmentations_has_them():
+  recipe = importlib.import_module('configs.cifar10_all_cnn')
+  config = recipe.get_config('mixup+autoaugment')
+  assert config.mixup_alpha > 0
+  assert config.autoaugment
+
+
 def test_unknown_objective_is_refused_with_a_suggestion():
   with pytest.raises(ValueError, match="Unknown objective 'sigmiod'") as error:
     _choose('sigmiod', {})
