@@ -125,7 +125,7 @@ def fit_arrays(
     held = np.arange(len(train) + len(holdout)) >= len(train)
     train = _joined(train, holdout)
   target = storage.as_path(output)
-  target.mkdir(parents=True, exist_ok=True)  # refused before hours of work
+  storage.make_directory(target, flag='--output')  # before hours of work
   records, path, fit = fit_and_test(
     train,
     test,

@@ -240,7 +240,7 @@ def score_models(
         f'--output={output} has a {name}: it is a study or a run. Name another '
         'directory.'
       )
-  target.mkdir(parents=True, exist_ok=True)
+  storage.make_directory(target, flag='--output')
   # Written last, for it says that all is whole.
   (target / 'score.json').unlink(missing_ok=True)
   names = [f'{dataset}/{model.name}/seed{model.seed}' for model in models]

@@ -22,7 +22,6 @@ import json
 import os
 import re
 import sys
-import uuid
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -494,21 +493,6 @@ class RunDirectory:
 
   def make(self):
     """Makes the directory and tries to write, before hours of work."""
-    probe = self.path / f'.{uuid.uuid4().hex}'
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      probe.touch()
-      probe.unlink()
-    except Exception as error:
-      reason = storage.reason_of_bucket(error)
-      if not reason and not isinstance(error, OSError):
-        raise
-      reason = reason or error.strerror or str(error)
-      remedy = 'Choose a directory that you may write to'
-      if storage.is_remote(self.path):
-        remedy = storage.REMEDY
-      raise OSError(
-        f'--workdir={self.path} cannot be written to: {reason}. {remedy}.'
-      ) from error
+    storage.make_directory(self.path, flag='--workdir')
     if storage.is_remote(self.path):
       storage.check_keeps_checkpoints(self.path)

@@ -160,6 +160,34 @@ def absolute(path: Path) -> Path:
   return path if is_remote(path) else path.absolute()
 
 
+def make_directory(path: Path, *, flag: str):
+  """Makes a directory and tries to write, before hours of work.
+
+  Args:
+    path: on a disk or in a bucket; may be there already.
+    flag: that names it, e.g. '--workdir'.
+
+  Raises:
+    OSError: one line with the flag, if it cannot be written to.
+  """
+  probe = path / f'.{uuid.uuid4().hex}'
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    probe.touch()
+    probe.unlink()
+  except Exception as error:
+    reason = reason_of_bucket(error)
+    if not reason and not isinstance(error, OSError):
+      raise
+    reason = reason or error.strerror or str(error)
+    remedy = 'Choose a directory that you may write to'
+    if is_remote(path):
+      remedy = REMEDY
+    raise OSError(
+      f'{flag}={path} cannot be written to: {reason}. {remedy}.'
+    ) from error
+
+
 def write_whole(path: Path, write_fn: Callable[[IO[bytes]], object]):
   """Writes a file so that a reader sees the old one or the whole new one.
 

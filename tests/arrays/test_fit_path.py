@@ -180,6 +180,16 @@ def test_files_that_are_none(paths, tmp_path):
   assert not (tmp_path / 'out').exists()
 
 
+def test_an_output_that_is_a_file_is_refused(paths, tmp_path):
+  (tmp_path / 'out').write_text('in the way')
+  with pytest.raises(OSError) as error:
+    _fit(paths, tmp_path)
+  assert str(error.value) == (
+    f'--output={tmp_path / "out"} cannot be written to: File exists. Choose a '
+    'directory that you may write to.'
+  )
+
+
 def test_the_command(paths, tmp_path, root):
   command = [sys.executable, '-m', 'lossbench.fit_path']
   command += [f'--{name}={paths[name]}' for name in ('train', 'test')]

@@ -588,6 +588,19 @@ def test_flags_that_do_not_fit_together(single, tmp_path):
       num_cka_examples=4,
       minibatch_size=4,
     )
+  (tmp_path / 'file').touch()
+  with pytest.raises(OSError) as error:
+    score_models(
+      open_models([model]),
+      output=str(tmp_path / 'file'),
+      command='',
+      num_cka_examples=4,
+      minibatch_size=4,
+    )
+  assert str(error.value) == (
+    f'--output={tmp_path / "file"} cannot be written to: File exists. Choose a '
+    'directory that you may write to.'
+  )
   assert parse_hparams(['a.b=1', 'a.c=2']) == {'a': {'b': 1.0, 'c': 2.0}}
   for text in ('a=1', 'a.b', 'a.b=x', 'a.=1'):
     with pytest.raises(ValueError, match=r'is not PART\.NAME=VALUE'):
