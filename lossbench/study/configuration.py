@@ -281,8 +281,11 @@ def build_study(
     FileNotFoundError: if a recipe is not there.
     ValueError: if an objective, an override, a data set or a group is refused.
   """
-  if not study_config.groups:
-    raise ValueError(f'{config_file} has no groups: there is nothing to run.')
+  if not study_config.get('groups'):  # nor has a recipe
+    raise ValueError(
+      f'{config_file} has no groups: there is nothing to run. Give a study, e.g. '
+      'configs/studies/digits.py.'
+    )
   runs: list[PlannedRun] = []
   comparisons = []
   for name, group in study_config.groups.items():

@@ -32,6 +32,12 @@ def test_every_study_of_ours_expands(path):
     assert f'seed={run.seed}' in study.commands(run)[run.first_stage]
 
 
+def test_a_recipe_is_no_study():
+  config = configuration.load_config_fn('configs/digits_cnn.py')()
+  with pytest.raises(ValueError, match=r'has no groups: .* Give a study'):
+    configuration.build_study(config, config_file='x.py', workdir='x')
+
+
 def test_pairs_are_nine_objectives_by_three_seeds():
   config = configuration.load_config_fn('configs/studies/digit_pairs.py')()
   study = configuration.build_study(config, config_file='x.py', workdir='x')
