@@ -8,6 +8,7 @@ from lossbench.runtime import interrupts  # isort: split
 
 interrupts.end_in_one_line()  # the imports below take a while
 
+import functools  # noqa: E402
 import pathlib  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Callable, Sequence  # noqa: E402
@@ -124,6 +125,7 @@ def run(
   arguments: str = '',
   on_cluster: bool = False,
   extra: str = '',
+  takes_study: bool = False,
 ):
   """Parses the command line and calls a binary's command.
 
@@ -140,6 +142,7 @@ def run(
       another, and the log is set up, before `command_fn` is called.
     extra: of `EXTRAS`, the binary's own, named first where a module is missing
       that several bring.
+    takes_study: whether --config is a study, not a recipe.
   """
 
   def main(argv):
@@ -164,15 +167,8 @@ def run(
         cluster.leave_stopped(tell=False)
       raise
     except ModuleNotFoundError as error:
-      module = (error.name or '').partition('.')[0]
-      own = [extra] if extra else []
-      missing = [e for e in (*own, *EXTRAS) if module in EXTRAS[e]]
-      if not missing:
-        raise
-      sys.exit(
-        f'Error: this needs {module}: pip install -e .[{missing[0]}] (in the '
-        'checkout).'
-      )
+      _name_extra(error.name or '', extra)
+      raise
     except cluster.Disagreement as error:
       cluster.leave()
       console.fail(error)
@@ -192,7 +188,24 @@ def run(
   if on_cluster:
     cluster.define_flags()
   flags.mark_flags_as_required(required)
-  app.run(main, flags_parser=console.parse_flags)
+  app.run(
+    main,
+    flags_parser=functools.partial(
+      console.parse_flags, takes_study=takes_study
+    ),
+  )
+
+
+def _name_extra(module: str, extra: str):
+  """Ends the program with the extra that brings a module; returns without one."""
+  module = module.partition('.')[0]
+  own = [extra] if extra else []
+  missing = [e for e in (*own, *EXTRAS) if module in EXTRAS[e]]
+  if missing:
+    sys.exit(
+      f'Error: this needs {module}: pip install -e .[{missing[0]}] (in the '
+      'checkout).'
+    )
 
 
 # Flags that differ from process to process, or from host to host; and the

@@ -134,6 +134,21 @@ def test_illegal_values_wait_for_nothing_heavy(root, name, mistake, message):
   assert imported == 'IMPORTED'
 
 
+@pytest.mark.parametrize('name', ['main', 'tune', 'import_checkpoint', 'study'])
+def test_every_binary_knows_its_kind_of_configuration(root, name):
+  other = RECIPES['main' if name == 'study' else 'study']
+  _, imported, result = _run(root, name, f'--config={other}', '--workdir=x')
+  assert result.returncode == 1
+  [line] = result.stderr.splitlines()
+  assert line.startswith(f'Error: --config={other} is a ')
+  assert line.endswith(
+    f', or run python main.py --config={other}.'
+    if name == 'study'
+    else f', or run python -m lossbench.study --config={other}.'
+  )
+  assert imported == 'IMPORTED'
+
+
 @pytest.mark.parametrize(
   'name',
   sorted(BINARIES.keys() - {'compare', 'early_stopping', 'export', 'prepare'}),

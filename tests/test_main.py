@@ -111,7 +111,8 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
     ),
     (
       ('--config=configs/digits_cnn.py', '--config.batch_size=many'),
-      "invalid literal for int() with base 10: 'many'",
+      '--config.batch_size=many is not a whole number. Give for example '
+      '--config.batch_size=100.',
     ),
     (
       (
@@ -132,6 +133,14 @@ def test_killed_runs_resume_bit_identical(root, digits_dir, tmp_path):
     (
       ('--config=configs/studies/digits.py:sigmoid',),
       '--config=configs/studies/digits.py takes nothing after a colon.',
+    ),
+    (
+      ('--config=configs/cifar10_small.py:sigmoid+mixup',),
+      "This recipe has no 'mixup'. Leave it out",
+    ),
+    (
+      ('--config=configs/studies/digits.py',),
+      'run python -m lossbench.study --config=configs/studies/digits.py.',
     ),
   ],
 )

@@ -140,4 +140,4 @@ def main(arguments):
 
 if __name__ == '__main__':
   define_flags()
-  cli.run(main, required=['config', 'workdir'])
+  cli.run(main, required=['config', 'workdir'], takes_study=True)
