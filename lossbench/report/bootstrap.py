@@ -49,13 +49,18 @@ def _example_counts(num_examples: int, key: str, num_resamples: int):
 
 
 def resampled_means(
-  values: np.ndarray, key: str, *, num_resamples: int = NUM_RESAMPLES
+  values: np.ndarray, *, key: str = '', num_resamples: int = NUM_RESAMPLES
 ) -> np.ndarray:
   """Means over resampled examples.
 
+  The same places are drawn of everything that has as many examples, so that the
+  same images are, wherever they occur: under other labels, or before the network's
+  own head and a relearned one. Data sets that have only their number in common do
+  not become alike by it.
+
   Args:
     values: [C, N], C quantities of the same N examples.
-    key: of the examples: the same key and N draw the same examples.
+    key: another one draws others.
     num_resamples: R.
 
   Returns:
@@ -98,12 +103,14 @@ class Sample:
     resampled: [R, S] of the same, on resampled examples; None where values of
       examples are not known.
     num_examples: N; 0 if unknown.
+    seeds: [S] which they are, for quantities of the same runs; () if unknown.
   """
 
   key: str
   values: np.ndarray
   resampled: np.ndarray | None = None
   num_examples: int = 0
+  seeds: tuple[int, ...] = ()
 
   @property
   def mean(self) -> float:
@@ -207,11 +214,14 @@ class Effect:
     )
     return float(found * self.standard_error)
 
-  def seeds_needed(self, effect: float | None = None) -> int | None:
+  def seeds_needed(
+    self, effect: float | None = None, *, level: float = LEVEL
+  ) -> int | None:
     """Seeds of each objective that find an effect with 80 % power.
 
     Args:
       effect: that is to be found; None for the estimate.
+      level: of the two-sided test.
 
     Returns:
       None if no number does on these examples, or spread over seeds is unknown.
@@ -225,10 +235,10 @@ class Effect:
         self.num_seeds / seeds
       )
       dof = self.dof * (seeds - 1) / (self.num_seeds - 1)
-      return _power(size / math.sqrt(variance), dof) >= POWER
+      return _power(size / math.sqrt(variance), dof, level=level) >= POWER
 
     # Normal quantiles need fewer than Student's: where the search begins.
-    normal = size / (stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))
+    normal = size / (stats.norm.ppf(1 - level / 2) + stats.norm.ppf(POWER))
     reducible = normal**2 - self.fixed_variance
     if reducible <= 0:
       return None
@@ -241,11 +251,11 @@ class Effect:
     return seeds
 
 
-def _power(noncentrality: float, dof: float) -> float:
-  """Power of a two-sided t-test at 5 %; the wrong side's share is left out."""
+def _power(noncentrality: float, dof: float, *, level: float = LEVEL) -> float:
+  """Power of a two-sided t-test; the wrong side's share is left out."""
   if noncentrality > _MAX_NONCENTRALITY:
     return 1.0
-  critical = stats.t.ppf(1 - LEVEL / 2, dof)
+  critical = stats.t.ppf(1 - level / 2, dof)
   if dof > 1e6:  # nct wants them finite
     return float(stats.norm.sf(critical - noncentrality))
   return float(stats.nct.sf(critical, dof, noncentrality))
@@ -257,8 +267,7 @@ def contrast(
   """A weighted sum of the means of different objectives, plus a constant.
 
   Args:
-    terms: weights and samples; resampled examples are shared by those whose
-      examples have the same key.
+    terms: weights and samples; resampled examples are shared.
     constant: without uncertainty.
   """
   estimate = constant + sum(weight * sample.mean for weight, sample in terms)

@@ -403,8 +403,27 @@ class StudyRecords:
     words = ['python', '-m', 'lossbench.study', f'--config={self.config}']
     return shlex.join([*words, *self.overrides, f'--workdir={self.path}'])
 
+  def _seeds(self, group: str) -> dict[str, set[int]]:
+    """Group of the configuration -> seeds; several where they were joined."""
+    seeds: dict[str, set[int]] = {}
+    for run in self.runs_of(group):
+      seeds.setdefault(run.name.partition('/')[0], set()).add(run.seed)
+    return seeds
+
+  def num_seeds(self, group: str) -> int:
+    """Number of seeds of a group; the fewest where several were joined."""
+    return min(map(len, self._seeds(group).values()))
+
   def with_seeds(self, group: str, num_seeds: int) -> str:
-    """The command that makes a group have so many seeds."""
+    """The command that makes a group have so many seeds; '' where it has them."""
+    fewer = [
+      name
+      for name, seeds in self._seeds(group).items()
+      if len(seeds) < num_seeds
+    ]
+    if not fewer:
+      return ''
     if self.scored:
       return f'{self.scored}, with files of {num_seeds} seeds'
-    return f'{self.rerun_command} --config.groups.{group}.num_seeds={num_seeds}'
+    more = [f'--config.groups.{name}.num_seeds={num_seeds}' for name in fewer]
+    return ' '.join([self.rerun_command, *more])

@@ -37,6 +37,7 @@ def create_samples(measured: Mapping[Key, Pairs]) -> dict[Key, Sample]:
       values=np.array([m.value for _, m in pairs]),
       resampled=found[0] if found else None,
       num_examples=found[1] if found else 0,
+      seeds=tuple(run.seed for run, _ in pairs),
     )
     first = last
   return samples
@@ -81,8 +82,7 @@ def _resampled(
     rows.append(found.values)
   if ids is None:
     return None
-  directory = measured[0].directory
-  return resampled_means(np.stack(rows), directory.name), len(ids)
+  return resampled_means(np.stack(rows)), len(ids)
 
 
 def mean_samples(parts: Sequence[Mapping[Key, Sample]]) -> dict[Key, Sample]:
@@ -90,13 +90,13 @@ def mean_samples(parts: Sequence[Mapping[Key, Sample]]) -> dict[Key, Sample]:
 
   Args:
     parts: samples of each; of configurations that have all of them there is a
-      mean, if as many seeds have each.
+      mean, if the same seeds have each.
   """
   means = {}
   for key in parts[0] if parts else ():
     found = [of_part[key] for of_part in parts if key in of_part]
-    sizes = {len(sample.values) for sample in found}
-    if len(found) < len(parts) or len(sizes) > 1:
+    seeds = {sample.seeds for sample in found}
+    if len(found) < len(parts) or len(seeds) > 1:
       continue
     resampled = [sample.resampled for sample in found]
     means[key] = Sample(
@@ -106,5 +106,6 @@ def mean_samples(parts: Sequence[Mapping[Key, Sample]]) -> dict[Key, Sample]:
       if any(r is None for r in resampled)
       else np.mean(resampled, axis=0),
       num_examples=sum(sample.num_examples for sample in found),
+      seeds=found[0].seeds,
     )
   return means

@@ -90,12 +90,37 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Noise:
+  """The spread that a quantity of objects has though all are alike.
+
+  Attributes:
+    variance: expected of it, over objects with ddof=1.
+    dof: degrees of freedom of that estimate.
+  """
+
+  variance: float = 0.0
+  dof: float = np.inf
+
+  def p_value(self, values: Sequence[float]) -> float:
+    """One-sided p-value for values spreading by more (F-test of variances)."""
+    if not self.variance:
+      return 0.0
+    ratio = np.var(values, ddof=1) / self.variance
+    return float(stats.f.sf(ratio, len(values) - 1, self.dof))
+
+  def share_left(self, values: Sequence[float]) -> float:
+    """Share of the values' variance that this does not explain; at least 0."""
+    return max(0.0, 1 - self.variance / np.var(values, ddof=1))
+
+
+@dataclasses.dataclass(frozen=True)
 class SpreadRatio:
   """How much more a quantity spreads over objects than another of the same.
 
   Attributes:
-    ratio: of standard deviations.
-    interval: of 95 %.
+    ratio: of standard deviations, with all noise.
+    interval: of 95 %, without noise; its end is inf where noise may be all that
+      the other spreads by.
     p_above: one-sided p-value for the ratio being above 1.
     p_below: for its being below.
     detectable: the smallest ratio above 1 that a test at 5 % finds with 80 % power,
@@ -120,11 +145,23 @@ def _variance_factor(unexplained: float, odds: float) -> float:
   return middle + np.sqrt(middle**2 - 1)
 
 
-def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
+def spread_ratio(
+  a: Sequence[float],
+  b: Sequence[float],
+  *,
+  noise: tuple[Noise, Noise] = (Noise(), Noise()),
+) -> SpreadRatio | None:
   """Compares spreads of two quantities of the same objects (Pitman, Morgan 1939).
 
   Both spread alike if and only if their sum and difference are uncorrelated;
-  the interval inverts that test. Objects are a sample, normally distributed.
+  the interval inverts that test. Objects are a sample, normally distributed. What
+  is to spread more is counted without its noise, the other with it, and must spread
+  by more than noise in the first place: either p-value is the larger of both tests'.
+
+  Args:
+    a: of the objects.
+    b: another, in the same order.
+    noise: in each of them.
 
   Returns:
     None of fewer than 4 objects, or where either does not vary.
@@ -134,7 +171,20 @@ def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
     return None
   variance = np.var(a, ddof=1) / np.var(b, ddof=1)
   unexplained = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-12)
-  t = (variance - 1) * np.sqrt((n - 2) / (4 * variance * unexplained))
+
+  def p_value(ratio):
+    """One-sided p-value for a ratio of variances being above 1."""
+    if not ratio:
+      return 1.0
+    t = (ratio - 1) * np.sqrt((n - 2) / (4 * ratio * unexplained))
+    return float(stats.t.sf(t, n - 2))
+
+  above, below = (of.p_value(x) for of, x in zip(noise, (a, b), strict=True))
+  left_of_a, left_of_b = (
+    of.share_left(x) for of, x in zip(noise, (a, b), strict=True)
+  )
+  lower = variance * left_of_a if above <= LEVEL / 2 else 0.0
+  upper = variance / left_of_b if below <= LEVEL / 2 else np.inf
   width = _variance_factor(
     unexplained, stats.t.ppf(1 - LEVEL / 2, n - 2) ** 2 / (n - 2)
   )
@@ -146,10 +196,10 @@ def spread_ratio(a: Sequence[float], b: Sequence[float]) -> SpreadRatio | None:
   return SpreadRatio(
     ratio=float(np.sqrt(variance)),
     interval=(
-      float(np.sqrt(variance / width)),
-      float(np.sqrt(variance * width)),
+      float(np.sqrt(lower / width)),
+      float(np.sqrt(upper * width)),
     ),
-    p_above=float(stats.t.sf(t, n - 2)),
-    p_below=float(stats.t.cdf(t, n - 2)),
+    p_above=max(above, p_value(variance * left_of_a)),
+    p_below=max(below, p_value(left_of_b / variance)),
     detectable=float(np.sqrt(detectable)),
   )

@@ -10,20 +10,22 @@ from lossbench.report import bootstrap
 from lossbench.report.bootstrap import Effect, Sample
 
 
-def _sample(values, key, examples='x', num_resamples=bootstrap.NUM_RESAMPLES):
+def _sample(values, key, examples='', num_resamples=bootstrap.NUM_RESAMPLES):
   """Of values [S, N] of examples."""
   return Sample(
     key,
     values.mean(axis=1),
-    bootstrap.resampled_means(values, examples, num_resamples=num_resamples),
+    bootstrap.resampled_means(
+      values, key=examples, num_resamples=num_resamples
+    ),
     values.shape[1],
   )
 
 
 def test_resampled_means_against_a_naive_loop():
   values = np.random.default_rng(0).normal(1000, 1, (3, 40))
-  found = bootstrap.resampled_means(values, 'x', num_resamples=70)
-  counts = bootstrap._example_counts(40, 'x', 70)
+  found = bootstrap.resampled_means(values, num_resamples=70)
+  counts = bootstrap._example_counts(40, '', 70)
   assert (counts.sum(axis=1) == 40).all()
   expected = [
     [sum(c * v for c, v in zip(row, of, strict=True)) / 40 for of in values]
@@ -31,9 +33,9 @@ def test_resampled_means_against_a_naive_loop():
   ]
   np.testing.assert_allclose(found, expected, rtol=1e-9)
   # The same examples are drawn for everything that is measured on them.
-  again = bootstrap.resampled_means(values[1:2], 'x', num_resamples=70)
+  again = bootstrap.resampled_means(values[1:2], num_resamples=70)
   np.testing.assert_allclose(again[:, 0], found[:, 1], rtol=1e-9)
-  other = bootstrap.resampled_means(values, 'y', num_resamples=70)
+  other = bootstrap.resampled_means(values, key='y', num_resamples=70)
   assert not np.allclose(other, found, atol=1e-3)
 
 

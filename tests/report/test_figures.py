@@ -310,10 +310,28 @@ def test_rank_correlations_are_those_of_scipy():
   rho, (low, high) = rank_correlation(x, y)
   expected = stats.spearmanr(*([s.mean for s in of] for of in (x, y)))
   assert rho == pytest.approx(expected.statistic)
-  assert low == high == rho  # the seeds of no two objectives overlap
+  # The seeds of no two objectives overlap.
+  assert (low, high) == pytest.approx((rho, rho))
   y[0] = Sample('4', np.array([-2.0, 2.5, 9.0]))
   rho, (low, high) = rank_correlation(x, y)
-  assert low <= rho < high
+  assert low < rho < high
+  y[0] = Sample('4', np.array([4.0]))
+  assert rank_correlation(x, y)[1] is None  # a single network
+
+
+def test_intervals_of_rank_correlations_cover_them():
+  """Of two quantities in opposite orders, seeds as far apart as objectives."""
+  rng = np.random.default_rng(0)
+  covered = []
+  for trial in range(100):
+    x, y = (
+      [Sample(f'{trial} {i}', rng.normal(i, 1, 3)) for i in order]
+      for order in (range(9), range(9)[::-1])
+    )
+    rho, (low, high) = rank_correlation(x, y)
+    assert low <= rho <= high
+    covered.append(low <= -1)
+  assert np.mean(covered) >= 0.85
 
 
 def test_dead_units_are_said(study):

@@ -1,5 +1,7 @@
 """What runs measured, with values of examples only where they fit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -105,7 +107,9 @@ def test_means_over_data_sets():
   rng = np.random.default_rng(0)
   a, b = (
     {
-      Key('softmax'): Sample('s', rng.random(3), rng.random((9, 3)), 10),
+      Key('softmax'): Sample(
+        's', rng.random(3), rng.random((9, 3)), 10, seeds=(0, 1, 2)
+      ),
       Key('sigmoid'): Sample('g', rng.random(2)),
     }
     for _ in range(2)
@@ -122,4 +126,7 @@ def test_means_over_data_sets():
   assert found[Key('sigmoid')].resampled is None
   # What was not measured on all of them has no mean.
   assert set(mean_samples([a, {softmax: b[softmax]}])) == {softmax}
+  # As many seeds, but others.
+  others = dataclasses.replace(b[softmax], seeds=(0, 1, 3))
+  assert mean_samples([{softmax: a[softmax]}, {softmax: others}]) == {}
   assert mean_samples([]) == {}

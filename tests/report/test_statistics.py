@@ -73,6 +73,30 @@ def test_spread_ratio_is_a_test_of_sum_and_difference(scale):
     assert stats.pearsonr(moved + b, moved - b).pvalue == pytest.approx(0.05)
 
 
+def test_noise_is_taken_off_of_what_is_to_spread_more():
+  rng = np.random.default_rng(1)
+  a, b = 3 * rng.normal(size=9), rng.normal(size=9)
+  noise = statistics.Noise(0.25 * np.var(a, ddof=1), dof=18)
+  found = statistics.spread_ratio(a, b, noise=(noise, statistics.Noise()))
+  smaller = statistics.spread_ratio(np.sqrt(0.75) * a, b)
+  whole = statistics.spread_ratio(a, b)
+  f_test = stats.f.sf(4, 8, 18)
+  assert noise.p_value(a) == pytest.approx(f_test)
+  assert found.p_above == pytest.approx(max(f_test, smaller.p_above))
+  assert found.interval == pytest.approx(
+    (smaller.interval[0], whole.interval[1])
+  )
+  assert found.p_below == whole.p_below
+  # What may be noise alone is no spread.
+  noise = statistics.Noise(2 * np.var(a, ddof=1), dof=18)
+  found = statistics.spread_ratio(a, b, noise=(noise, statistics.Noise()))
+  assert found.p_above == 1
+  assert found.interval[0] == 0
+  found = statistics.spread_ratio(b, a, noise=(statistics.Noise(), noise))
+  assert found.p_below == 1
+  assert found.interval[1] == np.inf
+
+
 def test_spread_ratio_finds_what_it_says_it_can():
   """In 80 % of simulated studies of nine losses."""
   rng = np.random.default_rng(0)

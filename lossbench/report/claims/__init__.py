@@ -66,16 +66,24 @@ def evaluate_claims(
     [f.evidence and f.evidence.p_value for f in found]
   )
   return [
-    dataclasses.replace(
-      finding, verdict=_verdict(finding.evidence, p_holm), p_holm=p_holm
-    )
+    _judged(finding, p_holm)
     for finding, p_holm in zip(found, corrected, strict=True)
   ]
+
+
+def _judged(finding: Finding, p_holm: float | None) -> Finding:
+  evidence = finding.evidence
+  verdict = _verdict(evidence, p_holm)
+  if verdict in (HOLDS, FAILS):  # nothing is left to decide
+    evidence = dataclasses.replace(evidence, remedy='')
+  return dataclasses.replace(
+    finding, verdict=verdict, evidence=evidence, p_holm=p_holm
+  )
 
 
 def _verdict(evidence: Evidence | None, p_holm: float | None) -> str:
   if evidence is None:
     return NOT_RUN
-  if p_holm > LEVEL:
+  if p_holm > LEVEL or evidence.p_for == evidence.p_against:
     return UNDECIDED
   return HOLDS if evidence.p_for < evidence.p_against else FAILS

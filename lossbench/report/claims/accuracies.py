@@ -66,7 +66,7 @@ def seeds_differ_little(study: StudyRecords, group: str) -> Evidence:
     power=f'{num_seeds} seeds would tell this s.d. from 0.2 points'
     if num_seeds
     else 'no number of seeds tells this s.d. from 0.2 points',
-    remedy=study.with_seeds(group, num_seeds) if num_seeds else '',
+    remedy=evidence.more_seeds(study, group, num_seeds) if num_seeds else '',
   )
 
 
@@ -88,7 +88,13 @@ def _seeds_for_deviation(deviation: float) -> int | None:
 def losses_differ_little(study: StudyRecords, group: str) -> Evidence:
   """Every two losses differ by less: an equivalence test of all pairs."""
   samples = evidence.read_samples(study, group, _top1)
-  evidence.require(samples, (), study, planned=_evaluated(study, group))
+  evidence.require(
+    samples,
+    (),
+    study,
+    planned=_evaluated(study, group),
+    at_least=evidence.MOST,
+  )
   margins = {
     f'{looks.label(a)} and {looks.label(b)}': contrast(
       [(-1.0, samples[a]), (1.0, samples[b])], constant=_MAX_RANGE
@@ -123,19 +129,23 @@ def sigmoid_and_cosine_beat_softmax(
   )
 
 
-def _of_inception(study, group, read_fn):
+def _of_inception(study, group, read_fn, *, at_least: int):
   if study.runs_of(group)[0].model != MODEL:
     raise NotRun(evidence.missing(study, planned=False))
   samples = evidence.read_samples(study, group, read_fn)
   evidence.require(
-    samples, ('softmax', 'sigmoid'), study, planned=_evaluated(study, group)
+    samples,
+    ('softmax', 'sigmoid'),
+    study,
+    planned=_evaluated(study, group),
+    at_least=at_least,
   )
   return samples
 
 
 def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
   """Sigmoid against every other objective."""
-  samples = _of_inception(study, group, _top1)
+  samples = _of_inception(study, group, _top1, at_least=evidence.MOST)
   return evidence.all_against(
     study,
     group,
@@ -149,7 +159,7 @@ def sigmoid_best_of_inception(study: StudyRecords, group: str) -> Evidence:
 
 def sigmoid_top5_below_softmax(study: StudyRecords, group: str) -> Evidence:
   """Softmax against sigmoid."""
-  samples = _of_inception(study, group, _top5)
+  samples = _of_inception(study, group, _top5, at_least=2)
   samples = evidence.only(samples, ('softmax', 'sigmoid'))
   return evidence.all_against(
     study,

@@ -11,7 +11,7 @@ from lossbench.report.records import StudyRecords
 from lossbench.report.samples import mean_samples
 
 
-def _samples(study, group, metric, names) -> dict[Key, Sample]:
+def _samples(study, group, metric, names, *, at_least=2) -> dict[Key, Sample]:
   samples = evidence.read_samples(
     study, group, lambda run: run.measured(metric)
   )
@@ -20,6 +20,7 @@ def _samples(study, group, metric, names) -> dict[Key, Sample]:
     names,
     study,
     planned=any('evaluate' in run.commands for run in study.runs_of(group)),
+    at_least=at_least,
   )
   return samples
 
@@ -53,7 +54,9 @@ def cosine_softmax_likelier(study: StudyRecords, group: str) -> Evidence:
 
 def logit_penalty_worst_calibrated(study: StudyRecords, group: str) -> Evidence:
   """ECE of the logit penalty against every other."""
-  samples = _samples(study, group, 'ece', ('logit_penalty',))
+  samples = _samples(
+    study, group, 'ece', ('logit_penalty',), at_least=evidence.MOST
+  )
   return evidence.all_against(
     study,
     group,
@@ -99,6 +102,7 @@ def shifted_samples(
     names,
     study,
     planned=any('evaluate' in run.commands for run in runs),
+    at_least=evidence.MOST,
   )
   return samples, datasets
 

@@ -1,17 +1,28 @@
 """How effects of several objectives become evidence on one claim."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from lossbench.report import display, looks
-from lossbench.report.bootstrap import Effect, Sample, contrast, difference
+from lossbench.report.bootstrap import (
+  LEVEL,
+  Effect,
+  Sample,
+  contrast,
+  difference,
+)
 from lossbench.report.claims.claim import Evidence
 from lossbench.report.looks import Key
 from lossbench.report.records import NotRun, StudyRecords
 from lossbench.report.samples import Read, samples_of
 
 NUM_PERMUTATIONS = 2000
+# Of the paper's nine objectives; of fewer, the best or the worst says little.
+MOST = 5
+# About so many claims are corrected for together.
+_NUM_TESTS = 20
 
 
 def objective_keys(study: StudyRecords, group: str) -> list[Key]:
@@ -64,6 +75,8 @@ def require(
   found = {key.objective for key in samples}
   if found.issuperset(names) and len(found) >= at_least:
     return
+  objectives = {run.key.objective for run in study.runs}
+  planned = planned and len(objectives) >= at_least
   raise NotRun(missing(study, planned=planned, config=config))
 
 
@@ -126,13 +139,20 @@ def power_text(effect: Effect, *, is_percent: bool) -> str:
 
 
 def remedy_text(study: StudyRecords, group: str, effect: Effect) -> str:
-  """The command for the seeds that this effect takes; '' where they are there."""
+  """The command for the seeds that this effect takes, once corrected for.
+
+  Returns:
+    '' where no number of seeds decides.
+  """
   if effect.variance is None or 'seeds' not in effect.over:
-    return study.with_seeds(group, 5)
-  needed = effect.seeds_needed()
-  if needed is None or needed <= effect.num_seeds:
-    return ''
-  return study.with_seeds(group, needed)
+    return more_seeds(study, group, 5)
+  needed = effect.seeds_needed(level=LEVEL / _NUM_TESTS)
+  return more_seeds(study, group, needed) if needed else ''
+
+
+def more_seeds(study: StudyRecords, group: str, num_seeds: int) -> str:
+  """The command for so many seeds, or for one more where they are there."""
+  return study.with_seeds(group, max(num_seeds, study.num_seeds(group) + 1))
 
 
 def all_above(
@@ -246,6 +266,23 @@ def all_against(
   )
 
 
+def of_the_same_seeds(a: Sample, b: Sample) -> tuple[Sample, Sample]:
+  """Two quantities of one objective, of the seeds that have both."""
+  seeds = tuple(seed for seed in a.seeds if seed in b.seeds)
+
+  def chosen(sample: Sample) -> Sample:
+    places = [sample.seeds.index(seed) for seed in seeds]
+    resampled = sample.resampled
+    return dataclasses.replace(
+      sample,
+      values=sample.values[places],
+      resampled=None if resampled is None else resampled[:, places],
+      seeds=seeds,
+    )
+
+  return chosen(a), chosen(b)
+
+
 def paired_difference(a: Sample, b: Sample) -> Effect:
   """Difference of two quantities of the same seeds, in the same order."""
   resampled = None
@@ -261,12 +298,15 @@ def permutation_p_values(
 ) -> tuple[float, float]:
   """P-values for the statistic being high, and for its being low.
 
-  The one that was observed counts as a permutation (Phipson & Smyth 2010).
+  The one that was observed counts as a permutation (Phipson & Smyth 2010). Both
+  are 1 of a statistic that is undefined.
 
   Args:
     statistic: that was observed.
     permuted: [P] the same under permutations.
   """
+  if np.isnan(statistic):
+    return 1.0, 1.0
   slack = 1e-12 * max(1.0, abs(statistic))
   high = 1 + np.sum(permuted >= statistic - slack)
   low = 1 + np.sum(permuted <= statistic + slack)

@@ -1,9 +1,11 @@
 """Claims of the paper's later edition: what transfers, and how."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from lossbench.report import statistics
-from lossbench.report.bootstrap import Sample
+from lossbench.report.bootstrap import Sample, contrast
 from lossbench.report.claims import evidence
 from lossbench.report.claims.claim import Claim, Evidence
 from lossbench.report.claims.representations import (
@@ -89,30 +91,53 @@ def _transferred_and_finetuned(
 def finetuning_evens_out(study: StudyRecords, group: str) -> Evidence:
   """Spread over objectives of linear transfer against that of fine-tuning.
 
-  Objectives are taken as a sample of losses. Seeds' and examples' noise is in both
-  spreads, and makes them more alike than those of the losses are.
+  Objectives are taken as a sample of losses. Seeds and examples spread them too,
+  which is taken off; of single seeds nobody knows how much.
   """
   linear, tuned, targets = _transferred_and_finetuned(study, group)
-  found = statistics.spread_ratio(
-    *([sample.mean for sample in of.values()] for of in (linear, tuned))
-  )
+  both = [list(of.values()) for of in (linear, tuned)]
+  means = [[sample.mean for sample in of] for of in both]
+  noise = [_noise(of) for of in both]
+  known = all(len(sample.values) > 1 for of in both for sample in of)
+  found = statistics.spread_ratio(*means, noise=tuple(noise))
   if found is None:
     raise NotRun('no loss differs from another, so there is no spread')
   spreads = [
-    100 * np.std([sample.mean for sample in of.values()], ddof=1)
-    for of in (linear, tuned)
+    f'{100 * np.std(of, ddof=1):.2g} points '
+    f'({100 * np.sqrt(noise_of.variance):.2g} of equal losses)'
+    for of, noise_of in zip(means, noise, strict=True)
   ]
+  told = known and np.isfinite(found.interval[1])
   return Evidence(
-    what='standard deviation over objectives of linear transfer, '
-    f'{spreads[0]:.2g} points, over that of fine-tuning, {spreads[1]:.2g} '
-    'points; claimed above 1',
+    what=f'standard deviation over objectives of linear transfer, {spreads[0]}, '
+    f'over that of fine-tuning, {spreads[1]}; claimed above 1',
     estimate=found.ratio,
-    interval=found.interval,
-    p_for=found.p_above,
-    p_against=found.p_below,
+    interval=found.interval if told else None,
+    p_for=found.p_above if known else 1.0,
+    p_against=found.p_below if known else 1.0,
     is_percent=False,
     data=f'{evidence.describe(tuned)} of {", ".join(targets)}',
-    power=f'80 % to find a ratio of {found.detectable:.2g}',
+    power=f'80 % to find a ratio of {found.detectable:.2g}'
+    if known
+    else 'none: one seed does not tell its noise from its loss',
+    remedy=evidence.more_seeds(study, group, 3),
+  )
+
+
+def _noise(samples: Sequence[Sample]) -> statistics.Noise:
+  """The spread of objectives' means that comes from seeds and examples."""
+  n = len(samples)
+  effects = [
+    contrast([(float(other is sample) - 1 / n, other) for other in samples])
+    for sample in samples
+  ]
+  variances = np.array([effect.variance or 0.0 for effect in effects])
+  total = float(variances.sum())
+  if not total:
+    return statistics.Noise()
+  dofs = np.array([effect.dof for effect in effects])
+  return statistics.Noise(
+    variance=total / (n - 1), dof=float(total**2 / np.sum(variances**2 / dofs))
   )
 
 

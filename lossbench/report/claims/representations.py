@@ -27,19 +27,23 @@ def _separation(run: RunRecords):
   return run.measured('class_separation', endpoint='features', training=True)
 
 
-def _separation_samples(study, group, names=()) -> dict[Key, Sample]:
+def _separation_samples(
+  study, group, names=(), *, at_least=2
+) -> dict[Key, Sample]:
   samples = evidence.read_samples(study, group, _separation)
   planned = study.measures_training(group)
   evaluated = any('evaluate' in run.commands for run in study.runs_of(group))
   if evaluated and not planned:
     raise NotRun(study.how_to_measure_training(group))
-  evidence.require(samples, names, study, planned=planned)
+  evidence.require(samples, names, study, planned=planned, at_least=at_least)
   return samples
 
 
 def softmax_separates_least(study: StudyRecords, group: str) -> Evidence:
   """Every other objective against softmax."""
-  samples = _separation_samples(study, group, ('softmax',))
+  samples = _separation_samples(
+    study, group, ('softmax',), at_least=evidence.MOST
+  )
   return evidence.all_against(
     study,
     group,
@@ -107,7 +111,7 @@ def softmax_transfers_best(
     what: it measures, in words.
   """
   samples, targets = transfer_samples(
-    study, group, ('softmax',), protocol=protocol
+    study, group, ('softmax',), protocol=protocol, at_least=evidence.MOST
   )
   return evidence.all_against(
     study,
@@ -121,18 +125,16 @@ def softmax_transfers_best(
   )
 
 
-def _relearned(study, group) -> dict[Key, Sample]:
-  samples, targets = _target_samples(study, group, own=True)
-  evidence.require(
-    samples, ('softmax',), study, planned=bool(targets), at_least=1
-  )
-  return samples
-
-
 def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
   """Every other objective against softmax."""
-  samples = _relearned(study, group)
-  evidence.require(samples, ('softmax',), study, planned=True)
+  samples, targets = _target_samples(study, group, own=True)
+  evidence.require(
+    samples,
+    ('softmax',),
+    study,
+    planned=bool(targets),
+    at_least=evidence.MOST,
+  )
   return evidence.all_against(
     study,
     group,
@@ -145,20 +147,30 @@ def softmax_relearned_worst(study: StudyRecords, group: str) -> Evidence:
 
 def relearned_below_head(study: StudyRecords, group: str) -> Evidence:
   """Softmax, seed by seed: the head it was trained with against a new one."""
-  relearned = _relearned(study, group)[Key('softmax')]
+  relearned, targets = _target_samples(study, group, own=True)
   own = evidence.read_samples(
     study, group, lambda run: run.measured('top1_accuracy'), [Key('softmax')]
   )
-  planned = any('evaluate' in run.commands for run in study.runs_of(group))
-  evidence.require(own, ('softmax',), study, planned=planned, at_least=1)
-  [trained] = own.values()
-  if len(trained.values) != len(relearned.values):
-    evidence.require({}, ('softmax',), study, planned=True)
-  effect = evidence.paired_difference(trained, relearned)
+  evaluated = any('evaluate' in run.commands for run in study.runs_of(group))
+  pairs = {
+    key: evidence.of_the_same_seeds(own[key], relearned[key])
+    for key in own
+    if key in relearned
+  }
+  pairs = {key: pair for key, pair in pairs.items() if pair[0].seeds}
+  evidence.require(
+    {key: trained for key, (trained, _) in pairs.items()},
+    ('softmax',),
+    study,
+    planned=bool(targets) and evaluated,
+    config='configs/studies/released.py',
+    at_least=1,
+  )
+  [(trained, again)] = pairs.values()
   return evidence.all_above(
     study,
     group,
-    {'Softmax': effect},
+    {'Softmax': evidence.paired_difference(trained, again)},
     what='top-1 of {}’s own head minus that of the relearned one',
     data=evidence.describe({Key('softmax'): trained}),
     is_percent=True,
@@ -211,7 +223,15 @@ def inversely_ranked(
   permuted = rank_correlations(x_means[:, _orders(len(keys))][0], y_means)
   p_high, p_low = evidence.permutation_p_values(rho, permuted)
   smallest = 1 / math.factorial(len(keys)) if len(keys) <= _MAX_EXACT else 5e-4
-  needed = math.ceil((1.96 + 0.84) ** 2 / math.atanh(min(abs(rho), 0.99)) ** 2)
+  power = f'p is never below {smallest:.2g}; '
+  if abs(rho) > 1e-9:
+    normal = (1.96 + 0.84) / math.atanh(min(abs(rho), 0.99))
+    power += (
+      f'this correlation takes about {math.ceil(normal**2) + 3} objectives for '
+      '80 %'
+    )
+  else:
+    power += 'no number of objectives tells this correlation from 0'
   return Evidence(
     what=f'rank correlation of {what} over objectives; claimed below 0',
     estimate=rho,
@@ -220,8 +240,7 @@ def inversely_ranked(
     p_against=p_high,
     is_percent=False,
     data=f'{evidence.describe({k: y[k] for k in keys})} of {", ".join(of)}',
-    power=f'p is never below {smallest:.2g}; this correlation takes about '
-    f'{needed + 3} objectives for 80 %',
+    power=power,
   )
 
 

@@ -77,7 +77,11 @@ def _power_text(effect: Effect) -> str:
 
 
 def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
-  """Evidence by permuting which run is of which loss; against it, by examples."""
+  """Evidence by permuting which run is of which loss, and by examples.
+
+  Permutations tell only that some loss matters. That every loss clusters is an
+  intersection: on other examples, too, each must (Berger 1982).
+  """
   comparison = study.comparison(group)
   labels, places, names = _labels(comparison.keys, together=True)
   _require_seeds(study, labels)
@@ -90,7 +94,7 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
   for row in _permuted(labels, seeds):
     of_row = _margins(same, row)
     permuted.append(np.min(of_row[0] - of_row[1]))
-  p_for, _ = evidence.permutation_p_values(
+  by_order, _ = evidence.permutation_p_values(
     float(margins.min()), np.array(permuted)
   )
   n = comparison.num_examples
@@ -98,10 +102,13 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
     _spread_of_shares(a, b, num_examples=n)
     for a, b in zip(within, between, strict=True)
   ]
-  below = [
-    stats.norm.sf(-m / e) if e > 0 else 1.0
-    for m, e in zip(margins, errors, strict=True)
-  ]
+  with np.errstate(divide='ignore', invalid='ignore'):
+    ratios = margins / errors
+  # Agreement of all examples or of none has no spread.
+  above, below = (
+    np.where(np.isnan(ratios), 1.0, stats.norm.sf(sign * ratios))
+    for sign in (1, -1)
+  )
   # The nearest of all others was looked for, for each loss.
   num_looked_at = len(margins) * (len(names) - 1)
   worst = int(np.argmin(margins))
@@ -113,8 +120,8 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
     'nearest other loss',
     estimate=effect.estimate,
     interval=effect.interval,
-    p_for=p_for,
-    p_against=min(1.0, num_looked_at * min(below)),
+    p_for=float(max(by_order, above.max())),
+    p_against=float(min(1.0, num_looked_at * below.min())),
     is_percent=True,
     data=f'{len(labels)} runs of {len(names)} losses, {n:,} examples',
     power=_power_text(effect),
@@ -123,7 +130,7 @@ def seeds_cluster_by_loss(study: StudyRecords, group: str) -> Evidence:
 
 
 def _more_seeds(study, group) -> str:
-  return study.with_seeds(group, 8)
+  return evidence.more_seeds(study, group, 8)
 
 
 def ensembles_agree_more(study: StudyRecords, group: str) -> Evidence:
@@ -185,6 +192,12 @@ def late_layers_differ(study: StudyRecords, group: str) -> Evidence:
     raise NotRun(evidence.missing(study, planned=False))
   matrices = np.array(found['linear_cka'], float)[: len(endpoints)]
   matrices = matrices[:, places][:, :, places]
+  undefined = np.isnan(matrices).any(axis=(1, 2))
+  if undefined.any():
+    raise NotRun(
+      f'undefined: CKA of {endpoints[int(np.argmax(undefined))]}, which is the '
+      'same for all examples in a run'
+    )
   seeds = np.array(comparison.seeds)[places]
   # Runs of one seed start from the same weights.
   other_seed = seeds[:, None] != seeds[None, :]
@@ -226,7 +239,7 @@ def _of_layers(statistic, permuted, *, what, data, remedy) -> Evidence:
   return Evidence(
     interval=(statistic - float(high), statistic - float(low)),
     power=f'80 % to find {detectable:.2g}',
-    remedy=remedy if abs(statistic) < detectable else '',
+    remedy=remedy,
     **about,
   )
 
@@ -240,8 +253,37 @@ def _shares_between(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
   return np.where(total > 0, between / np.where(total > 0, total, 1), 0.0)
 
 
+def _without_seeds(
+  values: np.ndarray, labels: np.ndarray, seeds: np.ndarray
+) -> Effect:
+  """Late minus early shares, jackknifed over seeds (Tukey 1958).
+
+  A seed is left out of all losses at once, for their runs start from the same
+  weights. Permutations would tell whether the loss matters in any layer.
+  """
+  statistic = float(_late_minus_early(_shares_between(values, labels)))
+  unique = np.unique(seeds)
+  num_seeds = len(unique)
+  left = [seeds != seed for seed in unique]
+  # Of single runs of a loss all variance is between losses.
+  if num_seeds < 3 or min(np.bincount(labels[of]).max() for of in left) < 2:
+    return Effect(statistic, reason='three seeds or more tell the spread')
+  found = np.array(
+    [_late_minus_early(_shares_between(values[of], labels[of])) for of in left]
+  )
+  variance = (num_seeds - 1) * np.var(found)
+  return Effect(
+    statistic,
+    variance=float(variance) or None,
+    dof=num_seeds - 1,
+    over='seeds',
+    num_seeds=num_seeds,
+    reason='nothing varies over seeds',
+  )
+
+
 def late_layers_sparser(study: StudyRecords, group: str) -> Evidence:
-  """Sparsity, by permuting which run is of which loss."""
+  """Sparsity, by leaving out seeds and by permuting which run is of which loss."""
   runs = [
     run
     for run in study.runs_of(group)
@@ -263,19 +305,31 @@ def late_layers_sparser(study: StudyRecords, group: str) -> Evidence:
     ],
     float,
   )
-  statistic = float(_late_minus_early(_shares_between(values, labels)))
+  undefined = np.argwhere(np.isnan(values))
+  if len(undefined):
+    run, layer = undefined[0]
+    raise NotRun(
+      f'undefined: sparsity of {endpoints[layer]} in {runs[run].name}'
+    )
+  seeds = np.array([run.seed for run in runs])
+  effect = _without_seeds(values, labels, seeds)
   permuted = np.array(
     [
       _late_minus_early(_shares_between(values, row))
-      for row in _permuted(labels, np.array([run.seed for run in runs]))
+      for row in _permuted(labels, seeds)
     ]
   )
-  return _of_layers(
-    statistic,
-    permuted,
+  high, low = evidence.permutation_p_values(effect.estimate, permuted)
+  return Evidence(
     what='share of the variance of sparsity that is between losses, at '
     f'{endpoints[-1]} minus at the first half of the layers',
+    estimate=effect.estimate,
+    interval=effect.interval,
+    p_for=max(high, effect.p_above()),
+    p_against=max(low, effect.p_below()),
+    is_percent=False,
     data=f'{len(runs)} runs of {len(names)} losses',
+    power=evidence.power_text(effect, is_percent=False),
     remedy=_more_seeds(study, group),
   )
 

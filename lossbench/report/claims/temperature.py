@@ -18,7 +18,7 @@ def _sweep(study: StudyRecords, group: str):
   raise NotRun(evidence.missing(study, planned=False, config=_CONFIG))
 
 
-def _against_lowest(study, group, samples, sweep, *, sign, what, more=''):
+def _against_lowest(study, samples, sweep, *, sign, what, more=''):
   lowest = sweep.keys[min(sweep.keys)]
   if lowest not in samples or len(samples) < 2:
     raise NotRun(evidence.missing(study, planned=True))
@@ -30,8 +30,8 @@ def _against_lowest(study, group, samples, sweep, *, sign, what, more=''):
     if key != lowest
   }
   return evidence.all_above(
-    study,
-    group,
+    sweep.study,
+    sweep.group,
     effects,
     what=what,
     data=evidence.describe(samples, 'temperature') + more,
@@ -52,7 +52,6 @@ def lowest_temperature_least_accurate(
   )
   return _against_lowest(
     study,
-    group,
     samples,
     sweep,
     sign=1,
@@ -71,7 +70,6 @@ def lowest_temperature_transfers_best(
   )
   return _against_lowest(
     study,
-    group,
     samples,
     sweep,
     sign=-1,

@@ -87,10 +87,12 @@ def _draw_panel(study, axes, x: dict[Key, Sample], panel: _Panel):
     )
   text = f'no rank correlation of {len(keys)} objectives'
   if len(keys) >= MIN_OBJECTIVES:
-    rho, (low, high) = rank_correlation(
+    rho, interval = rank_correlation(
       *([of[key] for key in keys] for of in (x, panel.samples))
     )
-    text = f'ρ = {rho:+.2f} [{low:+.2f}, {high:+.2f}]'
+    text = f'ρ = {rho:+.2f} (single seeds)'
+    if interval:
+      text = 'ρ = {:+.2f} [{:+.2f}, {:+.2f}]'.format(rho, *interval)
   axes.set_title(f'{panel.row}, {panel.column}\n{text}', fontsize='small')
   axes.grid(alpha=0.3)
 
