@@ -19,6 +19,7 @@ from absl import app, flags  # noqa: E402
 from lossbench.runs.directory import CHANGES  # noqa: E402
 from lossbench.runtime import (  # noqa: E402
   cluster,
+  command_line,
   compilations,
   console,
   stopping,
@@ -191,7 +192,7 @@ def run(
   app.run(
     main,
     flags_parser=functools.partial(
-      console.parse_flags, takes_study=takes_study
+      command_line.parse_flags, takes_study=takes_study
     ),
   )
 

@@ -4,7 +4,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from lossbench.runtime import console
+from lossbench.runtime import command_line
 
 RECIPE = 'configs/digits_cnn.py'
 STUDY = 'configs/studies/digits.py'
@@ -33,7 +33,7 @@ def refuse(monkeypatch, root):
     flags.mark_flags_as_required(['config', 'file'], flag_values=values)
     monkeypatch.setattr(flags, 'FLAGS', values)
     with pytest.raises(SystemExit) as stop:
-      console.parse_flags(argv, takes_study=takes_study)
+      command_line.parse_flags(argv, takes_study=takes_study)
     return stop.value.code
 
   monkeypatch.chdir(root)
