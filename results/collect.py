@@ -32,7 +32,7 @@ class Kept(NamedTuple):
   """What is kept of a report, besides the claims and the columns' tables."""
 
   columns: tuple[Column, ...]
-  figures: tuple[str, ...]
+  figures: dict[str, str]  # name in results/ -> in the report
   others: tuple[str, ...] = ()
 
 
@@ -47,7 +47,10 @@ KEPT = {
       Column('corrupted', 'table_b2', 'digit_pairs_low_c'),
       Column('ECE', 'table_b3', 'ECE'),
     ),
-    figures=('transfer_against_relearned', 'transfer_against_separation'),
+    figures={
+      'transfer_against_relearned': 'figure_5-digit_pairs_cnn',
+      'transfer_against_separation': 'figure_tradeoff-digit_pairs_cnn',
+    },
     others=('tables/table_knn.csv', 'tables/table_knn.md'),
   ),
   'cifar10_small': Kept(
@@ -64,7 +67,11 @@ KEPT = {
       Column('corrupted', 'table_b2', 'cifar10_c8'),
       Column('ECE', 'table_b3', 'ECE'),
     ),
-    figures=('sparsity', 'training', 'transfer_against_separation'),
+    figures={
+      'sparsity': 'figure_2-cifar10_small',
+      'training': 'figure_training-cifar10_small',
+      'transfer_against_separation': 'figure_tradeoff-cifar10_small',
+    },
     others=(
       'numbers.csv',
       'tables/table_corruptions.csv',
@@ -76,13 +83,16 @@ KEPT = {
 }
 
 
-def _kept_files(study: str) -> list[str]:
-  """Paths in the report, the same in results/ of the study."""
+def _kept_files(study: str) -> dict[str, str]:
+  """Path in results/ of the study -> in the report."""
   kept = KEPT[study]
   files = ['claims.json', 'claims.md', *kept.others]
   for table in sorted({column.table for column in kept.columns}):
     files += [f'tables/{table}.csv', f'tables/{table}.md']
-  return files + [f'figures/{figure}.png' for figure in kept.figures]
+  return {file: file for file in files} | {
+    f'figures/{name}.png': f'figures/{figure}.png'
+    for name, figure in kept.figures.items()
+  }
 
 
 def _rewrite_paths(text: str, study: str) -> str:
@@ -123,18 +133,18 @@ def collect(study: str, report: pathlib.Path) -> str:
     ValueError: if the report lacks files or numbers.
   """
   files = _kept_files(study)
-  missing = [file for file in files if not (report / file).is_file()]
+  missing = [file for file in files.values() if not (report / file).is_file()]
   if missing:
     raise ValueError(
       f'{report} lacks {", ".join(missing)}. Run `python -m lossbench.report '
       f'--workdir=studies/{study}` first.'
     )
   table = readme_table(study, report)
-  for file in files:
+  for name, file in files.items():
     content = (report / file).read_bytes()
     if not file.endswith('.png'):
       content = _rewrite_paths(content.decode(), study).encode()
-    path = RESULTS / study / file
+    path = RESULTS / study / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
   return table

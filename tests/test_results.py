@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import importlib
 import importlib.util
 import json
 import pathlib
@@ -9,6 +10,8 @@ import re
 import shutil
 
 import pytest
+
+from lossbench.report.figures import FIGURES
 
 ROOT = pathlib.Path(__file__).parents[1]
 STUDIES = ('cifar10_small', 'digit_pairs')
@@ -35,12 +38,29 @@ def results(collect, tmp_path, monkeypatch):
   return path
 
 
-@pytest.fixture
-def report(tmp_path):
-  """A report of digit_pairs that a test may change."""
-  path = tmp_path / 'report'
-  shutil.copytree(ROOT / 'results' / 'digit_pairs', path)  # laid out like one
+def _report(collect, study, path):
+  """Makes a report of what is kept of one, which is laid out like it."""
+  shutil.copytree(ROOT / 'results' / study, path)
+  figures = path / 'figures'
+  for name, figure in collect.KEPT[study].figures.items():
+    (figures / f'{name}.png').rename(figures / f'{figure}.png')
   return path
+
+
+@pytest.fixture
+def report(collect, tmp_path):
+  """A report of digit_pairs that a test may change."""
+  return _report(collect, 'digit_pairs', tmp_path / 'report')
+
+
+@pytest.mark.parametrize('study', STUDIES)
+def test_figures_are_named_as_reports_name_them(collect, study):
+  figures = {figure.name for figure in FIGURES}
+  spec = importlib.import_module(f'configs.studies.{study}').get_config()
+  for figure in collect.KEPT[study].figures.values():
+    name, _, group = figure.partition('-')
+    assert name in figures
+    assert group in spec.groups
 
 
 def _kept(study):
@@ -56,9 +76,9 @@ def test_readme_shows_the_numbers_of_results(collect, study):
 
 
 @pytest.mark.parametrize('study', STUDIES)
-def test_collecting_keeps_what_is_there(collect, results, study):
+def test_collecting_keeps_what_is_there(collect, results, tmp_path, study):
   source = ROOT / 'results' / study
-  table = collect.collect(study, source)
+  table = collect.collect(study, _report(collect, study, tmp_path / 'report'))
   assert table in (ROOT / 'README.md').read_text()
   copied = [path for path in (results / study).rglob('*') if path.is_file()]
   assert {
@@ -110,7 +130,7 @@ def _edit(path, line, edited):
 
 def _remove_files(report):
   (report / 'claims.md').unlink()
-  (report / 'figures' / 'transfer_against_relearned.png').unlink()
+  (report / 'figures' / 'figure_5-digit_pairs_cnn.png').unlink()
 
 
 def _remove_row(report):
@@ -150,7 +170,7 @@ def _add_group(report):
     (
       _remove_files,
       [
-        'lacks claims.md, figures/transfer_against_relearned.png.',
+        'lacks claims.md, figures/figure_5-digit_pairs_cnn.png.',
         '`python -m lossbench.report --workdir=studies/digit_pairs` first',
       ],
     ),
