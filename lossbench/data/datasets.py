@@ -206,12 +206,15 @@ def class_names(name: str, data_dir: str | None) -> list[str]:
   """The names of a data set's classes, in the order of its labels.
 
   Args:
-    name: one of `known_datasets()`, which need not be prepared.
+    name: one of `known_datasets()`, which need not be prepared, or of a folder.
     data_dir: as of `open_dataset`.
   """
-  builder = tfds.builder(
-    get_dataset_spec(name).tfds_name, data_dir=resolve_data_dir(data_dir)
-  )
+  if parse_folder(name):
+    builder = open_dataset(name, data_dir=data_dir)
+  else:
+    builder = tfds.builder(
+      get_dataset_spec(name).tfds_name, data_dir=resolve_data_dir(data_dir)
+    )
   return builder.info.features[label_feature(builder)].names
 
 

@@ -166,6 +166,10 @@ def test_a_file_that_goes_away_is_named(root):
     )
 
 
+def test_names_of_classes_are_those_of_folders(root):
+  assert datasets.class_names(f'folder:{root}', None) == ['cat', 'dog', 'emu']
+
+
 def test_labels_can_be_a_runs_classes(root, tmp_path):
   names = ['dog', 'cow', 'emu', 'cat']
   builder = _open(root, class_names=names)
