@@ -23,6 +23,8 @@ NUM_PERMUTATIONS = 2000
 MOST = 5
 # About so many claims are corrected for together.
 _NUM_TESTS = 20
+# That anybody trains of a loss; how many more it would take, the power says.
+_MOST_SEEDS = 100
 
 
 def objective_keys(study: StudyRecords, group: str) -> list[Key]:
@@ -151,7 +153,13 @@ def remedy_text(study: StudyRecords, group: str, effect: Effect) -> str:
 
 
 def more_seeds(study: StudyRecords, group: str, num_seeds: int) -> str:
-  """The command for so many seeds, or for one more where they are there."""
+  """The command for so many seeds, or for one more where they are there.
+
+  Returns:
+    '' where nobody would train so many.
+  """
+  if num_seeds > _MOST_SEEDS:
+    return ''
   return study.with_seeds(group, max(num_seeds, study.num_seeds(group) + 1))
 
 
