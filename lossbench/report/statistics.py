@@ -169,22 +169,10 @@ def spread_ratio(
   n = len(a)
   if n < 4 or vary_by_rounding(a) or vary_by_rounding(b):
     return None
-  variance = np.var(a, ddof=1) / np.var(b, ddof=1)
   unexplained = max(1 - np.corrcoef(a, b)[0, 1] ** 2, 1e-12)
-
-  def p_value(ratio):
-    """One-sided p-value for a ratio of variances being above 1."""
-    if not ratio:
-      return 1.0
-    t = (ratio - 1) * np.sqrt((n - 2) / (4 * ratio * unexplained))
-    return float(stats.t.sf(t, n - 2))
-
-  above, below = (of.p_value(x) for of, x in zip(noise, (a, b), strict=True))
-  left_of_a, left_of_b = (
-    of.share_left(x) for of, x in zip(noise, (a, b), strict=True)
-  )
-  lower = variance * left_of_a if above <= LEVEL / 2 else 0.0
-  upper = variance / left_of_b if below <= LEVEL / 2 else np.inf
+  p_above, least = _spreads_more(a, b, noise[0], unexplained=unexplained)
+  p_below, least_of_b = _spreads_more(b, a, noise[1], unexplained=unexplained)
+  most = 1 / least_of_b if least_of_b else np.inf
   width = _variance_factor(
     unexplained, stats.t.ppf(1 - LEVEL / 2, n - 2) ** 2 / (n - 2)
   )
@@ -194,12 +182,28 @@ def spread_ratio(
     unexplained, np.sinh(normal / np.sqrt(n - 3)) ** 2
   )
   return SpreadRatio(
-    ratio=float(np.sqrt(variance)),
-    interval=(
-      float(np.sqrt(lower / width)),
-      float(np.sqrt(upper * width)),
-    ),
-    p_above=max(above, p_value(variance * left_of_a)),
-    p_below=max(below, p_value(left_of_b / variance)),
+    ratio=float(np.std(a) / np.std(b)),
+    interval=(float(np.sqrt(least / width)), float(np.sqrt(most * width))),
+    p_above=p_above,
+    p_below=p_below,
     detectable=float(np.sqrt(detectable)),
   )
+
+
+def _spreads_more(
+  x: Sequence[float], y: Sequence[float], noise: Noise, *, unexplained: float
+) -> tuple[float, float]:
+  """Whether x spreads more than y, and more than by noise.
+
+  Returns:
+    The one-sided p-value; and the ratio of variances without x's noise, 0 where
+    that may be all there is.
+  """
+  ratio = noise.share_left(x) * np.var(x) / np.var(y)
+  by_noise = noise.p_value(x)
+  if not ratio:
+    return 1.0, 0.0
+  dof = len(x) - 2
+  t = (ratio - 1) * np.sqrt(dof / (4 * ratio * unexplained))
+  p_value = max(by_noise, float(stats.t.sf(t, dof)))
+  return p_value, float(ratio) if by_noise <= LEVEL / 2 else 0.0
