@@ -214,8 +214,8 @@ def set_objective(
   for word in words:
     if word in _AUGMENTATIONS and word not in augmentations:
       raise ValueError(
-        f'This recipe has no {word!r}. Leave it out, or take '
-        'configs/cifar10_all_cnn.py.'
+        f'This recipe has no {word!r}. Leave it out, or take one that has, e.g. '
+        'configs/imagenet_resnet50.py or configs/cifar10_all_cnn.py.'
       )
     if word in augmentations and words.count(word) > 1:
       raise ValueError(f'{objective!r} is refused: {word!r} is named twice.')

@@ -154,13 +154,14 @@ def test_augmentations_are_refused_where_a_recipe_has_none(word):
     with pytest.raises(ValueError) as error:
       _choose(objective, {})
     assert str(error.value) == (
-      f'This recipe has no {word!r}. Leave it out, or take '
-      'configs/cifar10_all_cnn.py.'
+      f'This recipe has no {word!r}. Leave it out, or take one that has, e.g. '
+      'configs/imagenet_resnet50.py or configs/cifar10_all_cnn.py.'
     )
 
 
-def test_the_recipe_that_is_named_for_augmentations_has_them():
-  recipe = importlib.import_module('configs.cifar10_all_cnn')
+@pytest.mark.parametrize('name', ['imagenet_resnet50', 'cifar10_all_cnn'])
+def test_recipes_that_are_named_for_augmentations_have_them(name):
+  recipe = importlib.import_module(f'configs.{name}')
   config = recipe.get_config('mixup+autoaugment')
   assert config.mixup_alpha > 0
   assert config.autoaugment
